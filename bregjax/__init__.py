@@ -1,0 +1,68 @@
+"""Sparse neural networks by Bregman iterations, as Optax gradient transformations."""
+
+from bregjax._initializers import sparse_initializer, sparsify
+from bregjax._measures import density, effective_rank, live_groups, regularizer_value
+from bregjax._mirror import MirrorState, bregman_step, mirror_step
+from bregjax._optimizers import adabreg, linbreg, prox_sgd
+from bregjax._prox import ProxState, prox_step
+from bregjax._regularizers._base import Regularizer
+from bregjax._regularizers._elementwise import l1, none, nonneg_l1
+from bregjax._regularizers._group import (
+    group_l2,
+    per_filter,
+    per_input_channel,
+    per_kernel,
+    per_neuron,
+    sparse_group,
+)
+from bregjax._regularizers._nuclear import nuclear
+from bregjax._regularizers._soft_bernoulli import soft_bernoulli
+from bregjax._report import LayerSparsity, SparsityReport, sparsity_report
+from bregjax._selection import label_by_kind, label_by_path, weight_mask
+from bregjax._theory import (
+    bregman_distance,
+    elastic_net,
+    elastic_net_conjugate_grad,
+    symmetric_bregman_distance,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LayerSparsity",
+    "MirrorState",
+    "ProxState",
+    "Regularizer",
+    "SparsityReport",
+    "adabreg",
+    "bregman_distance",
+    "bregman_step",
+    "density",
+    "effective_rank",
+    "elastic_net",
+    "elastic_net_conjugate_grad",
+    "group_l2",
+    "l1",
+    "label_by_kind",
+    "label_by_path",
+    "linbreg",
+    "live_groups",
+    "mirror_step",
+    "none",
+    "nonneg_l1",
+    "nuclear",
+    "per_filter",
+    "per_input_channel",
+    "per_kernel",
+    "per_neuron",
+    "prox_sgd",
+    "prox_step",
+    "regularizer_value",
+    "soft_bernoulli",
+    "sparse_group",
+    "sparse_initializer",
+    "sparsify",
+    "sparsity_report",
+    "symmetric_bregman_distance",
+    "weight_mask",
+]

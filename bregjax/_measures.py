@@ -1,0 +1,120 @@
+"""How sparse it is: densities, live groups, ranks and the value of the regularizer."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from bregjax._numerics import wide_dtype
+from bregjax._regularizers._base import Regularizer
+from bregjax._regularizers._nuclear import fold, rank_tolerance
+from bregjax._selection import Mask, selected_leaves
+
+
+def live_groups(x: jax.Array, groups: Regularizer) -> jax.Array:
+    """Mark the groups of one array that have a non-zero entry.
+
+    Args:
+      x: an array.
+      groups: a regularizer with these groups: ``per_neuron()``, ``per_kernel()``,
+        ``per_filter()``, ``per_input_channel()``, ``group_l2(…)``, or ``l1()`` for entries.
+
+    Returns:
+        Booleans, one for each group, in the shape of ``x`` without the axes of a group. Their sum
+        is the number of live groups, their mean the share.
+
+    Example:
+        >>> import jax.numpy as jnp, bregjax
+        >>> kernel = jnp.array([[1.0, 0.0, 2.0], [0.0, 0.0, 1.0]])
+        >>> print(bregjax.live_groups(kernel, bregjax.per_neuron()))
+        [ True False  True]
+    """
+    return jnp.any(x != 0, axis=groups.group_axes(x.ndim))
+
+
+def density(
+    params: Any, groups: Regularizer | None = None, *, mask: Mask | None = None
+) -> jax.Array:
+    """Compute the share of entries, or of groups, that are not zero.
+
+    Args:
+      params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).
+      groups: what is counted, as in `live_groups`; by default entries.
+      mask: which leaves count, as in `linbreg`. The default is all of two or more dimensions, so
+        that biases and norms are left out.
+
+    Returns:
+        A scalar in [0, 1], float32; jittable.
+
+    Raises:
+        ValueError: if ``mask`` marks no leaf or does not fit.
+
+    Example:
+        >>> import jax.numpy as jnp, bregjax
+        >>> params = {"kernel": jnp.array([[1.0, 0.0], [0.0, 0.0]]), "bias": jnp.ones(2)}
+        >>> print(bregjax.density(params), bregjax.density(params, bregjax.per_neuron()))
+        0.25 0.5
+    """
+    leaves = [x for _, x in selected_leaves(params, mask)]
+    if not leaves:
+        raise ValueError("mask marks no leaf of params: there is nothing to count.")
+    lives = [x != 0 if groups is None else live_groups(x, groups) for x in leaves]
+    total = sum(math.prod(live.shape) for live in lives)
+    return sum(jnp.sum(live, dtype=jnp.int32) for live in lives) / jnp.float32(total)
+
+
+def effective_rank(x: jax.Array, tolerance: ArrayLike | None = None) -> jax.Array:
+    r"""Count the singular values of one array above a tolerance.
+
+    Args:
+      x: an array of two or more dimensions; all axes but the last make the rows of the matrix.
+      tolerance: the largest singular value that counts as zero, in the unit of ``x``. The default
+        is rounding error, :math:`\max(m, n)\,\epsilon\,\sigma_1`.
+
+    Returns:
+        A scalar, int32; jittable.
+
+    Raises:
+        ValueError: if ``x`` has fewer than two dimensions.
+
+    Example:
+        >>> import jax.numpy as jnp, bregjax
+        >>> print(bregjax.effective_rank(jnp.outer(jnp.arange(4.0), jnp.ones(3))))
+        1
+    """
+    matrix, _ = fold(x.astype(wide_dtype(x.dtype)))
+    singular_values = jnp.linalg.svd(matrix, compute_uv=False)
+    if tolerance is None:
+        tolerance = rank_tolerance(matrix, singular_values)
+    return jnp.sum(singular_values > tolerance, dtype=jnp.int32)
+
+
+def regularizer_value(
+    params: Any,
+    regularizer: Regularizer,
+    strength: ArrayLike = 1.0,
+    *,
+    mask: Mask | None = None,
+) -> jax.Array:
+    r"""Compute :math:`\lambda \sum_\ell J(\theta_\ell)` over the regularized leaves.
+
+    Args:
+      params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).
+      regularizer: J.
+      strength: λ.
+      mask: which leaves count, as in `linbreg`; by default all of two or more dimensions.
+
+    Returns:
+        A scalar, in float32 or wider; jittable.
+
+    Example:
+        >>> import jax.numpy as jnp, bregjax
+        >>> params = {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.ones(2)}
+        >>> print(bregjax.regularizer_value(params, bregjax.l1(), strength=0.5))
+        1.5
+    """
+    leaves = [x.astype(wide_dtype(x.dtype)) for _, x in selected_leaves(params, mask)]
+    total = sum((regularizer.value(x) for x in leaves), start=jnp.zeros(()))
+    return jnp.asarray(strength) * total

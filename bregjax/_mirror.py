@@ -1,0 +1,154 @@
+"""The mirror step: a dual variable collects the updates, and the parameters are read off it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from bregjax._numerics import wide_dtype
+from bregjax._prox import prox_stage
+from bregjax._regularizers._base import Regularizer
+from bregjax._stage import Stage, as_transformation, in_sequence, value_at
+from bregjax._validation import check_floating, check_range, check_regularizer
+
+
+class MirrorState(NamedTuple):
+    """State of `mirror_step`."""
+
+    dual: Any
+    """v, shaped like the parameters, in their dtype or float32 where that is narrower"""
+
+
+def mirror_stage(
+    regularizer: Regularizer, strength: ArrayLike | optax.Schedule, delta: ArrayLike
+) -> Stage:
+    """From updates u to the point δ·(v + u); the checks of `mirror_step`."""
+    check_regularizer(regularizer)
+    check_range("strength", strength, at_least=0)
+    check_range("delta", delta, above=0)
+
+    def init(params: Any) -> MirrorState:
+        initial_strength = value_at(strength, 0)
+
+        def dual_of(path: tuple, x: jax.Array) -> jax.Array:
+            check_floating(path, x)
+            wide = jnp.asarray(x, wide_dtype(x.dtype))
+            weight = jnp.asarray(initial_strength, wide.dtype)
+            quadratic = wide / jnp.asarray(delta, wide.dtype)
+            return quadratic + weight * regularizer.subgradient(wide)
+
+        return MirrorState(dual=jax.tree_util.tree_map_with_path(dual_of, params))
+
+    def move(updates: Any, state: MirrorState, params: Any) -> tuple[Any, MirrorState]:
+        del params
+        dual = jax.tree.map(lambda v, u: v + u.astype(v.dtype), state.dual, updates)
+        point = jax.tree.map(lambda v: jnp.asarray(delta, v.dtype) * v, dual)
+        return point, MirrorState(dual=dual)
+
+    return Stage(init, move)
+
+
+def mirror_step(
+    regularizer: Regularizer,
+    strength: ArrayLike | optax.Schedule,
+    delta: ArrayLike = 1.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Collect the updates in a dual variable and move to the point it stands for.
+
+    .. math::
+        v_0 = \theta_0/\delta + \lambda p_0,\quad p_0 \in \partial J(\theta_0); \qquad
+        v \leftarrow v + u; \qquad \text{emit } \delta v - \theta
+
+    The dual :math:`v` is a subgradient of the elastic net
+    :math:`J_\delta(\theta) = \lambda J(\theta) + \|\theta\|^2/(2\delta)`. Followed by
+    ``prox_step(regularizer, strength, delta)`` this is a step of mirror descent with that
+    functional, and the network stays sparse: an entry leaves zero only when the evidence collected
+    in :math:`v` exceeds λ.
+
+    Both steps come last in an `optax.chain`, this one right before `prox_step`, and both need
+    ``params``. The parameters are a function of the dual alone: what another transformation does
+    to them afterwards is undone by the next step, so that clipping, momentum and
+    `optax.add_decayed_weights` go in front.
+
+    Args:
+      regularizer: J, such as `l1`. It only gives the initial dual its subgradient.
+      strength: λ ≥ 0, a number, an array or a schedule. Only its value at step 0 is used here.
+      delta: δ > 0, a number or an array, the step from the dual to the parameters. A larger δ
+        leaves the threshold λ of the dual as it is and makes the live weights larger.
+
+    Returns:
+        A `optax.GradientTransformation` with a `MirrorState`.
+
+    Raises:
+        TypeError: if ``regularizer`` is none.
+        ValueError: if ``strength`` is negative or ``delta`` not positive; at ``init``, if a
+          parameter is not of a floating dtype; at ``update``, if ``params`` is missing.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, bregjax
+        >>> tx = optax.chain(
+        ...     optax.scale_by_learning_rate(0.5),
+        ...     bregjax.mirror_step(bregjax.l1(), strength=1.0),
+        ...     bregjax.prox_step(bregjax.l1(), strength=1.0),
+        ... )
+        >>> params = jnp.zeros(3)
+        >>> state = tx.init(params)
+        >>> for _ in range(5):
+        ...     gradient = params - jnp.array([4.0, 0.3, -1.0])
+        ...     updates, state = tx.update(gradient, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(params)
+        [ 3.8125  0.     -0.875 ]
+
+    References:
+        Bungert, Roith, Tenbrinck, Burger, `A Bregman Learning Framework for Sparse Neural Networks
+        <https://arxiv.org/abs/2105.04319>`_, JMLR 23, 2022, Algorithm 1. Yin, Osher, Goldfarb,
+        Darbon, `Bregman Iterative Algorithms for ℓ1-Minimization
+        <https://doi.org/10.1137/070703983>`_, SIAM J. Imaging Sci. 1, 2008.
+
+    Notes:
+        The dual is kept in float32 for narrower parameters and never shares a buffer with them,
+        so that both can be donated.
+    """
+    return as_transformation(mirror_stage(regularizer, strength, delta))
+
+
+def bregman_step(
+    regularizer: Regularizer,
+    strength: ArrayLike | optax.Schedule,
+    delta: ArrayLike = 1.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Do `mirror_step` and `prox_step` in one pass.
+
+    .. math:: v \leftarrow v + u; \qquad
+        \text{emit } \operatorname{prox}_{\delta\lambda J}(\delta v) - \theta
+
+    The state is that of ``optax.chain(mirror_step(…), prox_step(…, step_size=delta))`` and the
+    updates are equal up to rounding. The chain passes the point on as a difference to the
+    parameters; here the prox reads the dual itself, which rounds once less and spares group
+    regularizers a copy of the network (on a CPU the step takes about a third of the time).
+
+    Args:
+      regularizer: J, such as `l1` or ``per_kernel()``.
+      strength: λ ≥ 0, a number, an array or a schedule.
+      delta: δ > 0, a number or an array.
+
+    Returns:
+        A `optax.GradientTransformation`; the state is a pair of `MirrorState` and `ProxState`.
+
+    Raises:
+        As `mirror_step` and `prox_step`.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, bregjax
+        >>> tx = bregjax.bregman_step(bregjax.l1(), strength=1.0)
+        >>> params = jnp.array([2.0, 0.0, 0.0])
+        >>> state = tx.init(params)
+        >>> updates, state = tx.update(jnp.array([-0.5, 0.9, 1.5]), state, params)
+        >>> print(optax.apply_updates(params, updates))
+        [1.5 0.  0.5]
+    """
+    stages = mirror_stage(regularizer, strength, delta), prox_stage(regularizer, strength, delta)
+    return as_transformation(in_sequence(*stages))

@@ -1,0 +1,9 @@
+"""The dtype in which duals, updates and norms are kept."""
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+
+def wide_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """``dtype`` itself, or float32 where that is narrower (bfloat16, float16)."""
+    return jnp.promote_types(dtype, jnp.float32)

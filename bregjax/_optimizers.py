@@ -1,0 +1,232 @@
+"""The optimizers by name: chains of Optax's blocks and ours."""
+
+import optax
+from jax.typing import ArrayLike
+
+from bregjax._mirror import bregman_step
+from bregjax._prox import prox_step
+from bregjax._regularizers._base import Regularizer
+from bregjax._selection import Mask, weight_mask
+from bregjax._validation import check_range
+
+
+def _gradient_step(
+    learning_rate: ArrayLike | optax.Schedule, momentum: ArrayLike | None, nesterov: bool
+) -> optax.GradientTransformationExtraArgs:
+    """−τ·g, or its running average: the rate is inside the average, as in the paper."""
+    check_range("learning_rate", learning_rate, at_least=0)
+    step = optax.scale_by_learning_rate(learning_rate)
+    if momentum is None:
+        if nesterov:
+            raise ValueError("nesterov=True needs a momentum, got momentum=None.")
+        return optax.chain(step)
+    check_range("momentum", momentum, at_least=0, below=1)
+    return optax.chain(step, optax.scale(1 - momentum), optax.trace(momentum, nesterov=nesterov))
+
+
+def _on_weights(
+    step: optax.GradientTransformation, mask: Mask | None
+) -> optax.GradientTransformationExtraArgs:
+    return optax.masked(step, weight_mask if mask is None else mask)
+
+
+def linbreg(
+    learning_rate: ArrayLike | optax.Schedule,
+    regularizer: Regularizer,
+    strength: ArrayLike | optax.Schedule,
+    *,
+    delta: ArrayLike = 1.0,
+    momentum: ArrayLike | None = None,
+    nesterov: bool = False,
+    mask: Mask | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""LinBreg: linearized Bregman iterations, the sparse counterpart of SGD.
+
+    .. math::
+        v \leftarrow v - \tau g; \qquad
+        \theta \leftarrow \operatorname{prox}_{\delta\lambda J}(\delta v), \qquad
+        v_0 = \theta_0/\delta + \lambda p_0,\; p_0 \in \partial J(\theta_0)
+
+    and with momentum :math:`m \leftarrow \beta m + (1-\beta)\tau g`, then
+    :math:`v \leftarrow v - m` (heavy ball) or
+    :math:`v \leftarrow v - \beta m - (1-\beta)\tau g` (Nesterov).
+
+    It is ``optax.chain(scale_by_learning_rate(τ), mirror_step(J, λ, δ), prox_step(J, λ, δ))``, the
+    last two done as one `bregman_step`. Put clipping and `optax.add_decayed_weights` in front of
+    it and nothing behind it. Start from few weights: see `sparsify` and `sparse_initializer`.
+
+    Args:
+      learning_rate: τ ≥ 0, a number, an array or a schedule.
+      regularizer: J, such as `l1` or ``per_kernel()``.
+      strength: λ ≥ 0, a number, an array or a schedule. A dormant weight wakes when the evidence
+        in its dual exceeds λ. If λ changes while training, the dual keeps what it has collected:
+        live weights shrink at once by δ times the rise of λ (and grow with its fall), and those
+        below the new threshold go to sleep.
+      delta: δ > 0, the elastic-net parameter. The loss decreases monotonically for
+        τ < 2/(δL) with L the Lipschitz constant of its gradient.
+      momentum: β in [0, 1), or None.
+      nesterov: whether the momentum is Nesterov's.
+      mask: which leaves are regularized: a tree of booleans shaped like the parameters, or a
+        function that makes one of them. The default is all arrays of two or more dimensions, so
+        that biases and norms are not. The others get plain SGD and have no dual.
+
+    Returns:
+        The optimizer. With ``optax.inject_hyperparams(linbreg)(…)`` its current values can be
+        changed and read: ``optax.tree.get(state, "hyperparams")["strength"]``.
+
+    Raises:
+        TypeError: if ``regularizer`` is none.
+        ValueError: if an argument is out of range; at ``update``, if ``params`` is missing.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, bregjax
+        >>> inputs = jax.random.normal(jax.random.key(0), (30, 50))
+        >>> targets = inputs[:, 3] - 2 * inputs[:, 7]
+        >>> loss = lambda w: jnp.mean((inputs @ w[:, 0] - targets) ** 2)
+        >>> tx = bregjax.linbreg(0.1, bregjax.l1(), strength=10.0)
+        >>> w = jnp.zeros((50, 1))
+        >>> state = tx.init(w)
+        >>> for _ in range(100):
+        ...     updates, state = tx.update(jax.grad(loss)(w), state, w)
+        ...     w = optax.apply_updates(w, updates)
+        >>> print(jnp.flatnonzero(w))
+        [3 7]
+
+    References:
+        Bungert, Roith, Tenbrinck, Burger, `A Bregman Learning Framework for Sparse Neural Networks
+        <https://arxiv.org/abs/2105.04319>`_, JMLR 23, 2022, Algorithms 1 and 2.
+
+    See Also:
+        `adabreg`, `prox_sgd`.
+    """
+    return optax.chain(
+        _gradient_step(learning_rate, momentum, nesterov),
+        _on_weights(bregman_step(regularizer, strength, delta), mask),
+    )
+
+
+def adabreg(
+    learning_rate: ArrayLike | optax.Schedule,
+    regularizer: Regularizer,
+    strength: ArrayLike | optax.Schedule,
+    *,
+    delta: ArrayLike = 1.0,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
+    mask: Mask | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""AdaBreg: Bregman iterations on Adam's updates, the sparse counterpart of Adam.
+
+    .. math::
+        v \leftarrow v - \tau\, \frac{\hat m}{\sqrt{\hat n} + \epsilon}; \qquad
+        \theta \leftarrow \operatorname{prox}_{\delta\lambda J}(\delta v)
+
+    with :math:`\hat m, \hat n` Adam's bias-corrected moments of the gradient. It is
+    `optax.scale_by_adam`, the learning rate and a `bregman_step`; what goes in front and behind is
+    as in `linbreg`.
+
+    Args:
+      learning_rate: τ ≥ 0, a number, an array or a schedule. The dual moves by about τ a step
+        whatever the size of the gradient: a weight wakes no sooner than after λ/τ steps.
+      regularizer: J, such as `l1` or ``per_kernel()``.
+      strength: λ ≥ 0, as in `linbreg`, with larger values for the same sparsity.
+      delta: δ > 0, the elastic-net parameter.
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: ε ≥ 0, added to the root.
+      mask: which leaves are regularized, as in `linbreg`; the others get plain Adam.
+
+    Returns:
+        The optimizer, usable with `optax.inject_hyperparams` as `linbreg` is.
+
+    Raises:
+        TypeError: if ``regularizer`` is none.
+        ValueError: if an argument is out of range; at ``update``, if ``params`` is missing.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, bregjax
+        >>> tx = bregjax.adabreg(0.1, bregjax.l1(), strength=1.0)
+        >>> w = jnp.array([[2.0, 0.0, 0.0]])
+        >>> state = tx.init(w)
+        >>> for step in range(20):
+        ...     gradient = w - jnp.array([[1.0, 0.0, 0.5]])
+        ...     updates, state = tx.update(gradient, state, w)
+        ...     w = optax.apply_updates(w, updates)
+        ...     if step in (5, 15):
+        ...         print(step, w != 0)
+        5 [[ True False False]]
+        15 [[ True False  True]]
+
+    References:
+        Bungert, Roith, Tenbrinck, Burger, `A Bregman Learning Framework for Sparse Neural Networks
+        <https://arxiv.org/abs/2105.04319>`_, JMLR 23, 2022, Algorithm 3.
+
+    Notes:
+        The authors' code before 30 January 2024 left out the correction of the first moment.
+
+    See Also:
+        `linbreg`, `prox_sgd`.
+    """
+    check_range("learning_rate", learning_rate, at_least=0)
+    check_range("b1", b1, at_least=0, below=1)
+    check_range("b2", b2, at_least=0, below=1)
+    check_range("eps", eps, at_least=0)
+    return optax.chain(
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        optax.scale_by_learning_rate(learning_rate),
+        _on_weights(bregman_step(regularizer, strength, delta), mask),
+    )
+
+
+def prox_sgd(
+    learning_rate: ArrayLike | optax.Schedule,
+    regularizer: Regularizer,
+    strength: ArrayLike | optax.Schedule,
+    *,
+    momentum: ArrayLike | None = None,
+    nesterov: bool = False,
+    mask: Mask | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Proximal stochastic gradient descent, the baseline that shrinks instead of growing.
+
+    .. math:: \theta \leftarrow \operatorname{prox}_{\tau\lambda J}(\theta - \tau g)
+
+    It minimizes loss + λJ. It is ``optax.chain(scale_by_learning_rate(τ), prox_step(J, λ, τ))``.
+
+    Args:
+      learning_rate: τ ≥ 0, a number, an array or a schedule.
+      regularizer: J, such as `l1` or ``per_kernel()``.
+      strength: λ ≥ 0, a number, an array or a schedule. The threshold of a step is τλ, so that λ
+        is not comparable to that of `linbreg`, where it is δλ.
+      momentum: β in [0, 1) as in `linbreg`, or None.
+      nesterov: whether the momentum is Nesterov's.
+      mask: which leaves are regularized, as in `linbreg`; the others get plain SGD.
+
+    Returns:
+        The optimizer, usable with `optax.inject_hyperparams` as `linbreg` is.
+
+    Raises:
+        TypeError: if ``regularizer`` is none.
+        ValueError: if an argument is out of range; at ``update``, if ``params`` is missing.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, bregjax
+        >>> tx = bregjax.prox_sgd(0.5, bregjax.l1(), strength=1.0)
+        >>> w = jnp.array([[4.0, 0.3, -1.5]])
+        >>> state = tx.init(w)
+        >>> for _ in range(30):
+        ...     gradient = w - jnp.array([[4.0, 0.3, -1.5]])
+        ...     updates, state = tx.update(gradient, state, w)
+        ...     w = optax.apply_updates(w, updates)
+        >>> print(w)
+        [[ 3.   0.  -0.5]]
+
+    References:
+        Parikh, Boyd, `Proximal Algorithms <https://doi.org/10.1561/2400000003>`_, Foundations and
+        Trends in Optimization 1, 2014, Section 4.2.
+    """
+    return optax.chain(
+        _gradient_step(learning_rate, momentum, nesterov),
+        _on_weights(prox_step(regularizer, strength, learning_rate), mask),
+    )

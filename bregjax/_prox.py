@@ -1,0 +1,124 @@
+"""The prox step: the implicit step on the regularizer, which makes exact zeros."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from bregjax._numerics import wide_dtype
+from bregjax._regularizers._base import Regularizer
+from bregjax._stage import Stage, as_transformation, value_at
+from bregjax._validation import check_range, check_regularizer
+
+
+class ProxState(NamedTuple):
+    """State of `prox_step`."""
+
+    count: jax.Array | None
+    """steps done, shape (), int32; None where neither the strength nor the step is a schedule"""
+    regularizer_state: Any
+    """what a stateful regularizer keeps for each parameter; None for the others"""
+
+
+def prox_stage(
+    regularizer: Regularizer,
+    strength: ArrayLike | optax.Schedule,
+    step_size: ArrayLike | optax.Schedule,
+) -> Stage:
+    """From a point x to prox_{step_size·λ·J}(x); the checks of `prox_step`."""
+    check_regularizer(regularizer)
+    check_range("strength", strength, at_least=0)
+    check_range("step_size", step_size, at_least=0)
+    scheduled = callable(strength) or callable(step_size)
+
+    def init(params: Any) -> ProxState:
+        count = jnp.zeros([], jnp.int32) if scheduled else None
+        if not regularizer.stateful:
+            return ProxState(count, None)
+        leaves, treedef = jax.tree.flatten(params)
+        states = [regularizer.init_state(x, index) for index, x in enumerate(leaves)]
+        return ProxState(count, treedef.unflatten(states))
+
+    def move(point: Any, state: ProxState, params: Any) -> tuple[Any, ProxState]:
+        del params
+        current_strength = value_at(strength, state.count)
+        current_step_size = value_at(step_size, state.count)
+        count = optax.safe_increment(state.count) if scheduled else None
+
+        def threshold(x: jax.Array) -> jax.Array:
+            return jnp.asarray(current_step_size, x.dtype) * jnp.asarray(current_strength, x.dtype)
+
+        if not regularizer.stateful:
+            prox = jax.tree.map(lambda x: regularizer.prox(x, threshold(x)), point)
+            return prox, ProxState(count, None)
+        leaves, treedef = jax.tree.flatten(point)
+        states = treedef.flatten_up_to(state.regularizer_state)
+        pairs = [
+            regularizer.prox_with_state(x, threshold(x), s)
+            for x, s in zip(leaves, states, strict=True)
+        ]
+        prox, next_states = (treedef.unflatten(items) for items in zip(*pairs, strict=True))
+        return prox, ProxState(count, next_states)
+
+    return Stage(init, move)
+
+
+def prox_step(
+    regularizer: Regularizer,
+    strength: ArrayLike | optax.Schedule,
+    step_size: ArrayLike | optax.Schedule = 1.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Apply the proximal map of the regularizer to the updated parameters.
+
+    .. math:: \text{emit } \operatorname{prox}_{s\lambda J}(\theta + u) - \theta, \qquad
+        \operatorname{prox}_{s\lambda J}(x)
+        = \operatorname*{argmin}_y \tfrac12\|y-x\|^2 + s\lambda J(y)
+
+    After `optax.apply_updates` the parameters that the prox set to zero are exactly 0.0.
+
+    It comes last in an `optax.chain` and needs ``params``. After gradient steps of length τ with
+    ``step_size=τ`` it makes proximal gradient descent (`prox_sgd`); after `mirror_step` with
+    ``step_size=δ`` it makes Bregman iterations (`linbreg`, `adabreg`). Any transformation chained
+    after it makes another algorithm.
+
+    Args:
+      regularizer: J, such as `l1`.
+      strength: λ ≥ 0, a number, an array or a schedule.
+      step_size: s ≥ 0, a number, an array or a schedule.
+
+    Returns:
+        A `optax.GradientTransformation` with a `ProxState`.
+
+    Raises:
+        TypeError: if ``regularizer`` is none.
+        ValueError: if ``strength`` or ``step_size`` is negative; at ``update``, if ``params`` is
+          missing.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, bregjax
+        >>> tx = bregjax.prox_step(bregjax.l1(), strength=0.5)
+        >>> params = jnp.array([1.0, 1.0])
+        >>> updates, _ = tx.update(jnp.array([1.0, -0.8]), tx.init(params), params)
+        >>> print(optax.apply_updates(params, updates))
+        [1.5 0. ]
+
+    References:
+        Parikh, Boyd, `Proximal Algorithms <https://doi.org/10.1561/2400000003>`_, Foundations and
+        Trends in Optimization 1, 2014, Section 4.2.
+
+    Notes:
+        Updates for parameters narrower than float32 are emitted in float32, as small survivors
+        beside a large old value would vanish in bfloat16; `optax.apply_updates` casts the sum.
+    """
+    prox = prox_stage(regularizer, strength, step_size)
+
+    def move(updates: Any, state: ProxState, params: Any) -> tuple[Any, ProxState]:
+        def add(x: jax.Array, u: jax.Array) -> jax.Array:
+            dtype = wide_dtype(x.dtype)
+            return x.astype(dtype) + u.astype(dtype)
+
+        return prox.move(jax.tree.map(add, params, updates), state, params)
+
+    return as_transformation(Stage(prox.init, move))

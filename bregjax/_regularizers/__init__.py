@@ -1,0 +1,1 @@
+"""Regularizers of unit strength, one family a file."""

@@ -1,0 +1,69 @@
+"""What every regularizer offers, and what a new one has to write."""
+
+import abc
+from typing import Any, ClassVar
+
+import jax
+from jax.typing import ArrayLike
+
+
+class Regularizer(abc.ABC):
+    r"""A convex functional :math:`J` of unit strength on one array.
+
+    A new regularizer is one small frozen class with three methods:
+
+    * ``value(x)``: the scalar :math:`J(x)`;
+    * ``prox(x, step)``: :math:`\operatorname{argmin}_y \tfrac12\|y-x\|^2 + \text{step}\cdot J(y)`,
+      with the shape and dtype of ``x``;
+    * ``subgradient(x)``: one :math:`p \in \partial J(x)`, zero where ``x`` is zero, from which the
+      dual variable starts.
+
+    The strength :math:`\lambda` is no part of it: it belongs to the transformation. The three
+    methods must be jittable and take arrays of any floating dtype.
+
+    Two more things have defaults. A regularizer whose unit is a group of entries overrides
+    ``group_axes``. One whose prox needs memory (a random key, a warm start) sets ``stateful`` and
+    overrides ``init_state`` and ``prox_with_state``; `prox_step` carries the state.
+
+    Example:
+        >>> import dataclasses, jax.numpy as jnp, bregjax
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class SquaredL2(bregjax.Regularizer):
+        ...     def value(self, x):
+        ...         return 0.5 * jnp.sum(x**2)
+        ...     def prox(self, x, step):
+        ...         return x / (1 + step)
+        ...     def subgradient(self, x):
+        ...         return x
+        >>> tx = bregjax.linbreg(0.1, SquaredL2(), strength=0.5)
+    """
+
+    stateful: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def value(self, x: jax.Array) -> jax.Array:
+        """The scalar J(x)."""
+
+    @abc.abstractmethod
+    def prox(self, x: jax.Array, step: ArrayLike) -> jax.Array:
+        """The minimizer over y of ½‖y − x‖² + step·J(y)."""
+
+    @abc.abstractmethod
+    def subgradient(self, x: jax.Array) -> jax.Array:
+        """One subgradient of J at x, zero where x is zero."""
+
+    def group_axes(self, ndim: int) -> tuple[int, ...]:
+        """The axes of an array of ``ndim`` dimensions along which a group extends.
+
+        The default, no axes, makes every entry a group of its own.
+        """
+        del ndim
+        return ()
+
+    def init_state(self, x: jax.Array, index: int) -> Any:
+        """The initial state for the parameter ``x``, leaf number ``index`` of the tree."""
+        raise NotImplementedError
+
+    def prox_with_state(self, x: jax.Array, step: ArrayLike, state: Any) -> tuple[jax.Array, Any]:
+        """``prox``, given the state and returning the next one."""
+        raise NotImplementedError

@@ -1,0 +1,312 @@
+"""Regularizers that switch whole groups of entries on and off."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from bregjax._numerics import wide_dtype
+from bregjax._regularizers._base import Regularizer
+from bregjax._regularizers._elementwise import soft_threshold
+from bregjax._validation import check_range
+
+# Reductions over at most this many leading slices are written as a sum of slices.
+_MAX_SLICES = 128
+
+
+def _sum_of_squares(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The sum of x² over ``axes``, which stay as axes of size one.
+
+    Over the leading (kh, kw) axes of a Conv kernel it is a sum of slices: XLA's CPU backend runs a
+    plain reduction over short leading axes 50 times as slowly.
+    """
+    leading = tuple(range(len(axes))) == axes and len(axes) < x.ndim - 1
+    slices = math.prod(x.shape[: len(axes)])
+    if leading and 0 < slices <= _MAX_SLICES:
+        x = x.reshape((slices, *x.shape[len(axes) :]))
+        total = sum((x[i] * x[i] for i in range(1, slices)), start=x[0] * x[0])
+        return total.reshape((1,) * len(axes) + total.shape)
+    return jnp.sum(x * x, axis=axes, keepdims=True)
+
+
+def _norm(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """Euclidean norms over ``axes``, kept as axes of size one; its derivative at zero is zero."""
+    square = _sum_of_squares(x, axes)
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
+
+
+def check_axes(name: str, value: int | tuple[int, ...]) -> tuple[int, ...]:
+    """``value`` as a tuple; raises `ValueError` unless it is made of distinct integers."""
+    axes = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    integers = all(isinstance(a, int) and not isinstance(a, bool) for a in axes)
+    if not integers or len(set(axes)) != len(axes):
+        raise ValueError(
+            f"{name} must be an integer or a tuple of distinct integers, got {name}={value!r}."
+        )
+    return axes
+
+
+@dataclasses.dataclass(frozen=True)
+class _GroupL2(Regularizer):
+    """Groups extend along ``axis`` or, where ``all_but`` is set, along all axes but those."""
+
+    axis: tuple[int, ...]
+    all_but: bool
+    size_weighted: bool
+
+    def group_axes(self, ndim: int) -> tuple[int, ...]:
+        if any(not -ndim <= a < ndim for a in self.axis):
+            name = "all_but" if self.all_but else "axis"
+            raise ValueError(
+                f"{name}={self.axis} is out of range for an array of {ndim} dimensions."
+                " Leave such parameters out with mask=…."
+            )
+        named = {a % ndim for a in self.axis}
+        if len(named) != len(self.axis):
+            raise ValueError(f"axis={self.axis} names an axis twice in {ndim} dimensions.")
+        return tuple(a for a in range(ndim) if (a in named) != self.all_but)
+
+    def weight(self, x: jax.Array) -> float:
+        """√n, the weight of a group of n entries, or 1."""
+        n = math.prod(x.shape[a] for a in self.group_axes(x.ndim))
+        return math.sqrt(n) if self.size_weighted else 1.0
+
+    def value(self, x: jax.Array) -> jax.Array:
+        norms = _norm(x.astype(wide_dtype(x.dtype)), self.group_axes(x.ndim))
+        return (self.weight(x) * jnp.sum(norms)).astype(x.dtype)
+
+    def prox(self, x: jax.Array, step: ArrayLike) -> jax.Array:
+        wide = x.astype(wide_dtype(x.dtype))
+        threshold = jnp.asarray(step, wide.dtype) * self.weight(x)
+        tiny = jnp.finfo(wide.dtype).tiny
+        # The floors keep values and derivatives finite. Every group with a norm below the
+        # threshold has a quotient above one, hence a factor of exactly zero. Both end in costly
+        # operations, which XLA does not repeat for every entry of the group.
+        norm = jnp.sqrt(jnp.maximum(_sum_of_squares(wide, self.group_axes(x.ndim)), tiny))
+        factor = jnp.maximum(1 - threshold / jnp.maximum(norm, threshold / 2), 0)
+        return (wide * factor).astype(x.dtype)
+
+    def subgradient(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(wide_dtype(x.dtype))
+        norm = _norm(wide, self.group_axes(x.ndim))
+        direction = wide / jnp.where(norm > 0, norm, 1)
+        return (self.weight(x) * direction).astype(x.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class _SparseGroup(Regularizer):
+    group: _GroupL2
+    l1_weight: float
+    group_weight: float
+
+    def group_axes(self, ndim: int) -> tuple[int, ...]:
+        return self.group.group_axes(ndim)
+
+    def value(self, x: jax.Array) -> jax.Array:
+        return self.l1_weight * jnp.sum(jnp.abs(x)) + self.group_weight * self.group.value(x)
+
+    def prox(self, x: jax.Array, step: ArrayLike) -> jax.Array:
+        step = jnp.asarray(step, x.dtype)
+        return self.group.prox(soft_threshold(x, self.l1_weight * step), self.group_weight * step)
+
+    def subgradient(self, x: jax.Array) -> jax.Array:
+        return self.l1_weight * jnp.sign(x) + self.group_weight * self.group.subgradient(x)
+
+
+def group_l2(
+    axis: int | tuple[int, ...] | None = None,
+    *,
+    all_but: int | tuple[int, ...] | None = None,
+    size_weighted: bool = True,
+) -> Regularizer:
+    r"""The group lasso, :math:`J(x) = \sqrt{n}\sum_g \|x_g\|_2`, whose groups live or die whole.
+
+    A group :math:`x_g` is the slice of ``x`` along ``axis``; it has :math:`n` entries.
+
+    .. math::
+        \operatorname{prox}_{sJ}(x)_g = x_g \max\Bigl(1 - \frac{s\sqrt n}{\|x_g\|_2},\, 0\Bigr)
+
+    The subgradient is :math:`\sqrt n\, x_g / \|x_g\|_2`, zero for a zero group. The weight
+    :math:`\sqrt n` makes one strength fit layers of different sizes. Groups of one entry make it
+    `l1`.
+
+    Args:
+      axis: the axes along which a group extends, e.g. ``axis=0`` for the incoming weights of each
+        neuron of a Dense kernel ``(in, out)``.
+      all_but: instead of ``axis``: a group extends along all axes but these. Then one object
+        serves kernels of any rank.
+      size_weighted: False leaves out the factor :math:`\sqrt n`.
+
+    Returns:
+        A `Regularizer` for arrays in which the axes exist.
+
+    Raises:
+        ValueError: if not exactly one of ``axis`` and ``all_but`` is given, or they are no
+          distinct integers; when applied, if an axis is out of range for the array.
+
+    Example:
+        >>> import jax.numpy as jnp, bregjax
+        >>> x = jnp.array([[3.0, 0.1], [4.0, 0.1]])
+        >>> print(bregjax.group_l2(axis=0, size_weighted=False).prox(x, 2.5))
+        [[1.5 0. ]
+         [2.  0. ]]
+
+    Notes:
+        Squares are summed in float32 (float64 for float64): a group whose norm lies outside
+        1e-19 … 1e19 is shrunk inexactly.
+
+    References:
+        Bungert, Roith, Tenbrinck, Burger, `A Bregman Learning Framework for Sparse Neural Networks
+        <https://arxiv.org/abs/2105.04319>`_, JMLR 23, 2022.
+
+    See Also:
+        `per_neuron`, `per_kernel`, `per_filter`, `per_input_channel`, `sparse_group`.
+    """
+    if axis is not None and all_but is None:
+        return _GroupL2(check_axes("axis", axis), False, size_weighted)
+    if all_but is not None and axis is None:
+        return _GroupL2(check_axes("all_but", all_but), True, size_weighted)
+    raise ValueError(f"give either axis or all_but, got axis={axis!r}, all_but={all_but!r}.")
+
+
+def per_neuron(*, size_weighted: bool = True) -> Regularizer:
+    """`group_l2` with a group for each output unit: its incoming weights, the bias left out.
+
+    The column of a Dense kernel ``(in, out)``; in kernels of higher rank all axes but the last.
+
+    Args:
+      size_weighted: as in `group_l2`.
+
+    Returns:
+        A `Regularizer` for arrays of at least one dimension.
+
+    Example:
+        >>> import jax.numpy as jnp, bregjax
+        >>> kernel = jnp.array([[1.0, 0.1], [1.0, 0.1]])
+        >>> print(bregjax.per_neuron().prox(kernel, 0.5))
+        [[0.5 0. ]
+         [0.5 0. ]]
+    """
+    return group_l2(all_but=-1, size_weighted=size_weighted)
+
+
+def per_kernel(*, size_weighted: bool = True) -> Regularizer:
+    """`group_l2` with a group for each convolution kernel, one per pair of channels.
+
+    The ``(kh, kw)`` slice of a Conv kernel ``(kh, kw, in, out)``. A Dense kernel has groups of
+    one entry, so that this is `l1` there.
+
+    Args:
+      size_weighted: as in `group_l2`.
+
+    Returns:
+        A `Regularizer` for arrays of at least two dimensions.
+
+    Example:
+        >>> import jax.numpy as jnp, bregjax
+        >>> kernel = jnp.ones((3, 3, 1, 2)) * jnp.array([1.0, 0.1])
+        >>> print(bregjax.per_kernel().prox(kernel, 0.5)[0, 0])
+        [[0.5 0. ]]
+    """
+    return group_l2(all_but=(-2, -1), size_weighted=size_weighted)
+
+
+def per_filter(*, size_weighted: bool = True) -> Regularizer:
+    """`group_l2` with a group for each filter: all weights of one output channel.
+
+    The ``(kh, kw, in)`` slice of a Conv kernel ``(kh, kw, in, out)``. The same groups as
+    `per_neuron`, under the name they have in convolutions.
+
+    Args:
+      size_weighted: as in `group_l2`.
+
+    Returns:
+        A `Regularizer` for arrays of at least one dimension.
+
+    Example:
+        >>> import jax.numpy as jnp, bregjax
+        >>> kernel = jnp.ones((3, 3, 2, 2)) * jnp.array([1.0, 0.1])
+        >>> print(bregjax.per_filter().prox(kernel, 0.5)[0, 0])
+        [[0.5 0. ]
+         [0.5 0. ]]
+    """
+    return per_neuron(size_weighted=size_weighted)
+
+
+def per_input_channel(*, size_weighted: bool = True) -> Regularizer:
+    """`group_l2` with a group for each input channel (Conv) or input unit (Dense).
+
+    The ``(kh, kw, out)`` slice of a Conv kernel ``(kh, kw, in, out)``, the row of a Dense kernel
+    ``(in, out)``: a dead group is an input that the layer does not look at.
+
+    Args:
+      size_weighted: as in `group_l2`.
+
+    Returns:
+        A `Regularizer` for arrays of at least two dimensions.
+
+    Example:
+        >>> import jax.numpy as jnp, bregjax
+        >>> kernel = jnp.array([[1.0, 1.0], [0.1, 0.1]])
+        >>> print(bregjax.per_input_channel().prox(kernel, 0.5))
+        [[0.5 0.5]
+         [0.  0. ]]
+    """
+    return group_l2(all_but=-2, size_weighted=size_weighted)
+
+
+def sparse_group(
+    axis: int | tuple[int, ...] | Regularizer,
+    *,
+    l1_weight: float = 1.0,
+    group_weight: float = 1.0,
+) -> Regularizer:
+    r"""The sparse group lasso: sparse groups, and sparse entries within the live ones.
+
+    .. math:: J(x) = a\,\|x\|_1 + b\sqrt n \sum_g \|x_g\|_2
+
+    Its prox is the group shrinkage of the soft-thresholded array, each with its share of the
+    step; the order matters. The subgradient is the sum of both subgradients.
+
+    Args:
+      axis: the axes along which a group extends, as in `group_l2`, or a group regularizer that
+        has them, such as ``per_kernel()``.
+      l1_weight: a, at least 0.
+      group_weight: b, at least 0.
+
+    Returns:
+        A `Regularizer` for arrays in which the axes exist.
+
+    Raises:
+        ValueError: if a weight is negative or ``axis`` is neither axes nor a group regularizer.
+
+    Example:
+        >>> import jax.numpy as jnp, bregjax
+        >>> x = jnp.array([[6.5, 0.6], [8.5, 0.6], [0.3, 0.6]])
+        >>> J = bregjax.sparse_group(bregjax.per_neuron(size_weighted=False))
+        >>> print(J.prox(x, 0.5))
+        [[5.7 0. ]
+         [7.6 0. ]
+         [0.  0. ]]
+
+    References:
+        Simon, Friedman, Hastie, Tibshirani, `A Sparse-Group Lasso
+        <https://doi.org/10.1080/10618600.2012.681250>`_, J. Comput. Graph. Stat. 22, 2013.
+
+    Notes:
+        The authors' PyTorch class multiplies by its λ twice: its strength λ is λ² here.
+    """
+    check_range("l1_weight", l1_weight, at_least=0)
+    check_range("group_weight", group_weight, at_least=0)
+    if isinstance(axis, _GroupL2):
+        group = axis
+    elif isinstance(axis, Regularizer):
+        raise ValueError(
+            f"axis must be axes or a group regularizer such as per_kernel(), got axis={axis!r}."
+        )
+    else:
+        group = _GroupL2(check_axes("axis", axis), all_but=False, size_weighted=True)
+    return _SparseGroup(group, l1_weight, group_weight)

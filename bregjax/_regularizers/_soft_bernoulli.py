@@ -1,0 +1,77 @@
+"""A random regularizer that wakes dormant entries."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from bregjax._regularizers._base import Regularizer
+from bregjax._regularizers._elementwise import _L1, soft_threshold
+from bregjax._validation import check_range
+
+
+@dataclasses.dataclass(frozen=True)
+class _SoftBernoulli(_L1):
+    probability: float
+    height: float
+    key: int | jax.Array
+    stateful: ClassVar[bool] = True
+
+    def _draw(self, x: jax.Array, step: ArrayLike, key: jax.Array) -> jax.Array:
+        awake = jax.random.bernoulli(key, self.probability, x.shape)
+        floor = jnp.where(awake, jnp.asarray(self.height, x.dtype), 0)
+        return jnp.sign(x) * jnp.maximum(jnp.abs(soft_threshold(x, step)), floor)
+
+    def _root_key(self) -> jax.Array:
+        return jax.random.key(self.key) if isinstance(self.key, int) else self.key
+
+    def prox(self, x: jax.Array, step: ArrayLike) -> jax.Array:
+        return self._draw(x, step, self._root_key())
+
+    def init_state(self, x: jax.Array, index: int) -> Any:
+        del x
+        return jax.random.fold_in(self._root_key(), index)
+
+    def prox_with_state(self, x: jax.Array, step: ArrayLike, state: Any) -> tuple[jax.Array, Any]:
+        key, next_key = jax.random.split(state)
+        return self._draw(x, step, key), next_key
+
+
+def soft_bernoulli(
+    probability: float = 0.01, height: float = 1.0, *, key: int | jax.Array = 0
+) -> Regularizer:
+    r"""The ℓ1 norm with random wake-ups: soft-thresholding that lifts a few entries at random.
+
+    .. math:: y_i = \operatorname{sign}(x_i)\,
+        \max\bigl(\max(|x_i| - s, 0),\; h B_i\bigr), \qquad B_i \sim \text{Bernoulli}(p)
+
+    An entry that is not exactly zero jumps to magnitude :math:`h` with probability :math:`p` at
+    every step, which lets dormant weights be tried out. ``value`` and ``subgradient`` are those
+    of `l1`; the map is random and therefore not a prox in the strict sense.
+
+    Args:
+      probability: p, in [0, 1].
+      height: h, at least 0; the smallest magnitude of an entry that wakes.
+      key: a PRNG key or an integer seed. In `prox_step` each parameter has a stream of its own,
+        carried in the state; ``prox`` called by hand uses this key as it is.
+
+    Returns:
+        A `Regularizer` for arrays of any shape.
+
+    Raises:
+        ValueError: if ``probability`` or ``height`` is out of range.
+
+    Example:
+        >>> import jax.numpy as jnp, bregjax
+        >>> print(bregjax.soft_bernoulli(probability=1.0).prox(jnp.array([0.1, 0.0, -3.0]), 0.5))
+        [ 1.   0.  -2.5]
+
+    References:
+        The published code of Bungert, Roith, Tenbrinck, Burger (arXiv 2105.04319), where
+        p = 0.01 and h = 1.
+    """
+    check_range("probability", probability, at_least=0, at_most=1)
+    check_range("height", height, at_least=0)
+    return _SoftBernoulli(probability, height, key)

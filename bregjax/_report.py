@@ -1,0 +1,157 @@
+"""A table of a network's sparsity, layer by layer."""
+
+import dataclasses
+import math
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from bregjax._measures import effective_rank, live_groups
+from bregjax._regularizers._group import per_input_channel, per_kernel, per_neuron
+from bregjax._selection import Mask, leaf_kind, leaf_name, selected_leaves
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSparsity:
+    """What `sparsity_report` says of one array; pairs are (live, all)."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    weights: tuple[int, int]
+    outputs: tuple[int, int]
+    """neurons of a Dense kernel, filters of a Conv kernel"""
+    inputs: tuple[int, int]
+    kernels: tuple[int, int] | None
+    """(kh, kw) slices; None where the array is no Conv kernel"""
+    rank: tuple[int, int]
+
+    @property
+    def density(self) -> float:
+        """The share of entries that are not zero."""
+        return self.weights[0] / self.weights[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class SparsityReport:
+    """The result of `sparsity_report`: ``print`` it, or read the fields."""
+
+    layers: tuple[LayerSparsity, ...]
+    total_parameters: int
+    """all entries, biases and norms included"""
+
+    @property
+    def weights(self) -> tuple[int, int]:
+        """(live, all) weights of all layers together."""
+        live, total = (sum(layer.weights[i] for layer in self.layers) for i in (0, 1))
+        return live, total
+
+    @property
+    def density(self) -> float:
+        """The share of weights that are not zero."""
+        return self.weights[0] / self.weights[1]
+
+    def __str__(self) -> str:
+        head = (
+            "layer",
+            "kind",
+            "shape",
+            "weights",
+            "density",
+            "outputs",
+            "inputs",
+            "kernels",
+            "rank",
+        )
+        rows = [
+            (
+                layer.name,
+                layer.kind,
+                "×".join(map(str, layer.shape)),
+                _of(layer.weights),
+                f"{layer.density:.2%}",
+                _of(layer.outputs),
+                _of(layer.inputs),
+                _of(layer.kernels),
+                _of(layer.rank),
+            )
+            for layer in self.layers
+        ]
+        total = ("all weights", "", "", _of(self.weights), f"{self.density:.2%}", "", "", "", "")
+        widths = [max(len(row[i]) for row in (head, *rows, total)) for i in range(len(head))]
+
+        def line(row: tuple[str, ...]) -> str:
+            left = [cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)]
+            right = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
+            return "  ".join(left + right).rstrip()
+
+        rule = "─" * len(line(head))
+        return "\n".join([line(head), rule, *map(line, rows), rule, line(total)])
+
+
+def _of(pair: tuple[int, int] | None) -> str:
+    return "" if pair is None else f"{pair[0]:,}/{pair[1]:,}"
+
+
+def _parameters_of(model: Any) -> Any:
+    """The parameters of a Flax NNX module or of Linen variables; any other tree as it is."""
+    nnx = sys.modules.get("flax.nnx")
+    if nnx is not None and isinstance(model, nnx.Module):
+        return nnx.state(model, nnx.Param)
+    if isinstance(model, dict) and isinstance(model.get("params"), dict):
+        return model["params"]
+    return model
+
+
+def sparsity_report(params: Any, *, mask: Mask | None = None) -> SparsityReport:
+    """Tabulate what is alive in a network, layer by layer.
+
+    Args:
+      params: a Flax NNX module or state, Linen variables or parameters, or any tree of arrays.
+      mask: which leaves are shown, as in `linbreg`; by default all of two or more dimensions.
+
+    Returns:
+        A `SparsityReport`, which prints as a table: non-zero weights, live outputs (neurons or
+        filters), live inputs, live convolution kernels, and rank of each array. The rank takes a
+        singular value decomposition of each.
+
+    Raises:
+        ValueError: if there is nothing to show.
+
+    Example:
+        >>> import jax.numpy as jnp, bregjax
+        >>> kernel = jnp.zeros((3, 2)).at[0, 1].set(1.0)
+        >>> print(bregjax.sparsity_report({"out": {"kernel": kernel, "bias": jnp.zeros(2)}}))
+        layer        kind   shape  weights  density  outputs  inputs  kernels  rank
+        ───────────────────────────────────────────────────────────────────────────
+        out/kernel   dense  3×2        1/6   16.67%      1/2     1/3            1/2
+        ───────────────────────────────────────────────────────────────────────────
+        all weights                    1/6   16.67%
+    """
+    tree = _parameters_of(params)
+    layers = [_layer(path, leaf) for path, leaf in selected_leaves(tree, mask)]
+    if not layers:
+        raise ValueError("params has no array of two or more dimensions to report on.")
+    total = sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(tree))
+    return SparsityReport(tuple(layers), total)
+
+
+def _layer(path: tuple, x: jax.Array) -> LayerSparsity:
+    def live(groups: Any) -> tuple[int, int]:
+        marks = np.asarray(live_groups(x, groups))
+        return int(marks.sum()), marks.size
+
+    kind = leaf_kind(path, x)
+    rows = math.prod(x.shape[:-1])
+    return LayerSparsity(
+        name=leaf_name(path),
+        kind=kind,
+        shape=tuple(x.shape),
+        weights=(int(np.count_nonzero(np.asarray(x))), x.size),
+        outputs=live(per_neuron()),
+        inputs=live(per_input_channel()),
+        kernels=live(per_kernel()) if kind == "conv" else None,
+        rank=(int(effective_rank(x)), min(rows, x.shape[-1])),
+    )

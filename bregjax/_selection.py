@@ -1,0 +1,139 @@
+"""Which parameters: names and kinds of leaves, masks and labels for `optax.partition`."""
+
+import fnmatch
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Mask = Any
+"""A tree of booleans shaped like the parameters, or a function that makes one of them."""
+
+
+def leaf_name(path: tuple) -> str:
+    """The name of a leaf, such as ``conv1/kernel``, from its key path.
+
+    Flax NNX variables hold their array under ``.value``: a state of variables and the same state
+    as plain arrays give the same names.
+    """
+    if path and isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value":
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def leaf_kind(path: tuple, leaf: Any) -> str:
+    """``dense``, ``conv``, ``embedding`` or ``other``: see `label_by_kind`."""
+    ndim = jnp.ndim(leaf)
+    if ndim < 2:
+        return "other"
+    if leaf_name(path).rpartition("/")[2] == "embedding":
+        return "embedding"
+    return "dense" if ndim == 2 else "conv"
+
+
+def weight_mask(params: Any) -> Any:
+    """Mark every array of two or more dimensions: kernels, but no biases and no norms.
+
+    It is the default mask of the optimizers, of `sparsify` and of the counts.
+
+    Args:
+      params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).
+
+    Returns:
+        A tree of booleans with the structure of ``params``.
+
+    Example:
+        >>> import jax.numpy as jnp, bregjax
+        >>> bregjax.weight_mask({"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)})
+        {'bias': False, 'kernel': True}
+    """
+    return jax.tree.map(lambda x: jnp.ndim(x) >= 2, params)
+
+
+def label_by_kind(params: Any) -> Any:
+    """Label each leaf with the kind of its layer, for `optax.partition`.
+
+    Args:
+      params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).
+
+    Returns:
+        A tree of strings with the structure of ``params``: ``"dense"`` (two dimensions),
+        ``"conv"`` (three and more), ``"embedding"`` (named so, with two and more), ``"other"``
+        (biases, norms).
+
+    Example:
+        >>> import optax, bregjax
+        >>> tx = optax.partition(
+        ...     {
+        ...         "conv": bregjax.adabreg(1e-3, bregjax.per_kernel(), 1e-1),
+        ...         "dense": bregjax.adabreg(1e-3, bregjax.l1(), 1e-2),
+        ...         "other": optax.adam(1e-3),
+        ...     },
+        ...     bregjax.label_by_kind,
+        ... )
+
+    Notes:
+        The kernels of attention layers and of one-dimensional convolutions both have three
+        dimensions and are ``"conv"`` here. Where that is wrong use `label_by_path`.
+    """
+    return jax.tree_util.tree_map_with_path(leaf_kind, params)
+
+
+def label_by_path(rules: Mapping[str, Any], *, default: Any = None) -> Callable[[Any], Any]:
+    """Make a function that labels each leaf by its name, for `optax.partition` and masks.
+
+    Args:
+      rules: from a pattern of the leaf's name to its label; the first match counts. Names are
+        paths such as ``encoder/conv1/kernel``, patterns are shell wildcards such as
+        ``*conv*/kernel``. With the labels True and False the function is a mask.
+      default: the label of leaves that no pattern matches. None makes that an error.
+
+    Returns:
+        A function from a tree of arrays (Flax NNX state, with variables or arrays as leaves,
+        Linen parameters, any pytree) to a tree of labels.
+
+    Raises:
+        ValueError: when applied, if a pattern matches no leaf, or a leaf no pattern and there is
+          no default.
+
+    Example:
+        >>> import jax.numpy as jnp, bregjax
+        >>> labels = bregjax.label_by_path({"*/kernel": "sparse"}, default="plain")
+        >>> labels({"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}})
+        {'dense': {'bias': 'plain', 'kernel': 'sparse'}}
+    """
+
+    def label_tree(params: Any) -> Any:
+        names = [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        for pattern in rules:
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+                raise ValueError(f"the pattern {pattern!r} matches none of the leaves {names}.")
+
+        def label(path: tuple, _: Any) -> Any:
+            name = leaf_name(path)
+            for pattern, value in rules.items():
+                if fnmatch.fnmatchcase(name, pattern):
+                    return value
+            if default is None:
+                raise ValueError(
+                    f"no pattern of {list(rules)} matches the leaf {name!r}; add one or a default."
+                )
+            return default
+
+        return jax.tree_util.tree_map_with_path(label, params)
+
+    return label_tree
+
+
+def selected_leaves(params: Any, mask: Mask | None = None) -> list[tuple[tuple, jax.Array]]:
+    """The (path, array) pairs that ``mask`` marks; by default those of `weight_mask`."""
+    mask = weight_mask if mask is None else mask
+    marks = jax.tree.leaves(mask(params) if callable(mask) else mask)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if len(marks) != len(leaves):
+        raise ValueError(
+            f"mask must have the structure of params: it has {len(marks)} leaves, params"
+            f" {len(leaves)}."
+        )
+    return [pair for pair, marked in zip(leaves, marks, strict=True) if marked]

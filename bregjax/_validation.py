@@ -1,0 +1,59 @@
+"""Checks of arguments that a user passes: each error names the argument and its value."""
+
+import math
+import numbers
+
+import jax
+import numpy as np
+
+from bregjax._regularizers._base import Regularizer
+
+
+def check_range(
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> None:
+    """Raises `ValueError` where a plain number lies outside its range.
+
+    Traced values, arrays and schedules pass: their values are not known yet.
+    """
+    if isinstance(value, (jax.Array, np.ndarray)) or callable(value):
+        return
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ValueError(f"{name} must be a number, an array or a schedule, got {name}={value!r}.")
+    number = float(value)
+    rules = [
+        (above is not None and not number > above, f"greater than {above}"),
+        (at_least is not None and not number >= at_least, f"at least {at_least}"),
+        (below is not None and not number < below, f"less than {below}"),
+        (at_most is not None and not number <= at_most, f"at most {at_most}"),
+        (math.isnan(number), "a number"),
+    ]
+    for broken, rule in rules:
+        if broken:
+            raise ValueError(f"{name} must be {rule}, got {name}={value!r}.")
+
+
+def check_regularizer(value: object) -> None:
+    """Raises `TypeError` unless `value` is a regularizer."""
+    if not isinstance(value, Regularizer):
+        hint = " Call the constructor: l1(), not l1." if callable(value) else ""
+        raise TypeError(
+            "regularizer must be a bregjax.Regularizer such as bregjax.l1(), got"
+            f" regularizer={value!r}.{hint}"
+        )
+
+
+def check_floating(path: tuple, leaf: object) -> None:
+    """Raises `ValueError` where a parameter is not of a real floating dtype."""
+    dtype = jax.numpy.result_type(leaf)
+    if not jax.numpy.issubdtype(dtype, jax.numpy.floating):
+        raise ValueError(
+            f"params{jax.tree_util.keystr(path)} has dtype {dtype}; this step needs real"
+            " floating-point parameters. Leave other leaves out with mask=…."
+        )
