@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer, he_normal
-from jax.typing import DTypeLike
 
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._elementwise import l1
@@ -78,10 +77,11 @@ def sparse_initializer(
     dense = he_normal() if base is None else base
 
     def init(
-        key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, **kwargs: Any
+        key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None
     ) -> jax.Array:
         kernel_key, mask_key = jax.random.split(key)
-        kernel = dense(kernel_key, shape, dtype, **kwargs)
+        placement = {} if out_sharding is None else {"out_sharding": out_sharding}
+        kernel = dense(kernel_key, shape, dtype, **placement)
         return _thin_out(mask_key, kernel, density, groups, rescale)
 
     return init

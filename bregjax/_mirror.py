@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from bregjax._numerics import wide_dtype
 from bregjax._prox import prox_stage
@@ -22,7 +21,7 @@ class MirrorState(NamedTuple):
 
 
 def mirror_stage(
-    regularizer: Regularizer, strength: ArrayLike | optax.Schedule, delta: ArrayLike
+    regularizer: Regularizer, strength: optax.ScalarOrSchedule, delta: float | jax.Array
 ) -> Stage:
     """From updates u to the point δ·(v + u); the checks of `mirror_step`."""
     check_regularizer(regularizer)
@@ -52,8 +51,8 @@ def mirror_stage(
 
 def mirror_step(
     regularizer: Regularizer,
-    strength: ArrayLike | optax.Schedule,
-    delta: ArrayLike = 1.0,
+    strength: optax.ScalarOrSchedule,
+    delta: float | jax.Array = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Collect the updates in a dual variable and move to the point it stands for.
 
@@ -117,8 +116,8 @@ def mirror_step(
 
 def bregman_step(
     regularizer: Regularizer,
-    strength: ArrayLike | optax.Schedule,
-    delta: ArrayLike = 1.0,
+    strength: optax.ScalarOrSchedule,
+    delta: float | jax.Array = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Do `mirror_step` and `prox_step` in one pass.
 

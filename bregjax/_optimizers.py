@@ -1,7 +1,7 @@
 """The optimizers by name: chains of Optax's blocks and ours."""
 
+import jax
 import optax
-from jax.typing import ArrayLike
 
 from bregjax._mirror import bregman_step
 from bregjax._prox import prox_step
@@ -11,7 +11,7 @@ from bregjax._validation import check_range
 
 
 def _gradient_step(
-    learning_rate: ArrayLike | optax.Schedule, momentum: ArrayLike | None, nesterov: bool
+    learning_rate: optax.ScalarOrSchedule, momentum: float | jax.Array | None, nesterov: bool
 ) -> optax.GradientTransformationExtraArgs:
     """−τ·g, or its running average: the rate is inside the average, as in the paper."""
     check_range("learning_rate", learning_rate, at_least=0)
@@ -31,12 +31,12 @@ def _on_weights(
 
 
 def linbreg(
-    learning_rate: ArrayLike | optax.Schedule,
+    learning_rate: optax.ScalarOrSchedule,
     regularizer: Regularizer,
-    strength: ArrayLike | optax.Schedule,
+    strength: optax.ScalarOrSchedule,
     *,
-    delta: ArrayLike = 1.0,
-    momentum: ArrayLike | None = None,
+    delta: float | jax.Array = 1.0,
+    momentum: float | jax.Array | None = None,
     nesterov: bool = False,
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -106,14 +106,14 @@ def linbreg(
 
 
 def adabreg(
-    learning_rate: ArrayLike | optax.Schedule,
+    learning_rate: optax.ScalarOrSchedule,
     regularizer: Regularizer,
-    strength: ArrayLike | optax.Schedule,
+    strength: optax.ScalarOrSchedule,
     *,
-    delta: ArrayLike = 1.0,
-    b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.999,
-    eps: ArrayLike = 1e-8,
+    delta: float | jax.Array = 1.0,
+    b1: float | jax.Array = 0.9,
+    b2: float | jax.Array = 0.999,
+    eps: float | jax.Array = 1e-8,
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaBreg: Bregman iterations on Adam's updates, the sparse counterpart of Adam.
@@ -180,11 +180,11 @@ def adabreg(
 
 
 def prox_sgd(
-    learning_rate: ArrayLike | optax.Schedule,
+    learning_rate: optax.ScalarOrSchedule,
     regularizer: Regularizer,
-    strength: ArrayLike | optax.Schedule,
+    strength: optax.ScalarOrSchedule,
     *,
-    momentum: ArrayLike | None = None,
+    momentum: float | jax.Array | None = None,
     nesterov: bool = False,
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from bregjax._numerics import wide_dtype
 from bregjax._regularizers._base import Regularizer
@@ -24,8 +23,8 @@ class ProxState(NamedTuple):
 
 def prox_stage(
     regularizer: Regularizer,
-    strength: ArrayLike | optax.Schedule,
-    step_size: ArrayLike | optax.Schedule,
+    strength: optax.ScalarOrSchedule,
+    step_size: optax.ScalarOrSchedule,
 ) -> Stage:
     """From a point x to prox_{step_size·λ·J}(x); the checks of `prox_step`."""
     check_regularizer(regularizer)
@@ -45,7 +44,7 @@ def prox_stage(
         del params
         current_strength = value_at(strength, state.count)
         current_step_size = value_at(step_size, state.count)
-        count = optax.safe_increment(state.count) if scheduled else None
+        count = None if state.count is None else jnp.asarray(optax.safe_increment(state.count))
 
         def threshold(x: jax.Array) -> jax.Array:
             return jnp.asarray(current_step_size, x.dtype) * jnp.asarray(current_strength, x.dtype)
@@ -59,16 +58,16 @@ def prox_stage(
             regularizer.prox_with_state(x, threshold(x), s)
             for x, s in zip(leaves, states, strict=True)
         ]
-        prox, next_states = (treedef.unflatten(items) for items in zip(*pairs, strict=True))
-        return prox, ProxState(count, next_states)
+        prox = treedef.unflatten([x for x, _ in pairs])
+        return prox, ProxState(count, treedef.unflatten([s for _, s in pairs]))
 
     return Stage(init, move)
 
 
 def prox_step(
     regularizer: Regularizer,
-    strength: ArrayLike | optax.Schedule,
-    step_size: ArrayLike | optax.Schedule = 1.0,
+    strength: optax.ScalarOrSchedule,
+    step_size: optax.ScalarOrSchedule = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Apply the proximal map of the regularizer to the updated parameters.
 

@@ -60,6 +60,6 @@ def as_transformation(stage: Stage) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def value_at(value: ArrayLike | optax.Schedule, count: ArrayLike) -> ArrayLike:
+def value_at(value: optax.ScalarOrSchedule, count: Any) -> ArrayLike:
     """A schedule's value at step ``count``; anything else as it is."""
     return value(count) if callable(value) else value
