@@ -26,7 +26,8 @@ class LayerSparsity:
     inputs: tuple[int, int]
     kernels: tuple[int, int] | None
     """(kh, kw) slices; None where the array is no Conv kernel"""
-    rank: tuple[int, int]
+    rank: tuple[int, int] | None
+    """None where it was not asked for"""
 
     @property
     def density(self) -> float:
@@ -52,6 +53,15 @@ class SparsityReport:
     def density(self) -> float:
         """The share of weights that are not zero."""
         return self.weights[0] / self.weights[1]
+
+    def densities(self) -> dict[str, float]:
+        """The share of non-zero weights by kind of layer, and of live ``conv_kernels``."""
+        pairs: dict[str, list[tuple[int, int]]] = {}
+        for layer in self.layers:
+            pairs.setdefault(layer.kind, []).append(layer.weights)
+            if layer.kernels is not None:
+                pairs.setdefault("conv_kernels", []).append(layer.kernels)
+        return {kind: sum(p[0] for p in ps) / sum(p[1] for p in ps) for kind, ps in pairs.items()}
 
     def __str__(self) -> str:
         head = (
@@ -105,17 +115,18 @@ def _parameters_of(model: Any) -> Any:
     return model
 
 
-def sparsity_report(params: Any, *, mask: Mask | None = None) -> SparsityReport:
+def sparsity_report(params: Any, *, mask: Mask | None = None, ranks: bool = True) -> SparsityReport:
     """Tabulate what is alive in a network, layer by layer.
 
     Args:
       params: a Flax NNX module or state, Linen variables or parameters, or any tree of arrays.
       mask: which leaves are shown, as in `linbreg`; by default all of two or more dimensions.
+      ranks: whether to compute the ranks, which takes a singular value decomposition of each
+        array.
 
     Returns:
         A `SparsityReport`, which prints as a table: non-zero weights, live outputs (neurons or
-        filters), live inputs, live convolution kernels, and rank of each array. The rank takes a
-        singular value decomposition of each.
+        filters), live inputs, live convolution kernels, and rank of each array.
 
     Raises:
         ValueError: if there is nothing to show.
@@ -131,14 +142,14 @@ def sparsity_report(params: Any, *, mask: Mask | None = None) -> SparsityReport:
         all weights                    1/6   16.67%
     """
     tree = _parameters_of(params)
-    layers = [_layer(path, leaf) for path, leaf in selected_leaves(tree, mask)]
+    layers = [_layer(path, leaf, ranks) for path, leaf in selected_leaves(tree, mask)]
     if not layers:
         raise ValueError("params has no array of two or more dimensions to report on.")
     total = sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(tree))
     return SparsityReport(tuple(layers), total)
 
 
-def _layer(path: tuple, x: jax.Array) -> LayerSparsity:
+def _layer(path: tuple, x: jax.Array, ranks: bool) -> LayerSparsity:
     def live(groups: Any) -> tuple[int, int]:
         marks = np.asarray(live_groups(x, groups))
         return int(marks.sum()), marks.size
@@ -153,5 +164,5 @@ def _layer(path: tuple, x: jax.Array) -> LayerSparsity:
         outputs=live(per_neuron()),
         inputs=live(per_input_channel()),
         kernels=live(per_kernel()) if kind == "conv" else None,
-        rank=(int(effective_rank(x)), min(rows, x.shape[-1])),
+        rank=(int(effective_rank(x)), min(rows, x.shape[-1])) if ranks else None,
     )

@@ -1,0 +1,1 @@
+"""Experiments with bregjax on real data: ``python -m benchmarks NAME``."""

@@ -1,0 +1,45 @@
+"""The command line: ``python -m benchmarks NAME [options]``."""
+
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.experiments.digits import Digits
+from benchmarks.experiments.mnist_mlp import MnistMlp
+from benchmarks.step_cost import StepCost
+
+COMMANDS = {command.name: command for command in (Digits, MnistMlp, StepCost)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one experiment; returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    named = arguments[0] if arguments else "--help"
+    known = ", ".join(sorted(COMMANDS))
+    if not named.startswith("-") and named not in COMMANDS:
+        return _complain(f"unknown experiment {named!r}; there are: {known}.", 2)
+    command = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        args=arguments or ["--help"],
+        prog="python -m benchmarks",
+        description="Experiments with bregjax on real data.",
+    )
+    try:
+        command.run()
+    except BenchmarkError as error:
+        return _complain(str(error), 1)
+    except KeyboardInterrupt:
+        return _complain("interrupted; methods that had finished are saved.", 130)
+    return 0
+
+
+def _complain(message: str, status: int) -> int:
+    """Say what is wrong in one line."""
+    sys.stderr.write(f"error: {message}\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""The multilayer perceptron of the paper on MNIST."""
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar
+
+from benchmarks import figures, methods, results
+from benchmarks.data import Dataset
+from benchmarks.experiment import Experiment
+from benchmarks.models import MLP
+from benchmarks.training import Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MnistMlp(Experiment):
+    """The paper's MLP on MNIST: 784-200-80-10, starting with 1 % of its weights.
+
+    LinBreg with a small and a large strength, SGD and proximal SGD as in the paper (Bungert et
+    al., JMLR 2022), and the setting that we recommend.
+    """
+
+    name: ClassVar[str] = "mnist_mlp"
+    title: ClassVar[str] = "MNIST, MLP 784-200-80-10"
+    dataset: ClassVar[str] = "mnist"
+
+    published_relu: bool = False
+    """Put a ReLU after the logits, as the published experiment does; it kills classes at random."""
+
+    def methods(self) -> list[methods.Method]:
+        """The paper's four, and ours."""
+        return [
+            methods.linbreg(0.1, 1e-3),
+            methods.linbreg(0.1, 1e-1),
+            methods.sgd(0.1),
+            methods.prox_sgd(0.1, 1e-4),
+            methods.adabreg(3e-3, 1.2, cosine=True),
+        ]
+
+    def task(self, dataset: Dataset) -> Task:
+        """The paper's network and batch size."""
+        sizes = (784, 200, 80, 10)
+        return Task(
+            dataset,
+            lambda rngs: MLP(sizes, density=0.01, final_relu=self.published_relu, rngs=rngs),
+            batch_size=128,
+        )
+
+    def draw(self, out: Path) -> None:
+        """The paper's four panels."""
+        figure = figures.learning_curves(results.read_rows(out), self.title)
+        figures.save(figure, out, "learning_curves")

@@ -1,0 +1,155 @@
+"""What an optimizer's step costs, beside its dense counterpart, in one run."""
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.table import Table
+
+import bregjax
+from benchmarks import results
+from benchmarks.errors import BenchmarkError
+from benchmarks.progress import console, track
+
+# The kernels of ResNet-18 for 32×32 images, and its final layer: 11.2 million weights.
+_STAGES = ((64, 64), (64, 128), (128, 256), (256, 512))
+_SHAPES = {
+    "stem": (3, 3, 3, 64),
+    **{
+        f"stage{i}/conv{j}": (3, 3, before if j == 0 else after, after)
+        for i, (before, after) in enumerate(_STAGES)
+        for j in range(4)
+    },
+    **{f"stage{i}/shortcut": (1, 1, *pair) for i, pair in enumerate(_STAGES) if i},
+    "head": (512, 10),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepCost:
+    """The time of one optimizer step on the 11.2 million weights of ResNet-18.
+
+    Compares LinBreg with SGD with momentum, AdaBreg with Adam, and every group regularizer with
+    ℓ1. All are timed in turn, many times; the table reports medians and ratios.
+    """
+
+    name: ClassVar[str] = "step_cost"
+
+    repeats: int = 60
+    """How often each step is timed."""
+    seed: int = 0
+    """Seed of the random weights and gradients."""
+    out: Path | None = None
+    """Folder for summary.json; by default out/step_cost."""
+    quick: bool = False
+    """A trial of seconds: three repeats."""
+
+    def run(self) -> None:
+        """Time everything, print the table, write summary.json."""
+        if self.repeats < 1:
+            raise BenchmarkError(f"--repeats must be at least 1, got {self.repeats}.")
+        out = results.prepare_folder(self.out or Path("out") / self.name)
+        pairs = _comparisons()
+        optimizers = dict(pair for group in pairs for pair in group)
+        seconds = _time_all(optimizers, self.seed, 3 if self.quick else self.repeats)
+
+        table = Table(title=f"one optimizer step, {_count():,} weights, {results.device()}")
+        for column in ("step", "against", "ms", "ratio"):
+            table.add_column(column, justify="right" if column in ("ms", "ratio") else "left")
+        rows = []
+        for (name, _), (baseline, _) in pairs:
+            # Pair by pair, so that what slows the machine for a while slows both.
+            ratio = float(np.median(seconds[name] / seconds[baseline]))
+            milliseconds = float(1e3 * np.median(seconds[name]))
+            rows.append(
+                {
+                    "experiment": self.name,
+                    "method": name,
+                    "baseline": baseline,
+                    "milliseconds": milliseconds,
+                    "ratio": ratio,
+                    "weights": _count(),
+                    "repeats": len(seconds[name]),
+                    "versions": results.versions(),
+                    "device": results.device(),
+                    "commit": results.commit(),
+                }
+            )
+            table.add_row(name, baseline, f"{milliseconds:.1f}", f"{ratio:.3f}")
+        console.print(table)
+        (out / "summary.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        console.print(f"Results are in {out}.", soft_wrap=True)
+
+
+def _count() -> int:
+    return sum(int(np.prod(shape)) for shape in _SHAPES.values())
+
+
+Named = tuple[str, optax.GradientTransformation]
+
+
+def _comparisons() -> list[tuple[Named, Named]]:
+    """(step, its baseline)."""
+
+    def linbreg(name: str, regularizer: bregjax.Regularizer) -> Named:
+        return f"LinBreg {name}", bregjax.linbreg(0.1, regularizer, 0.01, momentum=0.9)
+
+    def adabreg(name: str, regularizer: bregjax.Regularizer) -> Named:
+        return f"AdaBreg {name}", bregjax.adabreg(1e-3, regularizer, 0.01)
+
+    groups = {
+        "per_neuron": bregjax.per_neuron(),
+        "per_kernel": bregjax.per_kernel(),
+        "per_input_channel": bregjax.per_input_channel(),
+        "sparse_group(per_kernel)": bregjax.sparse_group(bregjax.per_kernel()),
+        "sparse_group(per_neuron)": bregjax.sparse_group(bregjax.per_neuron()),
+    }
+    l1 = linbreg("ℓ1", bregjax.l1())
+    return [
+        (l1, ("SGD, momentum", optax.sgd(0.1, momentum=0.9))),
+        (adabreg("ℓ1", bregjax.l1()), ("Adam", optax.adam(1e-3))),
+        *((linbreg(name, regularizer), l1) for name, regularizer in groups.items()),
+    ]
+
+
+def _time_all(
+    optimizers: dict[str, optax.GradientTransformation], seed: int, repeats: int
+) -> dict[str, np.ndarray]:
+    """Seconds of each repeat of each step; buffers are donated, as in training."""
+    rng = np.random.default_rng(seed)
+
+    def draw() -> dict[str, jax.Array]:
+        return {
+            name: jnp.asarray(0.05 * rng.standard_normal(shape, dtype=np.float32))
+            for name, shape in _SHAPES.items()
+        }
+
+    gradient = draw()
+    steps: dict[str, Callable] = {}
+    states: dict[str, Any] = {}
+    for name, optimizer in optimizers.items():
+
+        def step(gradient: Any, params: Any, state: Any, optimizer: Any = optimizer) -> tuple:
+            updates, state = optimizer.update(gradient, state, params)
+            return optax.apply_updates(params, updates), state
+
+        params = draw()
+        state = jax.jit(optimizer.init)(params)
+        steps[name] = functools.partial(jax.jit(step, donate_argnums=(1, 2)), gradient)
+        states[name] = jax.block_until_ready(steps[name](params, state))  # compiles
+
+    seconds: dict[str, list[float]] = {name: [] for name in optimizers}
+    for _ in track(range(repeats), "timing"):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            states[name] = jax.block_until_ready(step(*states[name]))
+            seconds[name].append(time.perf_counter() - start)
+    return {name: np.array(values) for name, values in seconds.items()}
