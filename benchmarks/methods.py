@@ -14,8 +14,8 @@ class Method:
     """An optimizer to be built once the number of steps is known."""
 
     name: str
-    make: Callable[[optax.ScalarOrSchedule], optax.GradientTransformation]
-    """from the learning rate or its schedule to the optimizer"""
+    make: Callable[[optax.ScalarOrSchedule, int], optax.GradientTransformation]
+    """from the learning rate, or its schedule, and the number of steps to the optimizer"""
     learning_rate: float
     settings: dict[str, Any]
     """what else goes into summary.json"""
@@ -25,8 +25,8 @@ class Method:
     def optimizer(self, steps: int) -> optax.GradientTransformation:
         """The optimizer for a training of so many steps."""
         if self.cosine:
-            return self.make(optax.cosine_decay_schedule(self.learning_rate, steps))
-        return self.make(self.learning_rate)
+            return self.make(optax.cosine_decay_schedule(self.learning_rate, steps), steps)
+        return self.make(self.learning_rate, steps)
 
     def record(self) -> dict[str, Any]:
         """All settings, for summary.json."""
@@ -44,7 +44,8 @@ def linbreg(
 ) -> Method:
     """LinBreg with ℓ1 on the weights."""
 
-    def make(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        del steps
         return bregjax.linbreg(rate, bregjax.l1(), strength, delta=delta, momentum=momentum)
 
     settings = {"strength": strength, "delta": delta, "momentum": momentum}
@@ -52,21 +53,39 @@ def linbreg(
 
 
 def adabreg(
-    learning_rate: float, strength: float, *, delta: float = 1.0, cosine: bool = False
+    learning_rate: float,
+    strength: float,
+    *,
+    initial_strength: float | None = None,
+    rise: float = 0.6,
+    delta: float = 1.0,
+    cosine: bool = False,
 ) -> Method:
-    """AdaBreg with ℓ1 on the weights."""
+    """AdaBreg with ℓ1 on the weights.
 
-    def make(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-        return bregjax.adabreg(rate, bregjax.l1(), strength, delta=delta)
+    With an ``initial_strength`` λ rises from there, linearly over the share ``rise`` of the
+    training: many weights may wake early, and those without evidence go to sleep again.
+    """
+
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        current = strength
+        if initial_strength is not None:
+            current = optax.linear_schedule(initial_strength, strength, round(rise * steps))
+        return bregjax.adabreg(rate, bregjax.l1(), current, delta=delta)
 
     settings = {"strength": strength, "delta": delta}
-    return Method(f"AdaBreg λ={strength:g}", make, learning_rate, settings, cosine)
+    if initial_strength is None:
+        return Method(f"AdaBreg λ={strength:g}", make, learning_rate, settings, cosine)
+    settings |= {"initial_strength": initial_strength, "rise": rise}
+    name = f"AdaBreg λ={initial_strength:g}→{strength:g}"
+    return Method(name, make, learning_rate, settings, cosine)
 
 
 def prox_sgd(learning_rate: float, strength: float, *, cosine: bool = False) -> Method:
     """Proximal SGD with ℓ1 on the weights."""
 
-    def make(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        del steps
         return bregjax.prox_sgd(rate, bregjax.l1(), strength)
 
     name = f"proximal SGD λ={strength:g}"
@@ -75,4 +94,9 @@ def prox_sgd(learning_rate: float, strength: float, *, cosine: bool = False) -> 
 
 def sgd(learning_rate: float, *, cosine: bool = False) -> Method:
     """Plain SGD."""
-    return Method("SGD", optax.sgd, learning_rate, {"strength": 0.0}, cosine)
+
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        del steps
+        return optax.sgd(rate)
+
+    return Method("SGD", make, learning_rate, {"strength": 0.0}, cosine)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import jax
 from flax import nnx
-from jax.nn.initializers import Initializer
+from jax.nn.initializers import variance_scaling
 
 from bregjax import sparse_initializer
 
@@ -16,6 +16,7 @@ class MLP(nnx.Module):
     Args:
       sizes: the widths of input, hidden layers and output.
       density: the share of non-zero weights that each kernel starts with; 1 is dense.
+      gain: a factor on He's standard deviation of the initial kernels.
       final_relu: put a ReLU after the last layer too, as the published experiments do. Logits can
         die there: a class whose logit is negative for every image gets no gradient ever again.
       rngs: the random streams.
@@ -26,10 +27,11 @@ class MLP(nnx.Module):
         sizes: Sequence[int],
         *,
         density: float = 1.0,
+        gain: float = 1.0,
         final_relu: bool = False,
         rngs: nnx.Rngs,
     ):
-        init: Initializer = sparse_initializer(density)
+        init = sparse_initializer(density, variance_scaling(2 * gain**2, "fan_in", "normal"))
         pairs = itertools.pairwise(sizes)
         self.layers = nnx.List([nnx.Linear(i, o, kernel_init=init, rngs=rngs) for i, o in pairs])
         self.final_relu = final_relu

@@ -100,7 +100,7 @@ def _comparisons() -> list[tuple[Named, Named]]:
     """(step, its baseline)."""
 
     def linbreg(name: str, regularizer: bregjax.Regularizer) -> Named:
-        return f"LinBreg {name}", bregjax.linbreg(0.1, regularizer, 0.01, momentum=0.9)
+        return f"LinBreg {name}", bregjax.linbreg(0.1, regularizer, 0.01)
 
     def adabreg(name: str, regularizer: bregjax.Regularizer) -> Named:
         return f"AdaBreg {name}", bregjax.adabreg(1e-3, regularizer, 0.01)

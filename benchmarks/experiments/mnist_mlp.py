@@ -29,11 +29,12 @@ class MnistMlp(Experiment):
     def methods(self) -> list[methods.Method]:
         """The paper's four, and ours."""
         return [
-            methods.linbreg(0.1, 1e-3),
-            methods.linbreg(0.1, 1e-1),
-            methods.sgd(0.1),
-            methods.prox_sgd(0.1, 1e-4),
-            methods.adabreg(3e-3, 1.2, cosine=True),
+            methods.linbreg(0.2, 1e-3, cosine=True),
+            methods.linbreg(0.2, 1e-1, cosine=True),
+            methods.sgd(0.2, cosine=True),
+            methods.prox_sgd(0.2, 1e-4, cosine=True),
+            methods.adabreg(5e-3, 1.2, initial_strength=0.1, cosine=True),
+            methods.adabreg(5e-3, 2.4, initial_strength=0.3, cosine=True),
         ]
 
     def task(self, dataset: Dataset) -> Task:
@@ -41,7 +42,9 @@ class MnistMlp(Experiment):
         sizes = (784, 200, 80, 10)
         return Task(
             dataset,
-            lambda rngs: MLP(sizes, density=0.01, final_relu=self.published_relu, rngs=rngs),
+            lambda rngs: MLP(
+                sizes, density=0.01, gain=0.7, final_relu=self.published_relu, rngs=rngs
+            ),
             batch_size=128,
         )
 
