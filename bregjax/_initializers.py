@@ -73,7 +73,7 @@ def sparse_initializer(
     """
     check_range("density", density, above=0, at_most=1)
     groups = l1() if groups is None else groups
-    check_regularizer(groups)
+    check_regularizer(groups, "groups")
     dense = he_normal() if base is None else base
 
     def init(
@@ -128,7 +128,7 @@ def sparsify(
     """
     check_range("density", density, above=0, at_most=1)
     groups = l1() if groups is None else groups
-    check_regularizer(groups)
+    check_regularizer(groups, "groups")
     chosen = {path for path, _ in selected_leaves(params, mask)}
     keys = iter(jax.random.split(key, max(1, len(chosen))))
 

@@ -62,7 +62,8 @@ def density(
         raise ValueError("mask marks no leaf of params: there is nothing to count.")
     lives = [x != 0 if groups is None else live_groups(x, groups) for x in leaves]
     total = sum(math.prod(live.shape) for live in lives)
-    return sum(jnp.sum(live, dtype=jnp.int32) for live in lives) / jnp.float32(total)
+    alive = sum((jnp.sum(live, dtype=jnp.int32) for live in lives), start=jnp.int32(0))
+    return alive.astype(jnp.float32) / total
 
 
 def effective_rank(x: jax.Array, tolerance: ArrayLike | None = None) -> jax.Array:

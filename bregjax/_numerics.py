@@ -6,4 +6,6 @@ from jax.typing import DTypeLike
 
 def wide_dtype(dtype: DTypeLike) -> jnp.dtype:
     """``dtype`` itself, or float32 where that is narrower (bfloat16, float16)."""
-    return jnp.promote_types(dtype, jnp.float32)
+    dtype = jnp.dtype(dtype)
+    narrow = not jnp.issubdtype(dtype, jnp.inexact) or dtype.itemsize < 4
+    return jnp.dtype(jnp.float32) if narrow else dtype

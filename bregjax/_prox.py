@@ -9,7 +9,7 @@ import optax
 from bregjax._numerics import wide_dtype
 from bregjax._regularizers._base import Regularizer
 from bregjax._stage import Stage, as_transformation, value_at
-from bregjax._validation import check_range, check_regularizer
+from bregjax._validation import check_floating, check_range, check_regularizer
 
 
 class ProxState(NamedTuple):
@@ -33,6 +33,7 @@ def prox_stage(
     scheduled = callable(strength) or callable(step_size)
 
     def init(params: Any) -> ProxState:
+        jax.tree_util.tree_map_with_path(check_floating, params)
         count = jnp.zeros([], jnp.int32) if scheduled else None
         if not regularizer.stateful:
             return ProxState(count, None)
@@ -92,8 +93,8 @@ def prox_step(
 
     Raises:
         TypeError: if ``regularizer`` is none.
-        ValueError: if ``strength`` or ``step_size`` is negative; at ``update``, if ``params`` is
-          missing.
+        ValueError: if ``strength`` or ``step_size`` is negative; at ``init``, if a parameter is not
+          of a floating dtype; at ``update``, if ``params`` is missing.
 
     Example:
         >>> import jax.numpy as jnp, optax, bregjax
@@ -110,6 +111,7 @@ def prox_step(
     Notes:
         Updates for parameters narrower than float32 are emitted in float32, as small survivors
         beside a large old value would vanish in bfloat16; `optax.apply_updates` casts the sum.
+        `optax.apply_if_finite` refuses that, as it expects updates in the gradient's dtype.
     """
     prox = prox_stage(regularizer, strength, step_size)
 

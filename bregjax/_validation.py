@@ -39,13 +39,13 @@ def check_range(
             raise ValueError(f"{name} must be {rule}, got {name}={value!r}.")
 
 
-def check_regularizer(value: object) -> None:
+def check_regularizer(value: object, name: str = "regularizer") -> None:
     """Raises `TypeError` unless `value` is a regularizer."""
     if not isinstance(value, Regularizer):
         hint = " Call the constructor: l1(), not l1." if callable(value) else ""
         raise TypeError(
-            "regularizer must be a bregjax.Regularizer such as bregjax.l1(), got"
-            f" regularizer={value!r}.{hint}"
+            f"{name} must be a bregjax.Regularizer such as bregjax.l1(), got"
+            f" {name}={value!r}.{hint}"
         )
 
 

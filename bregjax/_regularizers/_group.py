@@ -58,15 +58,15 @@ class _GroupL2(Regularizer):
     size_weighted: bool
 
     def group_axes(self, ndim: int) -> tuple[int, ...]:
+        name = "all_but" if self.all_but else "axis"
         if any(not -ndim <= a < ndim for a in self.axis):
-            name = "all_but" if self.all_but else "axis"
             raise ValueError(
                 f"{name}={self.axis} is out of range for an array of {ndim} dimensions."
                 " Leave such parameters out with mask=…."
             )
         named = {a % ndim for a in self.axis}
         if len(named) != len(self.axis):
-            raise ValueError(f"axis={self.axis} names an axis twice in {ndim} dimensions.")
+            raise ValueError(f"{name}={self.axis} names an axis twice in {ndim} dimensions.")
         return tuple(a for a in range(ndim) if (a in named) != self.all_but)
 
     def weight(self, x: jax.Array) -> float:
@@ -80,12 +80,12 @@ class _GroupL2(Regularizer):
 
     def prox(self, x: jax.Array, step: ArrayLike) -> jax.Array:
         wide = x.astype(wide_dtype(x.dtype))
-        threshold = jnp.asarray(step, wide.dtype) * self.weight(x)
-        tiny = jnp.finfo(wide.dtype).tiny
+        limits = jnp.finfo(wide.dtype)
+        threshold = jnp.minimum(jnp.asarray(step, wide.dtype) * self.weight(x), limits.max)
         # The floors keep values and derivatives finite. Every group with a norm below the
         # threshold has a quotient above one, hence a factor of exactly zero. Both end in costly
         # operations, which XLA does not repeat for every entry of the group.
-        norm = jnp.sqrt(jnp.maximum(_sum_of_squares(wide, self.group_axes(x.ndim)), tiny))
+        norm = jnp.sqrt(jnp.maximum(_sum_of_squares(wide, self.group_axes(x.ndim)), limits.tiny))
         factor = jnp.maximum(1 - threshold / jnp.maximum(norm, threshold / 2), 0)
         return (wide * factor).astype(x.dtype)
 
@@ -155,8 +155,8 @@ def group_l2(
          [2.  0. ]]
 
     Notes:
-        Squares are summed in float32 (float64 for float64): a group whose norm lies outside
-        1e-19 … 1e19 is shrunk inexactly.
+        Squares are summed in float32 (float64 for float64): norms outside 1e-19 … 1e19 are not
+        exact there, and neither is what depends on them.
 
     References:
         Bungert, Roith, Tenbrinck, Burger, `A Bregman Learning Framework for Sparse Neural Networks

@@ -1,6 +1,7 @@
 """The nuclear norm, whose units are singular values."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -29,6 +30,8 @@ def fold(
     if any(not -x.ndim <= a < x.ndim for a in named):
         raise ValueError(f"row_axes={row_axes} is out of range for shape {x.shape}.")
     rows = tuple(a % x.ndim for a in named)
+    if len(set(rows)) != len(rows):
+        raise ValueError(f"row_axes={row_axes} names an axis twice in {x.ndim} dimensions.")
     order = rows + tuple(a for a in range(x.ndim) if a not in rows)
     permuted_shape = [x.shape[a] for a in order]
     matrix = x.transpose(order).reshape(math.prod(permuted_shape[: len(rows)]), -1)
@@ -44,6 +47,64 @@ def rank_tolerance(matrix: jax.Array, singular_values: jax.Array) -> jax.Array:
     return jnp.max(singular_values) * max(matrix.shape) * jnp.finfo(matrix.dtype).eps
 
 
+_matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+def _derivative(
+    dx: jax.Array, u: jax.Array, s: jax.Array, vt: jax.Array, f: jax.Array, slope: jax.Array
+) -> jax.Array:
+    """The derivative of X ↦ U·diag(f(σ))·Vᵀ along ``dx``, finite where singular values meet.
+
+    In the singular basis it multiplies the symmetric part by (fᵢ−fⱼ)/(σᵢ−σⱼ), the skew part by
+    (fᵢ+fⱼ)/(σᵢ+σⱼ), and what lies outside the basis by fᵢ/σᵢ.
+    """
+
+    def ratio(a: jax.Array, b: jax.Array, otherwise: jax.Array) -> jax.Array:
+        return jnp.where(b == 0, otherwise, a / jnp.where(b == 0, 1, b))
+
+    zero = jnp.zeros_like(s)
+    left, right = _matmul(u.T, dx), _matmul(dx, vt.T)
+    inside = _matmul(left, vt.T)
+    plus = ratio(f[:, None] + f, s[:, None] + s, zero)
+    minus = ratio(f[:, None] - f, s[:, None] - s, slope)
+    core = minus * (inside + inside.T) / 2 + plus * (inside - inside.T) / 2
+    outside = ratio(f, s, zero)
+    rows = _matmul((right - _matmul(u, inside)) * outside, vt)
+    columns = _matmul(u * outside, left - _matmul(inside, vt))
+    return _matmul(u, _matmul(core, vt)) + rows + columns
+
+
+@jax.custom_jvp
+def _shrink(matrix: jax.Array, step: jax.Array) -> jax.Array:
+    """U·diag(max(σ − step, 0))·Vᵀ."""
+    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    return _matmul(u * jnp.maximum(s - step, 0), vt)
+
+
+@_shrink.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    (matrix, step), (dx, dstep) = primals, tangents
+    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    f, live = jnp.maximum(s - step, 0), (s > step).astype(s.dtype)
+    change = _derivative(dx, u, s, vt, f, live) - dstep * _matmul(u * live, vt)
+    return _matmul(u * f, vt), change
+
+
+@jax.custom_jvp
+def _polar(matrix: jax.Array) -> jax.Array:
+    """U·Vᵀ over the singular values that are not rounding error."""
+    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    return _matmul(u * (s > rank_tolerance(matrix, s)).astype(s.dtype), vt)
+
+
+@_polar.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    (matrix,), (dx,) = primals, tangents
+    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    live = (s > rank_tolerance(matrix, s)).astype(s.dtype)
+    return _matmul(u * live, vt), _derivative(dx, u, s, vt, live, jnp.zeros_like(s))
+
+
 @dataclasses.dataclass(frozen=True)
 class _Nuclear(Regularizer):
     row_axes: tuple[int, ...] | None
@@ -53,19 +114,12 @@ class _Nuclear(Regularizer):
         return jnp.sum(jnp.linalg.svd(matrix, compute_uv=False)).astype(x.dtype)
 
     def prox(self, x: jax.Array, step: ArrayLike) -> jax.Array:
-        return self._map_spectrum(x, lambda s, _: jnp.maximum(s - jnp.asarray(step, s.dtype), 0))
+        matrix, unfold = fold(x.astype(wide_dtype(x.dtype)), self.row_axes)
+        return unfold(_shrink(matrix, jnp.asarray(step, matrix.dtype))).astype(x.dtype)
 
     def subgradient(self, x: jax.Array) -> jax.Array:
-        return self._map_spectrum(x, lambda s, m: (s > rank_tolerance(m, s)).astype(s.dtype))
-
-    def _map_spectrum(
-        self, x: jax.Array, fn: Callable[[jax.Array, jax.Array], jax.Array]
-    ) -> jax.Array:
-        """U·diag(fn(σ, X))·Vᵀ in the shape and dtype of ``x``."""
         matrix, unfold = fold(x.astype(wide_dtype(x.dtype)), self.row_axes)
-        u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
-        mapped = jnp.matmul(u * fn(s, matrix), vt, precision=jax.lax.Precision.HIGHEST)
-        return unfold(mapped).astype(x.dtype)
+        return unfold(_polar(matrix)).astype(x.dtype)
 
 
 def nuclear(*, row_axes: int | tuple[int, ...] | None = None) -> Regularizer:

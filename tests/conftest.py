@@ -1,0 +1,47 @@
+"""Settings and fixtures for the whole suite; the environment is set before JAX is imported."""
+# ruff: noqa: E402
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+_DEVICES = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import jax
+import pytest
+
+hypothesis.settings.register_profile(
+    "bregjax",
+    deadline=None,  # the first example compiles
+    derandomize=True,
+    max_examples=50,
+    suppress_health_check=[
+        hypothesis.HealthCheck.too_slow,
+        hypothesis.HealthCheck.function_scoped_fixture,  # x64 need not be set up again
+    ],
+)
+hypothesis.settings.load_profile("bregjax")
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion() -> Iterator[None]:
+    """No dtype is promoted silently; doctests run as a user would run them."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Double precision for one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder with the authors' traces."""
+    return Path(__file__).parent / "data" / "reference"

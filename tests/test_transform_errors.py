@@ -1,0 +1,166 @@
+"""Arguments out of range raise when the transformation is built; unknown values pass."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import bregjax
+
+L1 = bregjax.l1()
+FACTORIES = {
+    "linbreg": lambda learning_rate=0.1, regularizer=L1, strength=1.0, **kwargs: bregjax.linbreg(
+        learning_rate, regularizer, strength, **kwargs
+    ),
+    "adabreg": lambda learning_rate=0.1, regularizer=L1, strength=1.0, **kwargs: bregjax.adabreg(
+        learning_rate, regularizer, strength, **kwargs
+    ),
+    "prox_sgd": lambda learning_rate=0.1, regularizer=L1, strength=1.0, **kwargs: bregjax.prox_sgd(
+        learning_rate, regularizer, strength, **kwargs
+    ),
+    "mirror_step": lambda regularizer=L1, strength=1.0, **kwargs: bregjax.mirror_step(
+        regularizer, strength, **kwargs
+    ),
+    "bregman_step": lambda regularizer=L1, strength=1.0, **kwargs: bregjax.bregman_step(
+        regularizer, strength, **kwargs
+    ),
+    "prox_step": lambda regularizer=L1, strength=1.0, **kwargs: bregjax.prox_step(
+        regularizer, strength, **kwargs
+    ),
+}
+ARGUMENTS = {
+    "linbreg": ["learning_rate", "strength", "delta", "momentum"],
+    "adabreg": ["learning_rate", "strength", "delta", "b1", "b2", "eps"],
+    "prox_sgd": ["learning_rate", "strength", "momentum"],
+    "mirror_step": ["strength", "delta"],
+    "bregman_step": ["strength", "delta"],
+    "prox_step": ["strength", "step_size"],
+}
+PAIRS = [(name, argument) for name, arguments in ARGUMENTS.items() for argument in arguments]
+# The edge of each range, and whether it belongs to it.
+EDGES = {
+    "delta": [(0.0, False)],
+    **{n: [(0.0, True), (1.0, False)] for n in ("momentum", "b1", "b2")},
+}
+
+
+@pytest.mark.parametrize(("name", "argument"), PAIRS)
+@pytest.mark.parametrize("value", [-1.0, -1, float("nan"), np.float32(-0.5), "large", True])
+def test_a_bad_value_is_named(name, argument, value):
+    with pytest.raises(ValueError, match=argument) as info:
+        FACTORIES[name](**{argument: value})
+    assert f"{argument}={value!r}" in str(info.value)
+
+
+@pytest.mark.parametrize(("name", "argument"), PAIRS)
+def test_edges_of_the_ranges(name, argument):
+    for value, allowed in EDGES.get(argument, [(0.0, True), (1e6, True)]):
+        if allowed:
+            FACTORIES[name](**{argument: value})
+            continue
+        with pytest.raises(ValueError, match=f"{argument}={value!r}"):
+            FACTORIES[name](**{argument: value})
+
+
+@pytest.mark.parametrize(("name", "argument"), PAIRS)
+def test_arrays_and_traced_values_pass(name, argument):
+    params = {"w": jnp.ones((2, 2))}
+
+    def init(value):
+        return FACTORIES[name](**{argument: value}).init(params)
+
+    expected = jax.tree.structure(init(0.5))
+    # Even a negative one: its value is unknown while tracing, and arrays are treated alike.
+    for value in (jnp.float32(0.5), np.array(0.5, np.float32), jnp.float32(-0.5)):
+        assert jax.tree.structure(init(value)) == expected
+        assert jax.tree.structure(jax.jit(init)(value)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [pair for pair in PAIRS if pair[1] in ("learning_rate", "strength", "step_size")],
+)
+def test_schedules_pass(name, argument):
+    params = {"w": jnp.ones((2, 2))}
+    tx = FACTORIES[name](**{argument: optax.constant_schedule(0.5)})
+    with jax.numpy_dtype_promotion("standard"):  # for Optax's Adam
+        updates, _ = tx.update(params, tx.init(params), params)
+        constant = FACTORIES[name](**{argument: 0.5})
+        expected, _ = constant.update(params, constant.init(params), params)
+    np.testing.assert_array_equal(updates["w"], expected["w"])
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("value", [None, 0.5, "l1", lambda x: x])
+def test_what_is_no_regularizer_is_a_type_error(name, value):
+    with pytest.raises(TypeError, match="regularizer=") as info:
+        FACTORIES[name](regularizer=value)
+    assert repr(value) in str(info.value)
+
+
+def test_a_constructor_instead_of_its_result_gets_a_hint():
+    with pytest.raises(TypeError, match="Call the constructor"):
+        bregjax.mirror_step(bregjax.l1, 1.0)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("name", ["linbreg", "prox_sgd"])
+def test_nesterov_needs_a_momentum(name):
+    with pytest.raises(ValueError, match="momentum=None"):
+        FACTORIES[name](nesterov=True)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_missing_params_raise(name):
+    params = {"w": jnp.ones((2, 2))}
+    tx = FACTORIES[name]()
+    with (
+        jax.numpy_dtype_promotion("standard"),  # for Optax's Adam
+        pytest.raises(ValueError, match="params=None"),
+    ):
+        tx.update(params, tx.init(params))
+
+
+@pytest.mark.parametrize("name", ["mirror_step", "bregman_step", "prox_step"])
+def test_different_structures_raise_and_show_both(name):
+    params = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2))}
+    tx = FACTORIES[name]()
+    state = tx.init(params)
+    with pytest.raises(ValueError, match="same structure") as info:
+        tx.update({"a": params["a"]}, state, params)
+    assert str(jax.tree.structure(params)) in str(info.value)
+    assert str(jax.tree.structure({"a": params["a"]})) in str(info.value)
+
+
+@pytest.mark.parametrize("name", ["linbreg", "adabreg", "mirror_step", "bregman_step"])
+@pytest.mark.parametrize("dtype", ["int32", "bool", "complex64"])
+def test_parameters_of_other_dtypes_raise_and_are_named(name, dtype):
+    params = {"table": {"w": jnp.ones((2, 2), dtype)}}
+    with pytest.raises(ValueError, match="mask=") as info:
+        FACTORIES[name]().init(params)
+    assert "['table']['w']" in str(info.value)
+    assert dtype in str(info.value)
+
+
+@pytest.mark.parametrize("name", ["prox_step", "prox_sgd"])
+@pytest.mark.parametrize("dtype", ["int32", "bool", "complex64"])
+def test_the_prox_step_alone_refuses_other_dtypes_too(name, dtype):
+    params = {"table": {"w": jnp.ones((2, 2), dtype)}}
+    with pytest.raises(ValueError, match="mask=") as info:
+        FACTORIES[name]().init(params)
+    assert "['table']['w']" in str(info.value)
+
+
+def test_integer_parameters_pass_where_the_mask_leaves_them_out():
+    params = {"w": jnp.ones((2, 2)), "steps": jnp.array([3])}
+    tx = bregjax.linbreg(0.1, L1, 1.0)
+    assert isinstance(optax.tree.get(tx.init(params), "dual")["steps"], optax.MaskedNode)
+
+
+def test_vectors_need_a_mask_for_regularizers_of_matrices():
+    params = {"b": jnp.ones(3)}
+    bregjax.linbreg(0.1, bregjax.nuclear(), 1.0).init(params)
+    with pytest.raises(ValueError, match="two or more dimensions"):
+        bregjax.linbreg(0.1, bregjax.nuclear(), 1.0, mask={"b": True}).init(params)
+    with pytest.raises(ValueError, match="out of range"):
+        bregjax.linbreg(0.1, bregjax.group_l2(axis=1), 1.0, mask={"b": True}).init(params)
