@@ -76,8 +76,8 @@ def linbreg(
 
     Raises:
         TypeError: if ``regularizer`` is none.
-        ValueError: if an argument is out of range; at ``init``, if a regularized parameter is not of
-          a floating dtype; at ``update``, if ``params`` is missing.
+        ValueError: if an argument is out of range; at ``init``, if a regularized parameter is not
+          of a floating dtype; at ``update``, if ``params`` is missing.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, bregjax
@@ -143,8 +143,8 @@ def adabreg(
 
     Raises:
         TypeError: if ``regularizer`` is none.
-        ValueError: if an argument is out of range; at ``init``, if a regularized parameter is not of
-          a floating dtype; at ``update``, if ``params`` is missing.
+        ValueError: if an argument is out of range; at ``init``, if a regularized parameter is not
+          of a floating dtype; at ``update``, if ``params`` is missing.
 
     Example:
         >>> import jax.numpy as jnp, optax, bregjax
@@ -210,8 +210,8 @@ def prox_sgd(
 
     Raises:
         TypeError: if ``regularizer`` is none.
-        ValueError: if an argument is out of range; at ``init``, if a regularized parameter is not of
-          a floating dtype; at ``update``, if ``params`` is missing.
+        ValueError: if an argument is out of range; at ``init``, if a regularized parameter is not
+          of a floating dtype; at ``update``, if ``params`` is missing.
 
     Example:
         >>> import jax.numpy as jnp, optax, bregjax

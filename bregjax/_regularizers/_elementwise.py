@@ -12,7 +12,8 @@ from bregjax._regularizers._base import Regularizer
 def soft_threshold(x: jax.Array, threshold: ArrayLike) -> jax.Array:
     """sign(x)·max(|x| − threshold, 0), with a positive zero wherever |x| ≤ threshold."""
     threshold = jnp.asarray(threshold, x.dtype)
-    return x - jnp.clip(x, -threshold, threshold)
+    # XLA's CPU backend runs a minimum of a maximum faster than a clip.
+    return x - jnp.minimum(jnp.maximum(x, -threshold), threshold)
 
 
 @dataclasses.dataclass(frozen=True)
