@@ -78,7 +78,7 @@ def appearing_weights(
     """Draw a first layer over time: how many live weights leave each pixel of the image.
 
     Args:
-      snapshots: kernels (pixels, neurons) by method and epoch.
+      snapshots: which weights (pixels, neurons) are live, by method and epoch.
       image_shape: height and width of the image; their product is the number of pixels.
     """
     epochs = sorted(next(iter(snapshots.values())))
@@ -87,9 +87,9 @@ def appearing_weights(
     with mpl.rc_context(style):
         figure = Figure(figsize=(1.35 * len(shown) + 1.6, 1.5 * len(snapshots) + 0.6))
         grid = figure.subplots(len(snapshots), len(shown), squeeze=False)
-        for row, (method, kernels) in zip(grid, snapshots.items(), strict=True):
+        for row, (method, masks) in zip(grid, snapshots.items(), strict=True):
             for axes, epoch in zip(row, shown, strict=True):
-                live = kernels[epoch] != 0
+                live = masks[epoch]
                 image = axes.imshow(
                     live.sum(axis=1).reshape(image_shape),
                     vmin=0,

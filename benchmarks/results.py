@@ -164,10 +164,11 @@ def _explained(path: Path) -> Iterator[Path]:
 def print_table(runs: Sequence[Run], title: str) -> None:
     """Print mean ± standard deviation over the seeds of each method."""
     seeds = len({run.seed for run in runs})
-    caption = f"{title}; mean ± deviation over {seeds} seeds" if seeds > 1 else title
+    spread = f", mean ± deviation over {seeds} seeds" if seeds > 1 else ""
+    caption = f"{title}{spread}"
     table = Table(title=caption, box=rich.box.SIMPLE_HEAD)
     table.add_column("method", no_wrap=True)
-    for column in ("test accuracy/%", "non-zero weights", "share/%", "s/epoch"):
+    for column in ("test acc./%", "live weights", "share/%", "s/epoch"):
         table.add_column(column, justify="right", no_wrap=True)
     for method in dict.fromkeys(run.method for run in runs):
         group = [run for run in runs if run.method == method]

@@ -34,7 +34,7 @@ class Digits(Experiment):
         """Both Bregman optimizers beside their dense and shrinking counterparts."""
         return [
             methods.linbreg(0.1, 0.1),
-            methods.adabreg(3e-3, 0.4, cosine=True),
+            methods.adabreg(1e-2, 1.2, initial_strength=0.1, cosine=True),
             methods.sgd(0.1),
             methods.prox_sgd(0.1, 1e-3),
         ]
@@ -45,8 +45,8 @@ class Digits(Experiment):
         return Task(dataset, lambda rngs: MLP(sizes, density=0.05, rngs=rngs), batch_size=32)
 
     def snapshot(self, params: Any) -> np.ndarray:
-        """The first layer's kernel of the first seed."""
-        return np.asarray(jax.tree.leaves(params["layers"][0]["kernel"])[0][0])
+        """Which weights of the first layer are live, for the first seed."""
+        return np.asarray(jax.tree.leaves(params["layers"][0]["kernel"])[0][0]) != 0
 
     def draw(self, out: Path) -> None:
         """The four panels, and the weights that appear."""
