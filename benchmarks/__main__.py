@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BenchmarkError as error:
         return _complain(str(error), 1)
     except KeyboardInterrupt:
-        return _complain("interrupted; methods that had finished are saved.", 130)
+        return _complain("interrupted.", 130)
     return 0
 
 

@@ -102,7 +102,7 @@ def _read_tfds(name: str, split: str, data_dir: Path | None) -> tuple[np.ndarray
             f" 'pip install tensorflow && tfds build {name} --file_format=array_record'."
         )
     try:
-        source: Any = tfds.data_source(name, split=split, data_dir=folder)
+        source: Any = tfds.data_source(name, split=split, data_dir=folder, download=False)
         records = []
         starts = range(0, len(source), _CHUNK)
         for start in track(starts, f"reading {name}/{split}"):

@@ -78,6 +78,7 @@ class Experiment:
                 if snapshot is not None:
                     snapshots[f"{method.name}/{epoch}"] = snapshot
 
+            settings = method.record() | {"batch_size": task.batch_size} | task.settings
             result = train(
                 task,
                 method.optimizer(epochs * task.steps_per_epoch),
@@ -86,7 +87,7 @@ class Experiment:
                 label=method.name,
                 on_epoch=keep,
             )
-            runs += results.runs_of(self.name, method.name, method.record(), seeds, result)
+            runs += results.runs_of(self.name, method.name, settings, seeds, result)
             rows += results.curve_rows(self.name, method.name, seeds, result)
             results.write(out, runs, rows, snapshots)
         results.print_table(runs, self.title)

@@ -10,6 +10,8 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.errors import BenchmarkError
+
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.grid": True,
@@ -27,8 +29,12 @@ _STYLE: dict[Any, Any] = {
 
 def save(figure: Figure, out: Path, name: str) -> None:
     """Write NAME.png and NAME.pdf."""
-    figure.savefig(out / f"{name}.png", dpi=160)
-    figure.savefig(out / f"{name}.pdf")
+    for ending in ("png", "pdf"):
+        path = out / f"{name}.{ending}"
+        try:
+            figure.savefig(path, dpi=160)
+        except OSError as error:
+            raise BenchmarkError(f"cannot write {path} ({error.strerror}).") from error
 
 
 def plot_curves(
@@ -87,7 +93,8 @@ def appearing_weights(
     with mpl.rc_context(style):
         figure = Figure(figsize=(1.35 * len(shown) + 1.6, 1.5 * len(snapshots) + 0.6))
         grid = figure.subplots(len(snapshots), len(shown), squeeze=False)
-        for row, (method, masks) in zip(grid, snapshots.items(), strict=True):
+        rows = zip(grid, snapshots.items(), strict=True)
+        for index, (row, (method, masks)) in enumerate(rows):
             for axes, epoch in zip(row, shown, strict=True):
                 live = masks[epoch]
                 image = axes.imshow(
@@ -99,7 +106,7 @@ def appearing_weights(
                 axes.set_xlabel(f"{live.mean():.1%} live")
                 axes.set_xticks([], [])
                 axes.set_yticks([], [])
-                if row is grid[0]:
+                if index == 0:
                     axes.set_title(f"epoch {epoch}")
             row[0].set_ylabel(method)
         bar = figure.colorbar(image, ax=grid, shrink=0.8)

@@ -127,18 +127,26 @@ def write(
         np.savez_compressed(buffer, **snapshots)  # pyright: ignore[reportArgumentType]
         contents["snapshots.npz"] = buffer.getvalue()
     for name, content in contents.items():
-        partial = out / f".{name}.partial"
-        try:
-            partial.write_bytes(content)
-            partial.replace(out / name)
-        except OSError as error:
-            raise BenchmarkError(f"cannot write {out / name} ({error.strerror}).") from error
+        write_file(out / name, content)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replace a file at once or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        raise BenchmarkError(f"cannot write {path} ({error.strerror}).") from error
 
 
 def read_rows(out: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl."""
     with _explained(out / "metrics.jsonl") as path:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if not rows or any("method" not in row for row in rows):
+            raise ValueError("no learning curves in it")
+        return rows
 
 
 def read_snapshots(out: Path) -> dict[str, dict[int, np.ndarray]]:

@@ -85,7 +85,8 @@ class StepCost:
             )
             table.add_row(name, baseline, f"{milliseconds:.1f}", f"{ratio:.3f}")
         console.print(table)
-        (out / "summary.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        summary = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+        results.write_file(out / "summary.json", summary.encode())
         console.print(f"Results are in {out}.", soft_wrap=True)
 
 

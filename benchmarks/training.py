@@ -48,6 +48,8 @@ class Task:
     dataset: Dataset
     build: Callable[[nnx.Rngs], nnx.Module]
     batch_size: int = 128
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """how the model was built, for summary.json"""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -65,7 +67,7 @@ class Result:
     test_accuracy: np.ndarray
     params: Any
     seconds_per_epoch: float
-    """of all seeds together, compilation left out"""
+    """of all seeds together; compilation is left out where there is more than one epoch"""
 
 
 def train(
@@ -102,8 +104,9 @@ def train(
         jax.device_put((split.images, split.labels))
         for split in (task.dataset.train, task.dataset.validation, task.dataset.test)
     )
-    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    state, graphdef = _initialize(task, optimizer, keys)
+    keys = jax.vmap(jax.random.split)(jnp.stack([jax.random.key(seed) for seed in seeds]))
+    model_keys, order_keys = keys[:, 0], keys[:, 1]
+    state, graphdef = _initialize(task, optimizer, model_keys)
     epoch_fn = jax.jit(
         jax.vmap(functools.partial(_epoch, task, graphdef, optimizer), in_axes=(0, 0, None, None)),
         donate_argnums=0,
@@ -123,7 +126,7 @@ def train(
         on_epoch(0, state.params)
     seconds = []
     for epoch in track(range(1, epochs + 1), label):
-        epoch_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, epoch)
+        epoch_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(order_keys, epoch)
         start = time.perf_counter()
         state, metrics = jax.block_until_ready(epoch_fn(state, epoch_keys, train_split, validation))
         seconds.append(time.perf_counter() - start)

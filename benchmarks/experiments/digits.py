@@ -41,8 +41,12 @@ class Digits(Experiment):
 
     def task(self, dataset: Dataset) -> Task:
         """A network and a batch that fit the small images."""
-        sizes = (64, 128, 64, 10)
-        return Task(dataset, lambda rngs: MLP(sizes, density=0.05, rngs=rngs), batch_size=32)
+        return Task(
+            dataset,
+            lambda rngs: MLP((64, 128, 64, 10), density=0.05, rngs=rngs),
+            batch_size=32,
+            settings={"initial_density": 0.05},
+        )
 
     def snapshot(self, params: Any) -> np.ndarray:
         """Which weights of the first layer are live, for the first seed."""

@@ -33,7 +33,7 @@ def test_summary_has_one_run_per_method_with_the_agreed_keys(digits_folder):
     assert [run["method"].split()[0] for run in runs] == ["LinBreg", "AdaBreg", "SGD", "proximal"]
     for run in runs:
         assert set(run) == RUN_KEYS
-        assert {"learning_rate", "strength"} <= set(run["settings"])
+        assert {"learning_rate", "strength", "initial_density"} <= set(run["settings"])
         assert (run["experiment"], run["seed"], run["epochs"]) == ("digits", 3, 2)
         assert 0 < run["density"] <= 1
         assert run["densities"] == {"dense": run["density"]}

@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_mnist_has_the_sizes_of_the_paper_and_the_stated_statistics():
 
 
 @needs_mnist
-@pytest.mark.parametrize("damage", ["truncated", "removed", "no description"])
+@pytest.mark.parametrize("damage", ["truncated", "removed", "no description", "empty"])
 def test_damaged_data_is_one_clear_error(tmp_path, damage):
     for source in (MNIST_DIR / "mnist").rglob("*"):
         target = tmp_path / "mnist" / source.relative_to(MNIST_DIR / "mnist")
@@ -70,7 +71,10 @@ def test_damaged_data_is_one_clear_error(tmp_path, damage):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(source.read_bytes())
     record = next((tmp_path / "mnist").rglob("mnist-train*"))
-    if damage == "truncated":
+    if damage == "empty":
+        shutil.rmtree(tmp_path / "mnist")
+        (tmp_path / "mnist").mkdir()
+    elif damage == "truncated":
         record.write_bytes(record.read_bytes()[: 1 << 20])
     elif damage == "removed":
         record.unlink()
