@@ -20,6 +20,8 @@ def _thin_out(
     axes = groups.group_axes(x.ndim)
     shape = [1 if a in axes else size for a, size in enumerate(x.shape)]
     total = math.prod(shape)
+    if total == 0:
+        return x
     kept = min(max(1, round(density * total)), total)
     survives = (jax.random.permutation(key, total) < kept).reshape(shape)
     gain = math.sqrt(total / kept) if rescale else 1.0

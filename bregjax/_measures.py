@@ -11,6 +11,7 @@ from bregjax._numerics import wide_dtype
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._nuclear import fold, rank_tolerance
 from bregjax._selection import Mask, selected_leaves
+from bregjax._validation import check_regularizer
 
 
 def live_groups(x: jax.Array, groups: Regularizer) -> jax.Array:
@@ -31,6 +32,8 @@ def live_groups(x: jax.Array, groups: Regularizer) -> jax.Array:
         >>> print(bregjax.live_groups(kernel, bregjax.per_neuron()))
         [ True False  True]
     """
+    check_regularizer(groups, "groups")
+    x = jnp.asarray(x)
     return jnp.any(x != 0, axis=groups.group_axes(x.ndim))
 
 
@@ -85,6 +88,7 @@ def effective_rank(x: jax.Array, tolerance: ArrayLike | None = None) -> jax.Arra
         >>> print(bregjax.effective_rank(jnp.outer(jnp.arange(4.0), jnp.ones(3))))
         1
     """
+    x = jnp.asarray(x)
     matrix, _ = fold(x.astype(wide_dtype(x.dtype)))
     singular_values = jnp.linalg.svd(matrix, compute_uv=False)
     if tolerance is None:
@@ -116,6 +120,7 @@ def regularizer_value(
         >>> print(bregjax.regularizer_value(params, bregjax.l1(), strength=0.5))
         1.5
     """
+    check_regularizer(regularizer)
     leaves = [x.astype(wide_dtype(x.dtype)) for _, x in selected_leaves(params, mask)]
     total = sum((regularizer.value(x) for x in leaves), start=jnp.zeros(()))
     return jnp.asarray(strength) * total

@@ -25,7 +25,7 @@ def mirror_stage(
 ) -> Stage:
     """From updates u to the point δ·(v + u); the checks of `mirror_step`."""
     check_regularizer(regularizer)
-    check_range("strength", strength, at_least=0)
+    check_range("strength", strength, at_least=0, schedule=True)
     check_range("delta", delta, above=0)
 
     def init(params: Any) -> MirrorState:

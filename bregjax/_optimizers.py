@@ -1,6 +1,7 @@
 """The optimizers by name: chains of Optax's blocks and ours."""
 
 import jax
+import numpy as np
 import optax
 
 from bregjax._mirror import bregman_step
@@ -14,7 +15,7 @@ def _gradient_step(
     learning_rate: optax.ScalarOrSchedule, momentum: float | jax.Array | None, nesterov: bool
 ) -> optax.GradientTransformationExtraArgs:
     """−τ·g, or its running average: the rate is inside the average, as in the paper."""
-    check_range("learning_rate", learning_rate, at_least=0)
+    check_range("learning_rate", learning_rate, at_least=0, schedule=True)
     step = optax.scale_by_learning_rate(learning_rate)
     if momentum is None:
         if nesterov:
@@ -27,6 +28,12 @@ def _gradient_step(
 def _on_weights(
     step: optax.GradientTransformation, mask: Mask | None
 ) -> optax.GradientTransformationExtraArgs:
+    if mask is False or isinstance(mask, (jax.Array, np.ndarray)):
+        # optax.inject_hyperparams has taken the mask for a schedule and called it with a count.
+        raise ValueError(
+            f"mask must be a tree of booleans or a function of the parameters, got mask={mask!r}."
+            " With a mask use optax.inject_hyperparams(…, static_args=('mask',))."
+        )
     return optax.masked(step, weight_mask if mask is None else mask)
 
 
@@ -68,11 +75,13 @@ def linbreg(
       nesterov: whether the momentum is Nesterov's.
       mask: which leaves are regularized: a tree of booleans shaped like the parameters, or a
         function that makes one of them. The default is all arrays of two or more dimensions, so
-        that biases and norms are not. The others get plain SGD and have no dual.
+        that biases and norms are not. The others get plain SGD and have no dual. Under Flax NNX
+        pass a function, as the optimizer sees variables once and arrays later.
 
     Returns:
         The optimizer. With ``optax.inject_hyperparams(linbreg)(…)`` its current values can be
-        changed and read: ``optax.tree.get(state, "hyperparams")["strength"]``.
+        changed and read: ``optax.tree.get(state, "hyperparams")["strength"]``. With a mask add
+        ``static_args=("mask",)``, or it is taken for a schedule.
 
     Raises:
         TypeError: if ``regularizer`` is none.
@@ -170,7 +179,7 @@ def adabreg(
     See Also:
         `linbreg`, `prox_sgd`.
     """
-    check_range("learning_rate", learning_rate, at_least=0)
+    check_range("learning_rate", learning_rate, at_least=0, schedule=True)
     check_range("b1", b1, at_least=0, below=1)
     check_range("b2", b2, at_least=0, below=1)
     check_range("eps", eps, at_least=0)

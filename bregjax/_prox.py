@@ -28,8 +28,8 @@ def prox_stage(
 ) -> Stage:
     """From a point x to prox_{step_size·λ·J}(x); the checks of `prox_step`."""
     check_regularizer(regularizer)
-    check_range("strength", strength, at_least=0)
-    check_range("step_size", step_size, at_least=0)
+    check_range("strength", strength, at_least=0, schedule=True)
+    check_range("step_size", step_size, at_least=0, schedule=True)
     scheduled = callable(strength) or callable(step_size)
 
     def init(params: Any) -> ProxState:

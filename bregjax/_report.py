@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -110,7 +111,7 @@ def _parameters_of(model: Any) -> Any:
     nnx = sys.modules.get("flax.nnx")
     if nnx is not None and isinstance(model, nnx.Module):
         return nnx.state(model, nnx.Param)
-    if isinstance(model, dict) and isinstance(model.get("params"), dict):
+    if isinstance(model, Mapping) and isinstance(model.get("params"), Mapping):
         return model["params"]
     return model
 

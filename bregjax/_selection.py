@@ -35,7 +35,9 @@ def leaf_kind(path: tuple, leaf: Any) -> str:
 def weight_mask(params: Any) -> Any:
     """Mark every array of two or more dimensions: kernels, but no biases and no norms.
 
-    It is the default mask of the optimizers, of `sparsify` and of the counts.
+    It is the default mask of the optimizers, of `sparsify` and of the counts. It goes by shape
+    alone: the biases of Flax's attention layers, of shape (heads, head_dim), count as weights.
+    Leave them out with a mask such as ``label_by_path({"*/kernel": True}, default=False)``.
 
     Args:
       params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).
@@ -68,6 +70,7 @@ def label_by_kind(params: Any) -> Any:
         ...     {
         ...         "conv": bregjax.adabreg(1e-3, bregjax.per_kernel(), 1e-1),
         ...         "dense": bregjax.adabreg(1e-3, bregjax.l1(), 1e-2),
+        ...         "embedding": bregjax.adabreg(1e-3, bregjax.l1(), 1e-2),
         ...         "other": optax.adam(1e-3),
         ...     },
         ...     bregjax.label_by_kind,
@@ -129,11 +132,12 @@ def label_by_path(rules: Mapping[str, Any], *, default: Any = None) -> Callable[
 def selected_leaves(params: Any, mask: Mask | None = None) -> list[tuple[tuple, jax.Array]]:
     """The (path, array) pairs that ``mask`` marks; by default those of `weight_mask`."""
     mask = weight_mask if mask is None else mask
-    marks = jax.tree.leaves(mask(params) if callable(mask) else mask)
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    if len(marks) != len(leaves):
+    marks = mask(params) if callable(mask) else mask
+    expected, received = jax.tree.structure(params), jax.tree.structure(marks)
+    if expected != received:
         raise ValueError(
-            f"mask must have the structure of params: it has {len(marks)} leaves, params"
-            f" {len(leaves)}."
+            f"mask must have the structure of params.\nparams: {expected}\nmask:   {received}"
         )
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    marks = jax.tree.leaves(marks)
     return [pair for pair, marked in zip(leaves, marks, strict=True) if marked]

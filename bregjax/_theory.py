@@ -1,6 +1,7 @@
 """The functionals of the theory, for checking it: elastic net, its conjugate, Bregman distances.
 
-All of them take whole trees and treat every leaf alike: choose the leaves before.
+All of them take whole trees and treat every leaf alike. The dual of an optimizer has only the
+leaves that its mask marks: give the same leaves of the parameters.
 """
 
 from typing import Any

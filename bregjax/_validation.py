@@ -17,22 +17,25 @@ def check_range(
     at_least: float | None = None,
     below: float | None = None,
     at_most: float | None = None,
+    schedule: bool = False,
 ) -> None:
-    """Raises `ValueError` where a plain number lies outside its range.
+    """Raises `ValueError` where a plain number is not finite or lies outside its range.
 
-    Traced values, arrays and schedules pass: their values are not known yet.
+    Traced values and arrays pass, and schedules where they are allowed: their values are not known
+    yet.
     """
-    if isinstance(value, (jax.Array, np.ndarray)) or callable(value):
+    if isinstance(value, (jax.Array, np.ndarray)) or (schedule and callable(value)):
         return
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise ValueError(f"{name} must be a number, an array or a schedule, got {name}={value!r}.")
+        kinds = "a number, an array or a schedule" if schedule else "a number or an array"
+        raise ValueError(f"{name} must be {kinds}, got {name}={value!r}.")
     number = float(value)
     rules = [
         (above is not None and not number > above, f"greater than {above}"),
         (at_least is not None and not number >= at_least, f"at least {at_least}"),
         (below is not None and not number < below, f"less than {below}"),
         (at_most is not None and not number <= at_most, f"at most {at_most}"),
-        (math.isnan(number), "a number"),
+        (not math.isfinite(number), "finite"),
     ]
     for broken, rule in rules:
         if broken:

@@ -105,28 +105,26 @@ def _groups(
 def _nuclear(
     name: str, regularizer: Regularizer, shape: tuple[int, ...], order: tuple[int, ...], rows: int
 ) -> Case:
-    """The matrix has the axes ``order[:rows]`` as rows; singular values by the Gram matrix."""
+    """The matrix has the axes ``order[:rows]`` as rows; NumPy decomposes it."""
     back = tuple(order.index(axis) for axis in range(len(shape)))
     moved = tuple(shape[axis] for axis in order)
 
     def matrix(x: Array) -> Array:
         return x.transpose(order).reshape(math.prod(moved[:rows]), -1)
 
-    def spectrum(x: Array) -> tuple[Array, Array]:
-        squares, v = np.linalg.eigh(matrix(x).T @ matrix(x))
-        return np.sqrt(np.maximum(squares, 0)), v
+    def spectrum(x: Array) -> Array:
+        return np.linalg.svd(matrix(x), compute_uv=False)
 
     def project(x: Array) -> Array:
-        s, v = spectrum(x)
-        factor = np.minimum(1, 1 / np.maximum(s, 1e-300))
-        return (matrix(x) @ (v * factor) @ v.T).reshape(moved).transpose(back)
+        u, s, vt = np.linalg.svd(matrix(x), full_matrices=False)
+        return (u * np.minimum(s, 1) @ vt).reshape(moved).transpose(back)
 
     return Case(
         name,
         regularizer,
         shape,
-        value=lambda x: float(spectrum(x)[0].sum()),
-        excess=lambda p: float(spectrum(p)[0].max() - 1),
+        value=lambda x: float(spectrum(x).sum()),
+        excess=lambda p: float(spectrum(p).max() - 1),
         project=project,
     )
 

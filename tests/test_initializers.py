@@ -202,3 +202,8 @@ def test_sparsify_an_nnx_model_in_place_and_linen_parameters():
     np.testing.assert_allclose(sparse, jnp.where(sparse != 0, 2 * dense, 0), rtol=1e-6)
     params = nn.Dense(4).init(KEY, jnp.ones((1, 8)))["params"]
     assert jnp.sum(bregjax.sparsify(KEY, params, 0.25)["kernel"] != 0) == 8
+
+
+def test_an_empty_array_stays_as_it_is():
+    empty = {"kernel": jnp.zeros((0, 3))}
+    assert bregjax.sparsify(jax.random.key(0), empty, 0.5)["kernel"].shape == (0, 3)

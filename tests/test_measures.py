@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
+from flax.core import freeze
 
 import bregjax
 
@@ -251,3 +252,22 @@ def test_report_obeys_the_mask_and_keeps_the_total():
 def test_report_on_nothing():
     with pytest.raises(ValueError, match="no array of two or more dimensions"):
         bregjax.sparsity_report({"bias": jnp.ones(3)})
+
+
+def test_a_variable_of_nnx_is_counted_like_its_array():
+    kernel = nnx.Param(jnp.array([[1.0, 0.0], [2.0, 0.0]]))
+    np.testing.assert_array_equal(bregjax.live_groups(kernel, bregjax.per_neuron()), [True, False])  # pyright: ignore[reportArgumentType]
+    assert bregjax.effective_rank(kernel) == 1  # pyright: ignore[reportArgumentType]
+
+
+def test_groups_without_parentheses_are_explained():
+    with pytest.raises(TypeError, match=r"groups must be .* Call the constructor"):
+        bregjax.live_groups(jnp.ones((2, 2)), bregjax.per_neuron)  # pyright: ignore[reportArgumentType]
+
+
+def test_frozen_linen_variables_are_reported_like_plain_ones():
+    variables = nn.Dense(3).init(jax.random.key(0), jnp.ones((1, 2)))
+    variables = {"params": variables["params"], "batch_stats": {"mean": jnp.ones(7)}}
+    frozen = bregjax.sparsity_report(freeze(variables))
+    assert str(frozen) == str(bregjax.sparsity_report(variables))
+    assert frozen.total_parameters == 9

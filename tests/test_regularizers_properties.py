@@ -52,9 +52,7 @@ def test_value_is_the_naive_one(case, data):
     value = jitted(case.regularizer.value)(x)
     assert value.shape == ()
     naive = case.value(x)
-    # Eigenvalues of the Gram matrix carry singular values only to the root of ε.
-    atol = 1e-6 if "nuclear" in case.name else tolerance(x)
-    np.testing.assert_allclose(value, naive, rtol=1e-13, atol=atol)
+    np.testing.assert_allclose(value, naive, rtol=1e-13, atol=tolerance(x))
 
 
 @over_cases
@@ -77,8 +75,8 @@ def test_moreau_identity_with_the_projection_on_the_dual_ball(case, step):
     x[..., -1] *= 0.1
     p = prox(case, x, step)
     assert case.name == "none" or (not np.array_equal(p, x) and p.any())
-    # Alternating projections and the Gram matrix cost digits.
-    precise = not case.name.startswith(("sparse_group", "nuclear"))
+    # Alternating projections cost digits.
+    precise = not case.name.startswith("sparse_group")
     dual_part = step * case.project(x / step)
     np.testing.assert_allclose(p + dual_part, x, atol=1e-13 if precise else 1e-7)
 
@@ -94,7 +92,7 @@ def test_three_point_inequality(case, data, step):
     for y in candidates:
         margin = 0.5 * float(np.sum((y - p) ** 2))
         gap = objective(case, y, x, step) - objective(case, p, x, step)
-        assert gap >= margin - (1e-6 if "nuclear" in case.name else tolerance(x, y))
+        assert gap >= margin - tolerance(x, y)
 
 
 @over_cases

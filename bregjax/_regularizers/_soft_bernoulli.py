@@ -12,7 +12,7 @@ from bregjax._regularizers._elementwise import _L1, soft_threshold
 from bregjax._validation import check_range
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _SoftBernoulli(_L1):
     probability: float
     height: float
@@ -55,7 +55,8 @@ def soft_bernoulli(
       probability: p, in [0, 1].
       height: h, at least 0; the smallest magnitude of an entry that wakes.
       key: a PRNG key or an integer seed. In `prox_step` each parameter has a stream of its own,
-        carried in the state; ``prox`` called by hand uses this key as it is.
+        carried in the state; ``prox`` called by hand uses this key as it is. Runs side by side
+        under `jax.vmap` draw alike unless each has a key of its own.
 
     Returns:
         A `Regularizer` for arrays of any shape.
