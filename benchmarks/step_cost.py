@@ -113,11 +113,11 @@ def _comparisons() -> list[tuple[Named, Named]]:
         "sparse_group(per_kernel)": bregjax.sparse_group(bregjax.per_kernel()),
         "sparse_group(per_neuron)": bregjax.sparse_group(bregjax.per_neuron()),
     }
-    l1 = linbreg("ℓ1", bregjax.l1())
+    l1 = {make: make("ℓ1", bregjax.l1()) for make in (linbreg, adabreg)}
     return [
-        (l1, ("SGD, momentum", optax.sgd(0.1, momentum=0.9))),
-        (adabreg("ℓ1", bregjax.l1()), ("Adam", optax.adam(1e-3))),
-        *((linbreg(name, regularizer), l1) for name, regularizer in groups.items()),
+        (l1[linbreg], ("SGD, momentum", optax.sgd(0.1, momentum=0.9))),
+        (l1[adabreg], ("Adam", optax.adam(1e-3))),
+        *((make(name, groups[name]), l1[make]) for make in l1 for name in groups),
     ]
 
 
