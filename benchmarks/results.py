@@ -176,7 +176,7 @@ def print_table(runs: Sequence[Run], title: str) -> None:
     caption = f"{title}{spread}"
     table = Table(title=caption, box=rich.box.SIMPLE_HEAD)
     table.add_column("method", no_wrap=True)
-    for column in ("test acc./%", "live weights", "share/%", "s/epoch"):
+    for column in ("test acc./%", "live weights", "share/%", "s/ep."):
         table.add_column(column, justify="right", no_wrap=True)
     for method in dict.fromkeys(run.method for run in runs):
         group = [run for run in runs if run.method == method]
