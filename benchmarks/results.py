@@ -72,6 +72,7 @@ def runs_of(
 ) -> list[Run]:
     """One `Run` for each seed of a `Result`."""
     runs = []
+    origin = provenance()
     for index, seed in enumerate(seeds):
         params = jax.tree.map(lambda x, i=index: x[i], result.params)
         report = bregjax.sparsity_report(params, ranks=False)
@@ -87,9 +88,7 @@ def runs_of(
                 densities=report.densities(),
                 nonzero=report.weights[0],
                 seconds_per_epoch=result.seconds_per_epoch / len(seeds),
-                versions=versions(),
-                device=device(),
-                commit=commit(),
+                **origin,
             )
         )
     return runs
@@ -200,7 +199,12 @@ def _plain(value: Any) -> float | int | None:
     return None if isinstance(number, float) and math.isnan(number) else number
 
 
-def versions() -> dict[str, str]:
+def provenance() -> dict[str, Any]:
+    """Where a number comes from: the ``versions``, ``device`` and ``commit`` of summary.json."""
+    return {"versions": _versions(), "device": device(), "commit": _commit()}
+
+
+def _versions() -> dict[str, str]:
     """Versions of Python and of the packages that matter for a number."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
@@ -219,7 +223,7 @@ def device() -> str:
     return f"{first.platform} ({first.device_kind})"
 
 
-def commit() -> str | None:
+def _commit() -> str | None:
     """The commit of the checkout that runs, with ``+`` where files were changed since."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:

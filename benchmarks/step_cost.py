@@ -65,6 +65,7 @@ class StepCost:
         for column in ("step", "against", "ms", "ratio"):
             table.add_column(column, justify="right" if column in ("ms", "ratio") else "left")
         rows = []
+        origin = results.provenance()
         for (name, _), (baseline, _) in pairs:
             # Pair by pair, so that what slows the machine for a while slows both.
             ratio = float(np.median(seconds[name] / seconds[baseline]))
@@ -78,10 +79,8 @@ class StepCost:
                     "ratio": ratio,
                     "weights": _count(),
                     "repeats": len(seconds[name]),
-                    "versions": results.versions(),
-                    "device": results.device(),
-                    "commit": results.commit(),
                 }
+                | origin
             )
             table.add_row(name, baseline, f"{milliseconds:.1f}", f"{ratio:.3f}")
         console.print(table)
