@@ -1,24 +1,27 @@
-"""The networks, in Flax NNX."""
+"""The fully connected network."""
 
 import itertools
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
-from jax.nn.initializers import variance_scaling
+from jax.typing import DTypeLike
 
-from bregjax import sparse_initializer
+from benchmarks.models.layers import linear
 
 
 class MLP(nnx.Module):
     """A fully connected network with ReLU between its layers, on flattened images.
 
+    With the sizes 784-200-80-10 it is the MNIST network of "A Bregman Learning Framework for Sparse
+    Neural Networks" (Bungert et al., JMLR 2022).
+
     Args:
       sizes: the widths of input, hidden layers and output.
-      density: the share of non-zero weights that each kernel starts with; 1 is dense.
-      gain: a factor on He's standard deviation of the initial kernels.
       final_relu: put a ReLU after the last layer too, as the published experiments do. Logits can
         die there: a class whose logit is negative for every image gets no gradient ever again.
+      dtype: of the computation; None is that of images and parameters.
       rngs: the random streams.
     """
 
@@ -26,14 +29,12 @@ class MLP(nnx.Module):
         self,
         sizes: Sequence[int],
         *,
-        density: float = 1.0,
-        gain: float = 1.0,
         final_relu: bool = False,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
-        init = sparse_initializer(density, variance_scaling(2 * gain**2, "fan_in", "normal"))
         pairs = itertools.pairwise(sizes)
-        self.layers = nnx.List([nnx.Linear(i, o, kernel_init=init, rngs=rngs) for i, o in pairs])
+        self.layers = nnx.List([linear(i, o, dtype=dtype, rngs=rngs) for i, o in pairs])
         self.final_relu = final_relu
 
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -42,4 +43,4 @@ class MLP(nnx.Module):
         for layer in self.layers[:-1]:
             x = nnx.relu(layer(x))
         x = self.layers[-1](x)
-        return nnx.relu(x) if self.final_relu else x
+        return (nnx.relu(x) if self.final_relu else x).astype(jnp.float32)

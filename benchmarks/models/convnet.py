@@ -1,0 +1,37 @@
+"""The convolutional network of the group-sparsity experiment."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from benchmarks.models.layers import conv, linear, max_pool
+
+
+class ConvNet(nnx.Module):
+    """Two convolutions of 64 channels, then 1024-128-classes, for 28×28 images of one channel.
+
+    The convolutions have 5×5 kernels, no padding, 2×2 max-pooling and ReLU; the pixels become
+    28 -> 24 -> 12 -> 8 -> 4. It is the network of the Fashion-MNIST experiment in "A Bregman
+    Learning Framework for Sparse Neural Networks" (Bungert et al., JMLR 2022). The last feature map
+    is flattened with the channel running fastest (PyTorch: slowest), which only renames the rows of
+    the next kernel.
+
+    Args:
+      classes: the number of logits.
+      dtype: of the computation; None is that of images and parameters.
+      rngs: the random streams.
+    """
+
+    def __init__(self, *, classes: int = 10, dtype: DTypeLike | None = None, rngs: nnx.Rngs):
+        self.conv1 = conv(1, 64, 5, dtype=dtype, rngs=rngs)
+        self.conv2 = conv(64, 64, 5, dtype=dtype, rngs=rngs)
+        self.linear1 = linear(4 * 4 * 64, 128, dtype=dtype, rngs=rngs)
+        self.linear2 = linear(128, classes, dtype=dtype, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Logits (n, classes) of images (n, 28, 28, 1)."""
+        x = nnx.relu(max_pool(self.conv1(images)))
+        x = nnx.relu(max_pool(self.conv2(x)))
+        x = nnx.relu(self.linear1(x.reshape(x.shape[0], -1)))
+        return self.linear2(x).astype(jnp.float32)
