@@ -1,24 +1,74 @@
+import functools
 import os
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+import scipy.signal
+import scipy.stats
 
 from benchmarks import data
+from benchmarks.data import Dataset, Split, TfdsSource
 from benchmarks.errors import BenchmarkError
 
 MNIST_DIR = Path(os.environ.get("TFDS_DATA_DIR", Path.home() / "tensorflow_datasets"))
-needs_mnist = pytest.mark.skipif(
-    not (MNIST_DIR / "mnist").is_dir(), reason=f"no tfds MNIST in {MNIST_DIR}; set TFDS_DATA_DIR"
-)
+
+
+def needs(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(
+        not (MNIST_DIR / name).is_dir(), reason=f"no tfds {name} in {MNIST_DIR}; set TFDS_DATA_DIR"
+    )
+
+
+needs_mnist = needs("mnist")
+
+
+def damage_mnist(folder: Path, damage: str) -> None:
+    """Copy MNIST to ``folder`` and spoil it."""
+    shutil.copytree(MNIST_DIR / "mnist", folder / "mnist", copy_function=shutil.copyfile)
+    record = next((folder / "mnist").rglob("mnist-train*"))
+    if damage == "empty":
+        shutil.rmtree(folder / "mnist")
+        (folder / "mnist").mkdir()
+    elif damage == "truncated":
+        record.write_bytes(record.read_bytes()[: 1 << 20])
+    elif damage == "overwritten":
+        content = bytearray(record.read_bytes())
+        content[1 << 22 : (1 << 22) + 1000] = bytes(1000)
+        record.write_bytes(content)
+    elif damage == "removed":
+        record.unlink()
+    else:
+        (record.parent / "dataset_info.json").unlink()
+
+
+@pytest.fixture(autouse=True)
+def images_are_read_once(monkeypatch):
+    """Decoding 60,000 images takes seconds; damaged copies have folders of their own."""
+    monkeypatch.setattr(TfdsSource, "whole", _whole_once)
+
+
+_whole = TfdsSource.whole
+
+
+def _whole_once(source: TfdsSource) -> Split:
+    if source._folder != MNIST_DIR:
+        return _whole(source)
+    return _cached_whole(source._name, source._split)
+
+
+@functools.cache
+def _cached_whole(name: str, split: str) -> Split:
+    return _whole(TfdsSource(name, split, MNIST_DIR))
 
 
 def test_digits_are_whole_and_split_without_overlap():
     digits = data.load("digits")
-    sizes = [len(split.labels) for split in (digits.train, digits.validation, digits.test)]
+    sizes = [len(split) for split in (digits.train, digits.validation, digits.test)]
     assert sizes == [1300, 137, 360]
-    images = np.concatenate([s.images for s in (digits.train, digits.validation, digits.test)])
+    images = np.concatenate([s.inputs for s in (digits.train, digits.validation, digits.test)])
     assert images.shape == (1797, 8, 8, 1)
     assert images.dtype == np.uint8
     # The 1,797 images are all different, so that no image can be in two splits.
@@ -27,59 +77,154 @@ def test_digits_are_whole_and_split_without_overlap():
 
 def test_digits_have_the_stated_mean_and_deviation():
     digits = data.load("digits")
-    images = np.concatenate([s.images for s in (digits.train, digits.validation, digits.test)])
+    images = np.concatenate([s.inputs for s in (digits.train, digits.validation, digits.test)])
     np.testing.assert_allclose((images / 255).mean(), digits.mean, atol=1e-4)
     np.testing.assert_allclose((images / 255).std(), digits.std, atol=1e-4)
 
 
 def test_the_split_is_the_same_each_time():
     first, second = data.load("digits"), data.load("digits")
-    np.testing.assert_array_equal(first.validation.images, second.validation.images)
+    np.testing.assert_array_equal(first.validation.inputs, second.validation.inputs)
+
+
+def test_normalize_scales_bytes_but_not_floats():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 4, 4, 3)).astype(np.uint8)
+    mean, std = np.array([0.1, 0.2, 0.3]), np.array([0.4, 0.5, 0.6])
+    split = Split(images, np.zeros(2, np.int32))
+    dataset = Dataset("fake", split, split, split, mean=tuple(mean), std=tuple(std))
+    normalize = jax.jit(dataset.normalize)
+    for inputs in (images, np.float32(images / 255)):
+        normalized = normalize(inputs)
+        assert normalized.dtype == np.float32
+        np.testing.assert_allclose(normalized, (images / 255 - mean) / std, atol=1e-6)
 
 
 def test_unknown_dataset_names_the_known_ones():
-    with pytest.raises(BenchmarkError, match=r"unknown dataset 'imagenet'.*digits, mnist"):
+    with pytest.raises(BenchmarkError, match=r"unknown dataset 'imagenet'.*digits, .*mnist_noisy"):
         data.load("imagenet")
 
 
-def test_missing_data_says_how_to_get_it(tmp_path):
+@pytest.mark.parametrize("name", ["digits", "mnist_noisy"])
+def test_what_is_no_file_of_images_cannot_be_streamed(name):
+    with pytest.raises(BenchmarkError, match=rf"'{name}' cannot be streamed; these can: cifar10"):
+        data.stream(name)
+
+
+@pytest.mark.parametrize("read", [data.load, data.stream])
+def test_missing_data_says_how_to_get_it(tmp_path, read):
     with pytest.raises(BenchmarkError, match=r"mnist was not found in .*--data-dir.*tfds build"):
-        data.load("mnist", tmp_path)
+        read("mnist", tmp_path)
 
 
 @needs_mnist
-def test_mnist_has_the_sizes_of_the_paper_and_the_stated_statistics():
+def test_mnist_has_the_known_number_of_each_digit():
     mnist = data.load("mnist", MNIST_DIR)
-    sizes = [len(split.labels) for split in (mnist.train, mnist.validation, mnist.test)]
-    assert sizes == [57_000, 3_000, 10_000]
-    assert mnist.train.images.shape[1:] == (28, 28, 1)
-    pixels = np.concatenate([mnist.train.images, mnist.validation.images]) / 255
-    np.testing.assert_allclose([pixels.mean(), pixels.std()], [0.1307, 0.3081], atol=1e-4)
-    labels = np.concatenate([mnist.train.labels, mnist.validation.labels])
+    labels = np.concatenate([mnist.train.targets, mnist.validation.targets])
     np.testing.assert_array_equal(
         np.bincount(labels), [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes", "shape"),
+    [
+        pytest.param("mnist", (57_000, 3_000), (28, 28, 1), marks=needs("mnist")),
+        pytest.param("fashion_mnist", (57_000, 3_000), (28, 28, 1), marks=needs("fashion_mnist")),
+        pytest.param("cifar10", (47_500, 2_500), (32, 32, 3), marks=needs("cifar10")),
+    ],
+)
+def test_sizes_are_those_of_the_paper_and_statistics_the_stated_ones(name, sizes, shape):
+    dataset = data.load(name, MNIST_DIR)
+    splits = (dataset.train, dataset.validation, dataset.test)
+    assert tuple(len(split) for split in splits) == (*sizes, 10_000)
+    for split in splits:
+        assert split.inputs.shape[1:] == shape
+        assert split.inputs.dtype == np.uint8
+        assert split.targets.dtype == np.int32
+        np.testing.assert_allclose(np.bincount(split.targets) / len(split), 0.1, atol=0.015)
+    # Sums over the 256 values that a byte takes are exact, and need no float copy of the images.
+    images = np.concatenate([dataset.train.inputs, dataset.validation.inputs])
+    counts = np.stack([np.bincount(x.ravel(), minlength=256) for x in np.moveaxis(images, -1, 0)])
+    values, weights = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
+    mean = weights @ values
+    np.testing.assert_allclose(np.ravel(dataset.mean), mean, atol=6e-5)
+    np.testing.assert_allclose(
+        np.ravel(dataset.std), np.sqrt(weights @ values**2 - mean**2), atol=6e-5
+    )
+
+
 @needs_mnist
-@pytest.mark.parametrize("damage", ["truncated", "removed", "no description", "empty"])
-def test_damaged_data_is_one_clear_error(tmp_path, damage):
-    for source in (MNIST_DIR / "mnist").rglob("*"):
-        target = tmp_path / "mnist" / source.relative_to(MNIST_DIR / "mnist")
-        if source.is_dir():
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(source.read_bytes())
-    record = next((tmp_path / "mnist").rglob("mnist-train*"))
-    if damage == "empty":
-        shutil.rmtree(tmp_path / "mnist")
-        (tmp_path / "mnist").mkdir()
-    elif damage == "truncated":
-        record.write_bytes(record.read_bytes()[: 1 << 20])
-    elif damage == "removed":
-        record.unlink()
-    else:
-        (record.parent / "dataset_info.json").unlink()
+def test_streamed_images_are_those_of_the_training_split():
+    train, source = data.load("mnist", MNIST_DIR).train, data.stream("mnist", MNIST_DIR)
+    np.testing.assert_array_equal(source.labels(), train.targets)
+    chosen = np.random.default_rng(0).permutation(len(train))[:200].tolist()
+    images, labels = zip(*source.__getitems__(chosen), strict=True)
+    np.testing.assert_array_equal(np.stack(images), train.inputs[chosen])
+    np.testing.assert_array_equal(np.stack(labels), train.targets[chosen])
+    np.testing.assert_array_equal(source[chosen[0]][0], images[0])
+
+
+@needs_mnist
+@pytest.mark.parametrize("name", ["mnist_noisy", "mnist_blurred"])
+def test_targets_of_corrupted_images_are_the_clean_ones(name):
+    mnist, corrupted = data.load("mnist", MNIST_DIR), data.load(name, MNIST_DIR)
+    for plain, split in zip(
+        (mnist.train, mnist.validation, mnist.test),
+        (corrupted.train, corrupted.validation, corrupted.test),
+        strict=True,
+    ):
+        assert split.inputs.dtype == split.targets.dtype == np.float32
+        assert split.inputs.shape == plain.inputs.shape
+        np.testing.assert_array_equal(np.rint(split.targets * 255).astype(np.uint8), plain.inputs)
+        assert split.targets.max() == 1
+    assert (corrupted.mean, corrupted.std) == (mnist.mean, mnist.std)
+
+
+@needs_mnist
+def test_noise_is_normal_independent_and_the_same_each_time():
+    noisy = data.load("mnist_noisy", MNIST_DIR)
+    np.testing.assert_array_equal(
+        data.load("mnist_noisy", MNIST_DIR).validation.inputs, noisy.validation.inputs
+    )
+    noise = {
+        name: getattr(noisy, name).inputs - getattr(noisy, name).targets
+        for name in ("train", "validation", "test")
+    }
+    for x in noise.values():
+        # Five standard errors of mean and deviation.
+        np.testing.assert_allclose(x.mean(dtype=np.float64), 0, atol=5 * 0.05 / np.sqrt(x.size))
+        np.testing.assert_allclose(
+            x.std(dtype=np.float64), 0.05, atol=5 * 0.05 / np.sqrt(2 * x.size)
+        )
+    assert scipy.stats.kstest(noise["test"][:100].ravel() / 0.05, "norm").pvalue > 0.01
+    # No two images share their noise, within a split or across: correlation 0 ± 1/28.
+    sample = np.concatenate([x[:40] for x in noise.values()]).reshape(120, -1)
+    assert np.abs(np.corrcoef(sample) - np.eye(120)).max() < 6 / 28
+
+
+@needs_mnist
+def test_blur_is_the_published_kernel_before_the_noise(monkeypatch):
+    blurred_and_noisy = data.load("mnist_blurred", MNIST_DIR).test
+    monkeypatch.setattr(data, "_NOISE_STD", 0.0)
+    blurred = data.load("mnist_blurred", MNIST_DIR).test
+    offsets = np.arange(-4, 5)
+    kernel = np.exp(-(offsets[:, None] ** 2 + offsets**2) / (2 * 5.0**2))
+    kernel /= kernel.sum()
+    for i in range(20):
+        expected = scipy.signal.convolve2d(blurred.targets[i, :, :, 0], kernel, mode="same")
+        np.testing.assert_allclose(blurred.inputs[i, :, :, 0], expected, atol=1e-6)
+    noise = blurred_and_noisy.inputs - blurred.inputs
+    np.testing.assert_allclose(noise.std(dtype=np.float64), 0.05, atol=1e-4)
+
+
+@needs_mnist
+@pytest.mark.parametrize("read", [data.load, data.stream])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "overwritten", "removed", "no description", "empty"]
+)
+def test_damaged_data_is_one_clear_error(tmp_path, damage, read):
+    damage_mnist(tmp_path, damage)
     with pytest.raises(BenchmarkError, match=r"cannot be read .*prepare it again") as caught:
-        data.load("mnist", tmp_path)
+        read("mnist", tmp_path)
     assert "\n" not in str(caught.value)
