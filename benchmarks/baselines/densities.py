@@ -1,0 +1,101 @@
+"""How a sparse network's weights are shared among its layers: Erdős–Rényi densities."""
+
+import math
+from typing import Any
+
+import jax
+
+import bregjax
+from bregjax._selection import Mask, selected_leaves
+from bregjax._validation import check_range
+
+
+def erdos_renyi_densities(
+    params: Any, density: float, *, kernel: bool = True, mask: Mask | None = None
+) -> Any:
+    r"""A density for each layer: small layers are left denser than large ones.
+
+    .. math:: d_l = \min\Bigl(1,\; \epsilon\,
+        \frac{n_\text{in} + n_\text{out} + k_h + k_w}{n_\text{in}\, n_\text{out}\, k_h\, k_w}\Bigr),
+        \qquad \sum_l d_l\, n_l = d \sum_l n_l
+
+    The factor ε solves the second equation: what layers that are dense already cannot take, the
+    others get.
+
+    Args:
+      params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).
+      density: d, the share of live weights in the whole network, in (0, 1].
+      kernel: whether the size k_h·k_w of a kernel counts (ERK), or only the last two axes, input
+        and output, as in the original Erdős–Rényi densities (ER). Dense layers get the same share.
+      mask: which leaves are sparse: a tree of booleans or a function that makes one of the
+        parameters. The default is all arrays of two or more dimensions.
+
+    Returns:
+        A tree of floats with the structure of ``params``, 1.0 at leaves that the mask leaves out.
+
+    Raises:
+        ValueError: if ``density`` is out of range or ``mask`` does not fit.
+
+    References:
+        Mocanu et al., `Scalable training of artificial neural networks with adaptive sparse
+        connectivity <https://arxiv.org/abs/1707.04780>`_, 2018 (ER); Evci et al., `Rigging the
+        Lottery <https://arxiv.org/abs/1911.11134>`_, ICML 2020, Section 3 (ERK).
+    """
+    check_range("density", density, above=0, at_most=1)
+    shapes = {path: x.shape for path, x in selected_leaves(params, mask)}
+    sizes = {path: math.prod(shape) for path, shape in shapes.items()}
+    counted = {path: shape if kernel else shape[-2:] for path, shape in shapes.items()}
+    raw = {path: sum(shape) / math.prod(shape) for path, shape in counted.items()}
+
+    budget = density * sum(sizes.values())
+    densities = {}
+    thinned = set(shapes)
+    while thinned:
+        scale = budget / sum(raw[path] * sizes[path] for path in thinned)
+        dense = {path for path in thinned if scale * raw[path] >= 1}
+        if not dense:
+            densities |= {path: scale * raw[path] for path in thinned}
+            break
+        # A layer that is full gives what it cannot take to the others, which raises their scale.
+        densities |= dict.fromkeys(dense, 1.0)
+        budget -= sum(sizes[path] for path in dense)
+        thinned -= dense
+    return jax.tree_util.tree_map_with_path(lambda path, _: densities.get(path, 1.0), params)
+
+
+def erdos_renyi_sparsify(
+    key: jax.Array,
+    params: Any,
+    density: float,
+    *,
+    kernel: bool = True,
+    mask: Mask | None = None,
+    rescale: bool = True,
+) -> Any:
+    """Thin a network out at random, each layer to its density of `erdos_renyi_densities`.
+
+    Args:
+      key: a PRNG key.
+      params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).
+      density: the share of live weights in the whole network, in (0, 1].
+      kernel: as in `erdos_renyi_densities`.
+      mask: which leaves are thinned out, likewise.
+      rescale: whether survivors grow by one over the root of their layer's density, as in
+        `bregjax.sparsify`.
+
+    Returns:
+        Parameters of the same structure, with ``round(density * n)`` live weights in each layer of
+        n weights, at least one.
+
+    Raises:
+        ValueError: if ``density`` is out of range or ``mask`` does not fit.
+    """
+    densities = erdos_renyi_densities(params, density, kernel=kernel, mask=mask)
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(key, max(1, len(leaves)))
+
+    def thin_out(key: jax.Array, x: jax.Array, share: float) -> jax.Array:
+        return bregjax.sparsify(key, x, share, mask=True, rescale=rescale) if share < 1 else x
+
+    thinned = map(thin_out, keys, leaves, jax.tree.leaves(densities))
+    return treedef.unflatten(thinned)

@@ -1,0 +1,248 @@
+"""Dynamic sparse training: a support of constant size that moves while the weights are trained."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from benchmarks.baselines.checks import check_steps, require_params
+from benchmarks.baselines.masks import (
+    keep_live,
+    keep_live_state,
+    mark_leaves,
+    set_dead_to_zero,
+    top_k_masks,
+    when_due,
+)
+from bregjax._selection import Mask
+from bregjax._stage import value_at
+from bregjax._validation import check_range
+
+
+class DynamicSparsityState(NamedTuple):
+    """State of `dynamic_sparsity`."""
+
+    count: jax.Array
+    """steps done, shape (), int32"""
+    key: Any
+    """from which random growth is drawn; None where it goes by the gradient"""
+    masks: Any
+    """which weights are live: booleans shaped like the parameters. A live weight may be 0."""
+    inner_state: Any
+
+
+def dynamic_sparsity(
+    inner: optax.GradientTransformation,
+    *,
+    every: int,
+    stop: int,
+    drop_fraction: optax.ScalarOrSchedule = 0.3,
+    grow: Literal["gradient", "random"] = "gradient",
+    key: jax.Array | None = None,
+    mask: Mask | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Train a sparse network, and now and then move its smallest weights elsewhere.
+
+    At the steps t = Δt, 2Δt, … before ``stop``, in each array with m live weights
+
+    .. math:: d = \operatorname{round}(f_t m); \qquad
+        K = \operatorname{top}_{m-d}\,\{|\theta_i| : i \in M\}; \qquad
+        M \leftarrow K \cup \operatorname{top}_d\,\{\text{score}_i : i \notin K\}
+
+    and the weights wait; at all others they make a step of the inner optimizer on M. So m is
+    constant in each array. What has just been dropped may grow again at once, and then keeps its
+    value and momentum; all other weights that grow start with both at zero. Dead weights are
+    exactly 0.0.
+
+    The support M at the start is the non-zero pattern of the parameters given to ``init``: thin the
+    network out before (`bregjax.sparsify`, `erdos_renyi_sparsify`). Nothing may be chained after
+    it, and weight decay belongs into ``inner``.
+
+    Args:
+      inner: any optimizer.
+      every: Δt, the steps between two changes of the support.
+      stop: the step from which on the support stays.
+      drop_fraction: f, the share of the live weights that moves, in (0, 1], or its schedule.
+      grow: ``"gradient"`` scores by the magnitude of the gradient, ``"random"`` at random.
+      key: a PRNG key, for random growth. The initial parameters are folded into it, so that
+        networks trained side by side under `jax.vmap` grow differently.
+      mask: which leaves are sparse: a tree of booleans or a function that makes one of the
+        parameters. The default is all arrays of two or more dimensions.
+
+    Returns:
+        The optimizer, with a `DynamicSparsityState`.
+
+    Raises:
+        ValueError: if an argument is out of range or unknown, or random growth has no key; at
+          ``update``, if ``params`` is missing.
+
+    References:
+        Evci, Gale, Menick, Castro, Elsen, `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_,
+        ICML 2020, Algorithm 1.
+
+    Notes:
+        Algorithm 1 would also change the support at step 0, before any training; here the first
+        change is at step ``every``. As the inner optimizer waits too, a schedule inside it does not
+        count those steps.
+    """
+    check_steps("every", every, at_least=1)
+    check_steps("stop", stop, at_least=1)
+    check_range("drop_fraction", drop_fraction, above=0, at_most=1, schedule=True)
+    if grow not in ("gradient", "random"):
+        raise ValueError(f'grow must be "gradient" or "random", got grow={grow!r}.')
+    if (grow == "random") != (key is not None):
+        raise ValueError(f'key must be given with grow="random" and only then, got key={key!r}.')
+    inner = optax.with_extra_args_support(inner)
+
+    def move_support(
+        support: tuple[Any, Any], params: Any, grads: Any, fraction: jax.Array
+    ) -> tuple[Any, Any]:
+        masks, key = support
+        if key is None:
+            scores = grads
+        else:
+            key, draw_key = jax.random.split(key)
+            # One draw for all: a generator for each leaf takes long to compile.
+            flat, unravel = ravel_pytree(optax.tree.cast(masks, jnp.float32))
+            scores = unravel(jax.random.uniform(draw_key, flat.shape))
+
+        def move(x: jax.Array, score: jax.Array, live: jax.Array) -> jax.Array:
+            size = jnp.sum(live)
+            dropped = jnp.round(fraction * size).astype(jnp.int32)
+            [kept] = top_k_masks([x], size - dropped, [live])
+            [grown] = top_k_masks([score], dropped, [~kept])
+            return kept | grown
+
+        leaves = zip(*map(jax.tree.leaves, (params, scores, masks)), strict=True)
+        moved = [
+            move(*leaf) if marked else leaf[-1]
+            for leaf, marked in zip(leaves, mark_leaves(params, mask), strict=True)
+        ]
+        return jax.tree.structure(masks).unflatten(moved), key
+
+    def init(params: Any) -> DynamicSparsityState:
+        leaves, treedef = jax.tree.flatten(params)
+        marks = mark_leaves(params, mask)
+        masks = [
+            x != 0 if marked else jnp.ones(x.shape, bool)
+            for x, marked in zip(leaves, marks, strict=True)
+        ]
+        return DynamicSparsityState(
+            jnp.zeros([], jnp.int32),
+            None if key is None else jax.random.fold_in(key, _fingerprint(leaves)),
+            treedef.unflatten(masks),
+            inner.init(params),
+        )
+
+    def update(
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, DynamicSparsityState]:
+        require_params(params)
+        due = (state.count > 0) & (state.count % every == 0) & (state.count < stop)
+        fraction = jnp.asarray(value_at(drop_fraction, state.count), jnp.float32)
+        support = (state.masks, state.key)
+        masks, key = when_due(due, move_support, support, params, updates, fraction)
+        inner_state = keep_live_state(inner, state.inner_state, masks)
+        stepped = inner.update(keep_live(updates, masks), inner_state, params, **extra_args)
+        waiting = (optax.tree.zeros_like(stepped[0]), inner_state)
+        new_updates, inner_state = optax.tree.where(due, waiting, stepped)
+        next_state = DynamicSparsityState(
+            jnp.asarray(optax.safe_increment(state.count)),
+            key,
+            masks,
+            inner_state,
+        )
+        return set_dead_to_zero(new_updates, params, masks), next_state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _fingerprint(leaves: list[jax.Array]) -> jax.Array:
+    """A number made of all bits, the same in whatever order they are added."""
+    bits = [lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32) for x in leaves]
+    return sum((jnp.sum(x, dtype=jnp.uint32) for x in bits), jnp.uint32(0))
+
+
+def rigl(
+    inner: optax.GradientTransformation,
+    *,
+    every: int,
+    stop: int,
+    drop_fraction: float = 0.3,
+    mask: Mask | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""RigL: the smallest weights are dropped, those of the largest gradients grow.
+
+    The share that moves decays as a cosine:
+
+    .. math:: f_t = \frac{\alpha}{2}\Bigl(1 + \cos\frac{t\pi}{T_\text{end}}\Bigr)
+
+    Args:
+      inner: any optimizer; the paper's is SGD with momentum.
+      every: Δt, the steps between two changes of the support (the paper: 100).
+      stop: T_end (the paper: three quarters of the training).
+      drop_fraction: α, in (0, 1] (the paper: 0.3).
+      mask: which leaves are sparse, as in `dynamic_sparsity`.
+
+    Returns:
+        The optimizer: see `dynamic_sparsity`, also for how the network has to start.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    References:
+        Evci, Gale, Menick, Castro, Elsen, `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_,
+        ICML 2020.
+    """
+    check_steps("stop", stop, at_least=1)
+    check_range("drop_fraction", drop_fraction, above=0, at_most=1)
+    schedule = optax.cosine_decay_schedule(drop_fraction, stop)
+    return dynamic_sparsity(inner, every=every, stop=stop, drop_fraction=schedule, mask=mask)
+
+
+def set_training(
+    inner: optax.GradientTransformation,
+    *,
+    key: jax.Array,
+    every: int,
+    stop: int,
+    drop_fraction: optax.ScalarOrSchedule = 0.3,
+    mask: Mask | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """SET, sparse evolutionary training: the smallest weights are dropped, random ones grow.
+
+    Args:
+      inner: any optimizer.
+      key: a PRNG key.
+      every: the steps between two changes of the support (the paper: an epoch).
+      stop: the step from which on the support stays (the paper: the last epoch).
+      drop_fraction: ζ, the share that moves, in (0, 1] (the paper: 0.3).
+      mask: which leaves are sparse, as in `dynamic_sparsity`.
+
+    Returns:
+        The optimizer: see `dynamic_sparsity`, also for how the network has to start.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    References:
+        Mocanu et al., `Scalable training of artificial neural networks with adaptive sparse
+        connectivity inspired by network science <https://arxiv.org/abs/1707.04780>`_, Nature
+        Communications 9, 2018.
+
+    Notes:
+        The paper ranks positive and negative weights separately and draws a value for the weights
+        that grow; here the magnitude decides and they start at zero, as RigL's authors do it.
+    """
+    return dynamic_sparsity(
+        inner,
+        every=every,
+        stop=stop,
+        drop_fraction=drop_fraction,
+        grow="random",
+        key=key,
+        mask=mask,
+    )

@@ -1,0 +1,110 @@
+"""Lasso: gradient descent on the loss plus a penalty, through a subgradient of the penalty."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import bregjax
+from benchmarks.baselines.checks import require_params
+from bregjax._selection import Mask
+from bregjax._stage import value_at
+from bregjax._validation import check_range, check_regularizer
+
+
+class PenaltyState(NamedTuple):
+    """State of `add_penalty`."""
+
+    count: jax.Array
+    """steps done, shape (), int32"""
+
+
+def add_penalty(
+    regularizer: bregjax.Regularizer,
+    strength: optax.ScalarOrSchedule,
+    mask: Mask | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Add a subgradient of the penalty to the gradient.
+
+    .. math:: g \leftarrow g + \lambda p, \qquad p \in \partial J(\theta)
+
+    It comes first in an `optax.chain` and needs ``params``.
+
+    Args:
+      regularizer: J, such as `bregjax.l1`; of its subgradients at zero, zero is taken.
+      strength: λ ≥ 0, a number, an array or a schedule.
+      mask: which leaves are penalized: a tree of booleans or a function that makes one of the
+        parameters. The default is all arrays of two or more dimensions.
+
+    Returns:
+        A `optax.GradientTransformation`; its state holds a `PenaltyState`.
+
+    Raises:
+        TypeError: if ``regularizer`` is none.
+        ValueError: if ``strength`` is negative; at ``update``, if ``params`` is missing.
+    """
+    check_regularizer(regularizer)
+    check_range("strength", strength, at_least=0, schedule=True)
+
+    def init(params: Any) -> PenaltyState:
+        del params
+        return PenaltyState(jnp.zeros([], jnp.int32))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, PenaltyState]:
+        require_params(params)
+        current = value_at(strength, state.count)
+
+        def add(g: jax.Array, x: jax.Array) -> jax.Array:
+            return g + jnp.asarray(current, g.dtype) * regularizer.subgradient(x).astype(g.dtype)
+
+        count = jnp.asarray(optax.safe_increment(state.count))
+        return jax.tree.map(add, updates, params), PenaltyState(count)
+
+    penalty = optax.GradientTransformation(init, update)
+    return optax.masked(penalty, bregjax.weight_mask if mask is None else mask)
+
+
+def lasso(
+    learning_rate: optax.ScalarOrSchedule,
+    strength: optax.ScalarOrSchedule,
+    *,
+    regularizer: bregjax.Regularizer | None = None,
+    momentum: float | None = None,
+    mask: Mask | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Subgradient descent on loss + λ·J.
+
+    .. math:: \theta \leftarrow \theta - \tau\,(g + \lambda p), \qquad p \in \partial J(\theta)
+
+    Weights come close to zero and swing around it by about τ·λ, but none becomes exactly 0: what
+    one calls sparse here needs a threshold. (`bregjax.prox_sgd` minimizes the same and does make
+    zeros.)
+
+    Args:
+      learning_rate: τ, a number or a schedule.
+      strength: λ ≥ 0, a number, an array or a schedule; comparable with that of
+        `bregjax.prox_sgd`, not with that of `bregjax.linbreg`.
+      regularizer: J, by default `bregjax.l1`.
+      momentum: as in `optax.sgd`, or None.
+      mask: which leaves are penalized, as in `add_penalty`.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        TypeError: if ``regularizer`` is none.
+        ValueError: if ``strength`` is negative.
+
+    References:
+        Tibshirani, `Regression Shrinkage and Selection via the Lasso
+        <https://doi.org/10.1111/j.2517-6161.1996.tb02080.x>`_, JRSS B 58, 1996.
+
+    Notes:
+        The reference code of the Bregman papers adds the penalty's *value* to the loss, detached
+        from the graph, and so runs plain SGD under this name.
+    """
+    return optax.chain(
+        add_penalty(bregjax.l1() if regularizer is None else regularizer, strength, mask),
+        optax.sgd(learning_rate, momentum),
+    )

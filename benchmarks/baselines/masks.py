@@ -1,0 +1,99 @@
+"""Masks of live weights: exact top-k, updates under a mask, and work that is seldom due."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from bregjax._selection import Mask, selected_leaves
+
+T = TypeVar("T")
+
+
+def mark_leaves(params: Any, mask: Mask | None) -> list[bool]:
+    """For each leaf of ``params`` whether ``mask`` (by default `bregjax.weight_mask`) marks it."""
+    chosen = {path for path, _ in selected_leaves(params, mask)}
+    return [path in chosen for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+
+
+def top_k_masks(
+    scores: Sequence[jax.Array], k: jax.Array, among: Sequence[jax.Array]
+) -> list[jax.Array]:
+    """Mark the ``k`` entries of largest magnitude of several arrays taken together.
+
+    The order of floats of one sign is that of their bits read as integers, so the k-th largest is
+    found exactly by 32 counts, one for each bit. That works for a traced ``k`` and costs a sixth of
+    a sort of 11 million entries on the CPU, and less than a tenth of one of 170,000.
+
+    Args:
+      scores: the arrays, ranked in float32.
+      k: how many to mark. Of equal entries the first are taken.
+      among: boolean arrays, the entries that may be marked; where ``k`` is more, all of them are.
+
+    Returns:
+        Boolean arrays with ``k`` entries True in all.
+    """
+    # The sign bit is free in a magnitude: set, it ranks an eligible entry above all others.
+    ranks = [
+        lax.bitcast_convert_type(jnp.abs(x).astype(jnp.float32), jnp.uint32)
+        | (eligible.astype(jnp.uint32) << 31)
+        for x, eligible in zip(scores, among, strict=True)
+    ]
+
+    def set_bit(i: jax.Array, threshold: jax.Array) -> jax.Array:
+        candidate = threshold | (jnp.uint32(1) << jnp.asarray(31 - i, jnp.uint32))
+        enough = sum(jnp.sum(rank >= candidate) for rank in ranks) >= k
+        return jnp.where(enough, candidate, threshold)
+
+    # The largest threshold that k entries reach; of the entries that equal it some are too many.
+    threshold = lax.fori_loop(0, 32, set_bit, jnp.uint32(0))
+    wanted = k - sum(jnp.sum(rank > threshold) for rank in ranks)
+    marked = []
+    for rank, eligible in zip(ranks, among, strict=True):
+        ties = rank == threshold
+        place = jnp.cumsum(ties).reshape(ties.shape)
+        marked.append(((rank > threshold) | (ties & (place <= wanted))) & eligible)
+        wanted -= jnp.sum(ties)
+    return marked
+
+
+def when_due(due: jax.Array, change: Callable[..., T], value: T, *args: Any) -> T:
+    """``change(value, *args)`` where ``due``, else ``value``, at no cost while it is not due.
+
+    It is `jax.lax.cond` as a loop of at most one round: under `jax.vmap` a `cond` becomes a select
+    that runs both branches at every step, but a loop ends as soon as no lane asks for more.
+    """
+
+    def once(carry: tuple[jax.Array, T]) -> tuple[jax.Array, T]:
+        # Without the barrier XLA moves what depends on the constant arguments alone, such as |θ|,
+        # out of the loop, where it is computed at every step.
+        current, constants = lax.optimization_barrier((carry[1], args))
+        return jnp.zeros_like(carry[0]), change(current, *constants)
+
+    return lax.while_loop(lambda carry: carry[0], once, (due, value))[1]
+
+
+def keep_live(tree: Any, masks: Any) -> Any:
+    """``tree`` with exact zeros where the masks are False."""
+    return jax.tree.map(lambda x, live: jnp.where(live, x, 0), tree, masks)
+
+
+def keep_live_state(inner: optax.GradientTransformation, state: Any, masks: Any) -> Any:
+    """The optimizer's state with zeros in the momenta (all that mirrors params) of dead weights."""
+
+    def keep(x: Any, live: jax.Array) -> Any:
+        return x if isinstance(x, optax.MaskedNode) else jnp.where(live, x, 0)
+
+    return optax.tree_map_params(
+        inner, keep, state, masks, is_leaf=lambda x: isinstance(x, optax.MaskedNode)
+    )
+
+
+def set_dead_to_zero(updates: Any, params: Any, masks: Any) -> Any:
+    """Updates after which the dead weights are exactly 0.0 and the live ones as they were meant."""
+    return jax.tree.map(
+        lambda u, x, live: jnp.where(live, u, -x.astype(u.dtype)), updates, params, masks
+    )

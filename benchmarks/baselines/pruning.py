@@ -1,0 +1,164 @@
+"""Magnitude pruning, at once or gradually, around any optimizer."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from benchmarks.baselines.checks import check_steps, require_params
+from benchmarks.baselines.masks import (
+    keep_live,
+    keep_live_state,
+    mark_leaves,
+    set_dead_to_zero,
+    top_k_masks,
+    when_due,
+)
+from bregjax._selection import Mask
+from bregjax._stage import value_at
+from bregjax._validation import check_range
+
+
+class MagnitudePruningState(NamedTuple):
+    """State of `magnitude_pruning`."""
+
+    count: jax.Array
+    """steps done, shape (), int32"""
+    density: jax.Array
+    """the density last pruned to, shape (), float32"""
+    masks: Any
+    """which weights are live: booleans shaped like the parameters"""
+    inner_state: Any
+
+
+def cubic_density_schedule(
+    final: float, start: int, stop: int, *, initial: float = 1.0, every: int = 100
+) -> optax.Schedule:
+    r"""The density of gradual pruning: it falls fast at first and ever more slowly.
+
+    With the sparsity s = 1 − density
+
+    .. math:: s_t = s_f + (s_i - s_f)\Bigl(1 - \frac{t - t_0}{n\,\Delta t}\Bigr)^3, \qquad
+        t \in \{t_0, t_0 + \Delta t, \dots, t_0 + n\,\Delta t\}
+
+    and constant in between, before and after.
+
+    Args:
+      final: the density 1 − s_f at the end, in (0, 1].
+      start: the step t₀ at which it begins to fall.
+      stop: the step t₀ + n·Δt from which it is ``final``, greater than ``start``.
+      initial: the density 1 − s_i at the beginning.
+      every: Δt, the steps between two prunings.
+
+    Returns:
+        A schedule, for `magnitude_pruning`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    References:
+        Zhu, Gupta, `To prune, or not to prune <https://arxiv.org/abs/1710.01878>`_, 2017,
+        equation 1.
+    """
+    check_range("initial", initial, above=0, at_most=1)
+    check_range("final", final, above=0, at_most=initial)
+    check_steps("start", start, at_least=0)
+    check_steps("stop", stop, at_least=start + 1)
+    check_steps("every", every, at_least=1)
+
+    def schedule(count: Any) -> jax.Array:
+        since_start = jnp.clip(count - start, 0, stop - start)
+        last_pruning = jnp.where(
+            since_start < stop - start, since_start // every * every, stop - start
+        )
+        return final + (initial - final) * (1 - last_pruning / (stop - start)) ** 3
+
+    return schedule
+
+
+def magnitude_pruning(
+    inner: optax.GradientTransformation,
+    density: optax.ScalarOrSchedule,
+    *,
+    scope: Literal["global", "layer"] = "global",
+    mask: Mask | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Prune the smallest weights whenever the density falls, and train the others.
+
+    .. math:: M \leftarrow M \odot \operatorname{top}_k |\theta|,
+        \quad k = \operatorname{round}(d_t n); \qquad
+        \theta \leftarrow M \odot (\theta + u(M \odot g))
+
+    with u the inner optimizer. Pruned weights are exactly 0.0 and stay it, their gradients do not
+    reach the inner optimizer and its momenta of them are zero. A density that stays leaves the mask
+    as it is: pruning once with fine-tuning is a density that drops once, gradual pruning is
+    `cubic_density_schedule`::
+
+        magnitude_pruning(inner, optax.piecewise_constant_schedule(1.0, {step: 0.1}))
+        magnitude_pruning(inner, cubic_density_schedule(0.1, start, stop))
+
+    Nothing may be chained after it, and weight decay belongs into ``inner``.
+
+    Args:
+      inner: any optimizer.
+      density: the share d of the weights that stay, in (0, 1], or its schedule. Exactly
+        ``round(density * n)`` do (in float32), at least one. Each fall costs a selection among all
+        weights, so a schedule should be a staircase.
+      scope: ``"global"`` ranks all weights together, ``"layer"`` those of each array.
+      mask: which leaves are pruned: a tree of booleans or a function that makes one of the
+        parameters. The default is all arrays of two or more dimensions.
+
+    Returns:
+        The optimizer, with a `MagnitudePruningState`.
+
+    Raises:
+        ValueError: if ``density`` is out of range or ``scope`` unknown; at ``update``, if
+          ``params`` is missing.
+
+    References:
+        Han, Pool, Tran, Dally, `Learning both Weights and Connections for Efficient Neural Networks
+        <https://arxiv.org/abs/1506.02626>`_, NeurIPS 2015 (once, with fine-tuning); Zhu, Gupta, `To
+        prune, or not to prune <https://arxiv.org/abs/1710.01878>`_, 2017 (gradually).
+    """
+    check_range("density", density, above=0, at_most=1, schedule=True)
+    if scope not in ("global", "layer"):
+        raise ValueError(f'scope must be "global" or "layer", got scope={scope!r}.')
+    inner = optax.with_extra_args_support(inner)
+
+    def prune(masks: Any, params: Any, target: jax.Array) -> Any:
+        weights = jax.tree.leaves(params)
+        live, treedef = jax.tree.flatten(masks)
+        chosen = [i for i, marked in enumerate(mark_leaves(params, mask)) if marked]
+        for group in [chosen] if scope == "global" else [[i] for i in chosen]:
+            total = sum(weights[i].size for i in group)
+            kept = jnp.clip(jnp.round(target * total).astype(jnp.int32), 1, total)
+            survivors = top_k_masks([weights[i] for i in group], kept, [live[i] for i in group])
+            for i, survives in zip(group, survivors, strict=True):
+                live[i] = survives
+        return treedef.unflatten(live)
+
+    def init(params: Any) -> MagnitudePruningState:
+        masks = jax.tree.map(lambda x: jnp.ones(x.shape, bool), params)
+        count, dense = jnp.zeros([], jnp.int32), jnp.ones([], jnp.float32)
+        return MagnitudePruningState(count, dense, masks, inner.init(params))
+
+    def update(
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, MagnitudePruningState]:
+        require_params(params)
+        target = jnp.asarray(value_at(density, state.count), jnp.float32)
+        masks = when_due(target < state.density, prune, state.masks, params, target)
+        inner_state = keep_live_state(inner, state.inner_state, masks)
+        updates, inner_state = inner.update(
+            keep_live(updates, masks), inner_state, params, **extra_args
+        )
+        next_state = MagnitudePruningState(
+            jnp.asarray(optax.safe_increment(state.count)),
+            jnp.minimum(target, state.density),
+            masks,
+            inner_state,
+        )
+        return set_dead_to_zero(updates, params, masks), next_state
+
+    return optax.GradientTransformationExtraArgs(init, update)
