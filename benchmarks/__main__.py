@@ -6,11 +6,27 @@ from collections.abc import Sequence
 import tyro
 
 from benchmarks.errors import BenchmarkError
+from benchmarks.experiments.cifar_resnet import CifarResNet
+from benchmarks.experiments.denoising_autoencoder import DenoisingAutoencoder
+from benchmarks.experiments.densenet_search import DenseNetSearch
 from benchmarks.experiments.digits import Digits
+from benchmarks.experiments.fashion_convnet import FashionConvNet
 from benchmarks.experiments.mnist_mlp import MnistMlp
+from benchmarks.interruption import Interrupted
 from benchmarks.step_cost import StepCost
 
-COMMANDS = {command.name: command for command in (Digits, MnistMlp, StepCost)}
+COMMANDS = {
+    command.name: command
+    for command in (
+        Digits,
+        MnistMlp,
+        FashionConvNet,
+        DenoisingAutoencoder,
+        DenseNetSearch,
+        CifarResNet,
+        StepCost,
+    )
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.run()
     except BenchmarkError as error:
         return _complain(str(error), 1)
+    except Interrupted as error:
+        where, number = error.args
+        return _complain(
+            f"stopped: {where}, and saved. Run the same command again to go on.", 128 + number
+        )
     except KeyboardInterrupt:
         return _complain("interrupted.", 130)
     return 0

@@ -1,16 +1,21 @@
 """What all experiments share: their options, and the way from methods to results."""
 
 import dataclasses
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from flax import nnx
 
 from benchmarks import data, results
+from benchmarks.checkpoints import Checkpoints
 from benchmarks.errors import BenchmarkError
+from benchmarks.interruption import Interrupted, Interruption
 from benchmarks.methods import Method
 from benchmarks.progress import console
-from benchmarks.training import Task, train
+from benchmarks.training import Task, network_of, train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,21 +38,42 @@ class Experiment:
     """Folder for summary.json, metrics.jsonl and the figures; by default out/NAME."""
     quick: bool = False
     """A trial of seconds: at most two epochs and one seed."""
+    select: Literal["last", "best"] = "last"
+    """Which network is tested: that of the last epoch, or the best on the validation images."""
+    patience: int | None = None
+    """Stop a method when no seed has improved on the validation images for so many epochs."""
+    only: tuple[str, ...] = ()
+    """Only the methods with one of these words in their names; results of others are kept."""
+    restart: bool = False
+    """Discard what an interrupted run has saved; by default the run goes on from there."""
+    checkpoint_seconds: float = 30.0
+    """At least so long between two checkpoints of a method."""
     redraw: bool = False
     """Only draw the figures again, from what an earlier run left in the folder."""
+
+    def cases(self) -> Iterator[tuple[str, Task, Method]]:
+        """Everything that is trained: a name, what is trained on what, and how."""
+        task = self.task(data.load(self.dataset, self.data_dir))
+        for method in self.methods():
+            yield method.name, task, method
 
     def methods(self) -> list[Method]:
         """What is compared."""
         raise NotImplementedError
 
     def task(self, dataset: data.Dataset) -> Task:
-        """The model and the batch size."""
+        """The network and the batch size."""
         raise NotImplementedError
 
-    def snapshot(self, params: Any) -> np.ndarray | None:
+    def snapshot(self, params: Any) -> dict[str, np.ndarray]:
         """What ``snapshots.npz`` keeps of the parameters of all seeds after each epoch."""
         del params
-        return None
+        return {}
+
+    def exhibits(self, task: Task, network: nnx.Module) -> dict[str, np.ndarray]:
+        """What ``exhibits.npz`` keeps of the first seed's final network."""
+        del task, network
+        return {}
 
     def draw(self, out: Path) -> None:
         """Draw the figures from the files in ``out``."""
@@ -55,9 +81,10 @@ class Experiment:
 
     def run(self) -> None:
         """Train every method, write the results after each, print the table, draw the figures."""
-        for option in ("epochs", "seeds"):
-            if getattr(self, option) < 1:
-                raise BenchmarkError(f"--{option} must be at least 1, got {getattr(self, option)}.")
+        for option in ("epochs", "seeds", "patience"):
+            value = getattr(self, option)
+            if value is not None and value < 1:
+                raise BenchmarkError(f"--{option} must be at least 1, got {value}.")
         out = results.prepare_folder(self.out or Path("out") / self.name)
         if not self.redraw:
             self._train_all(out)
@@ -65,29 +92,57 @@ class Experiment:
         console.print(f"Results and figures are in {out}.", soft_wrap=True)
 
     def _train_all(self, out: Path) -> None:
-        task = self.task(data.load(self.dataset, self.data_dir))
         epochs = min(self.epochs, 2) if self.quick else self.epochs
         seeds = range(self.seed, self.seed + (1 if self.quick else self.seeds))
-        runs: list[results.Run] = []
-        rows: list[dict[str, Any]] = []
-        snapshots: dict[str, np.ndarray] = {}
-        for method in self.methods():
+        archive = results.Archive(out, keep=bool(self.only))
+        folder = out / "checkpoints"
+        if self.restart:
+            shutil.rmtree(folder, ignore_errors=True)
+        with Interruption() as stop:
+            for name, task, method in self._chosen():
+                settings = method.record() | {"batch_size": task.batch_size} | task.settings
+                about = {
+                    "experiment": self.name,
+                    "method": name,
+                    "epochs": epochs,
+                    "seeds": list(seeds),
+                    "steps_per_call": task.steps_per_call,
+                }
+                checkpoints = Checkpoints(
+                    folder / results.file_name(name),
+                    about | settings,
+                    seconds=self.checkpoint_seconds,
+                )
+                try:
+                    result = train(
+                        task,
+                        method.optimizer(epochs, task.batches.steps),
+                        seeds=seeds,
+                        epochs=epochs,
+                        start=method.start,
+                        select=self.select,
+                        patience=self.patience,
+                        label=name,
+                        snapshot=self.snapshot,
+                        checkpoints=checkpoints,
+                        stop=lambda: bool(stop),
+                    )
+                except Interrupted as error:
+                    raise Interrupted(f"{name} {error}", stop.signal) from None
+                archive.add(
+                    name,
+                    results.runs_of(self.name, name, settings, seeds, result),
+                    results.curve_rows(self.name, name, seeds, result),
+                    result.snapshots,
+                    self.exhibits(task, network_of(task, result)),
+                )
+        shutil.rmtree(folder, ignore_errors=True)
+        results.print_table(archive.runs, self.title)
 
-            def keep(epoch: int, params: Any, method: Method = method) -> None:
-                snapshot = self.snapshot(params)
-                if snapshot is not None:
-                    snapshots[f"{method.name}/{epoch}"] = snapshot
-
-            settings = method.record() | {"batch_size": task.batch_size} | task.settings
-            result = train(
-                task,
-                method.optimizer(epochs * task.steps_per_epoch),
-                seeds=seeds,
-                epochs=epochs,
-                label=method.name,
-                on_epoch=keep,
-            )
-            runs += results.runs_of(self.name, method.name, settings, seeds, result)
-            rows += results.curve_rows(self.name, method.name, seeds, result)
-            results.write(out, runs, rows, snapshots)
-        results.print_table(runs, self.title)
+    def _chosen(self) -> list[tuple[str, Task, Method]]:
+        everything = list(self.cases())
+        chosen = [c for c in everything if not self.only or any(w in c[0] for w in self.only)]
+        if not chosen:
+            names = ", ".join(name for name, _, _ in everything)
+            raise BenchmarkError(f"--only {' '.join(self.only)}: there are only {names}.")
+        return chosen

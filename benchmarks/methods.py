@@ -1,102 +1,268 @@
-"""The methods that experiments compare: a name, an optimizer and what it was built from."""
+"""The methods that experiments compare: an optimizer, how it starts, and its settings."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
+import jax
 import optax
 
 import bregjax
+from benchmarks import baselines
+from benchmarks.regularization import Regularization
+from benchmarks.schedules import LearningRate
+
+
+class Start(Protocol):
+    """Turns the dense initial parameters into those that training starts with."""
+
+    def __call__(self, key: jax.Array, params: Any) -> Any:
+        """The parameters, from a random key."""
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """The settings, for summary.json."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseStart:
+    """A random share of the weights, scaled so that the layers keep their output's variance.
+
+    Convolutions keep whole kernels, dense layers entries, unless ``groups`` says otherwise.
+    """
+
+    density: float = 0.01
+    gain: float = 1.0
+    """a further factor on the surviving weights"""
+    groups: dict[str, bregjax.Regularizer] = dataclasses.field(
+        default_factory=lambda: {"dense": bregjax.l1(), "conv": bregjax.per_kernel()}
+    )
+    """what survives or not, by kind of layer"""
+
+    def __call__(self, key: jax.Array, params: Any) -> Any:
+        """See `Start`."""
+        kinds = bregjax.label_by_kind(params)
+        for index, (kind, groups) in enumerate(self.groups.items()):
+            mask = jax.tree.map(lambda label, kind=kind: label == kind, kinds)
+            if not any(jax.tree.leaves(mask)):
+                continue
+            params = bregjax.sparsify(
+                jax.random.fold_in(key, index), params, self.density, groups=groups, mask=mask
+            )
+            params = jax.tree.map(lambda x, mine: self.gain * x if mine else x, params, mask)
+        return params
+
+    def record(self) -> dict[str, Any]:
+        """See `Start`."""
+        return {"initial_density": self.density, "initial_gain": self.gain}
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """An optimizer to be built once the number of steps is known."""
+    """An optimizer to be built once the length of the training is known."""
 
     name: str
+    learning_rate: LearningRate
     make: Callable[[optax.ScalarOrSchedule, int], optax.GradientTransformation]
     """from the learning rate, or its schedule, and the number of steps to the optimizer"""
-    learning_rate: float
-    settings: dict[str, Any]
-    """what else goes into summary.json"""
-    cosine: bool = False
-    """whether the learning rate decays to zero as a cosine"""
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """what it is made of, for summary.json"""
+    start: Start | None = None
+    """None starts dense"""
 
-    def optimizer(self, steps: int) -> optax.GradientTransformation:
-        """The optimizer for a training of so many steps."""
-        if self.cosine:
-            return self.make(optax.cosine_decay_schedule(self.learning_rate, steps), steps)
-        return self.make(self.learning_rate, steps)
+    def optimizer(self, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
+        """The optimizer of a training of so many epochs."""
+        steps = epochs * steps_per_epoch
+        return self.learning_rate.build(
+            lambda rate: self.make(rate, steps), epochs, steps_per_epoch
+        )
 
     def record(self) -> dict[str, Any]:
         """All settings, for summary.json."""
-        decay = "cosine" if self.cosine else "constant"
-        return {"learning_rate": self.learning_rate, "schedule": decay} | self.settings
+        start = self.start.record() if self.start else {"initial_density": 1.0}
+        return self.learning_rate.record() | start | self.settings
 
 
 def linbreg(
-    learning_rate: float,
-    strength: float,
+    learning_rate: LearningRate,
+    regularization: Regularization,
     *,
+    start: Start | None,
     delta: float = 1.0,
     momentum: float | None = None,
-    cosine: bool = False,
 ) -> Method:
-    """LinBreg with ℓ1 on the weights."""
+    """LinBreg, with or without momentum."""
 
     def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
-        del steps
-        return bregjax.linbreg(rate, bregjax.l1(), strength, delta=delta, momentum=momentum)
+        tx = functools.partial(bregjax.linbreg, rate, delta=delta, momentum=momentum)
+        return regularization.optimizer(tx, steps)
 
-    settings = {"strength": strength, "delta": delta, "momentum": momentum}
-    return Method(f"LinBreg λ={strength:g}", make, learning_rate, settings, cosine)
+    settings = {"delta": delta, "momentum": momentum} | regularization.record()
+    name = f"LinBreg {regularization}" if momentum is None else f"LinBreg+m {regularization}"
+    return Method(name, learning_rate, make, settings, start)
 
 
 def adabreg(
-    learning_rate: float,
-    strength: float,
+    learning_rate: LearningRate,
+    regularization: Regularization,
     *,
-    initial_strength: float | None = None,
-    rise: float = 0.6,
+    start: Start | None,
     delta: float = 1.0,
-    cosine: bool = False,
 ) -> Method:
-    """AdaBreg with ℓ1 on the weights.
+    """AdaBreg."""
 
-    With an ``initial_strength`` λ rises from there, linearly over the share ``rise`` of the
-    training: many weights may wake early, and those without evidence go to sleep again.
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        return regularization.optimizer(
+            functools.partial(bregjax.adabreg, rate, delta=delta), steps
+        )
+
+    settings = {"delta": delta} | regularization.record()
+    return Method(f"AdaBreg {regularization}", learning_rate, make, settings, start)
+
+
+def prox_sgd(
+    learning_rate: LearningRate,
+    regularization: Regularization,
+    *,
+    start: Start | None = None,
+    momentum: float | None = None,
+) -> Method:
+    """Proximal SGD."""
+
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        tx = functools.partial(bregjax.prox_sgd, rate, momentum=momentum)
+        return regularization.optimizer(tx, steps)
+
+    settings = {"momentum": momentum} | regularization.record()
+    return Method(f"proximal SGD {regularization}", learning_rate, make, settings, start)
+
+
+def sgd(
+    learning_rate: LearningRate,
+    *,
+    start: Start | None = None,
+    momentum: float | None = None,
+    nesterov: bool = False,
+) -> Method:
+    """SGD."""
+
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        del steps
+        return optax.sgd(rate, momentum=momentum, nesterov=nesterov)
+
+    settings = {"strength": 0.0, "momentum": momentum, "nesterov": nesterov}
+    return Method("SGD" if momentum is None else "SGD+m", learning_rate, make, settings, start)
+
+
+def adam(learning_rate: LearningRate, *, start: Start | None = None) -> Method:
+    """Adam."""
+
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        del steps
+        return optax.adam(rate)
+
+    return Method("Adam", learning_rate, make, {"strength": 0.0}, start)
+
+
+def lasso(learning_rate: LearningRate, strength: float, *, momentum: float | None = None) -> Method:
+    """SGD on the loss with λ times the ℓ1 norm of the weights added."""
+
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        del steps
+        return baselines.lasso(rate, strength, momentum=momentum)
+
+    settings = {"strength": strength, "momentum": momentum}
+    return Method(f"lasso λ={strength:g}", learning_rate, make, settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class ErdosRenyiStart:
+    """A random share of all weights, spread over the layers by `erdos_renyi_sparsify`."""
+
+    density: float
+
+    def __call__(self, key: jax.Array, params: Any) -> Any:
+        """See `Start`."""
+        return baselines.erdos_renyi_sparsify(key, params, self.density)
+
+    def record(self) -> dict[str, Any]:
+        """See `Start`."""
+        return {"initial_density": self.density, "initial_layers": "Erdős-Rényi kernel"}
+
+
+def one_shot_pruning(
+    learning_rate: LearningRate,
+    density: float,
+    *,
+    dense_share: float = 0.7,
+    momentum: float | None = None,
+) -> Method:
+    """Dense training by SGD, then the smallest weights go, then the others are tuned.
+
+    Args:
+      learning_rate: over the whole training.
+      density: the share of the weights that stay.
+      dense_share: of the training, before the pruning.
+      momentum: of SGD.
     """
 
     def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
-        current = strength
-        if initial_strength is not None:
-            current = optax.linear_schedule(initial_strength, strength, round(rise * steps))
-        return bregjax.adabreg(rate, bregjax.l1(), current, delta=delta)
+        schedule = optax.piecewise_constant_schedule(1.0, {round(dense_share * steps): density})
+        return baselines.magnitude_pruning(optax.sgd(rate, momentum=momentum), schedule)
 
-    settings = {"strength": strength, "delta": delta}
-    if initial_strength is None:
-        return Method(f"AdaBreg λ={strength:g}", make, learning_rate, settings, cosine)
-    settings |= {"initial_strength": initial_strength, "rise": rise}
-    name = f"AdaBreg λ={initial_strength:g}→{strength:g}"
-    return Method(name, make, learning_rate, settings, cosine)
+    settings = {"density": density, "dense_share": dense_share, "momentum": momentum}
+    return Method(f"pruning, fine-tuning {density:.1%}", learning_rate, make, settings)
 
 
-def prox_sgd(learning_rate: float, strength: float, *, cosine: bool = False) -> Method:
-    """Proximal SGD with ℓ1 on the weights."""
-
-    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
-        del steps
-        return bregjax.prox_sgd(rate, bregjax.l1(), strength)
-
-    name = f"proximal SGD λ={strength:g}"
-    return Method(name, make, learning_rate, {"strength": strength}, cosine)
-
-
-def sgd(learning_rate: float, *, cosine: bool = False) -> Method:
-    """Plain SGD."""
+def gradual_pruning(
+    learning_rate: LearningRate,
+    density: float,
+    *,
+    start: float = 0.1,
+    stop: float = 0.7,
+    momentum: float | None = None,
+) -> Method:
+    """Gradual magnitude pruning of dense SGD between two shares of the training."""
 
     def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
-        del steps
-        return optax.sgd(rate)
+        every = max(1, round((stop - start) * steps / 50))
+        schedule = baselines.cubic_density_schedule(
+            density, round(start * steps), round(stop * steps), every=every
+        )
+        return baselines.magnitude_pruning(optax.sgd(rate, momentum=momentum), schedule)
 
-    return Method("SGD", make, learning_rate, {"strength": 0.0}, cosine)
+    settings = {"density": density, "start": start, "stop": stop, "momentum": momentum}
+    return Method(f"gradual pruning {density:.1%}", learning_rate, make, settings)
+
+
+def set_training(
+    learning_rate: LearningRate, density: float, *, momentum: float | None = None
+) -> Method:
+    """SET: the smallest weights are dropped, and as many grown at random."""
+
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        inner = optax.sgd(rate, momentum=momentum)
+        every = _topology_interval(steps)
+        return baselines.set_training(inner, key=jax.random.key(0), every=every, stop=steps)
+
+    settings = {"density": density, "momentum": momentum}
+    return Method(f"SET {density:.1%}", learning_rate, make, settings, ErdosRenyiStart(density))
+
+
+def rigl(learning_rate: LearningRate, density: float, *, momentum: float | None = None) -> Method:
+    """RigL: the smallest weights are dropped, those with the largest gradients grown."""
+
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        inner = optax.sgd(rate, momentum=momentum)
+        every = _topology_interval(steps)
+        return baselines.rigl(inner, every=every, stop=round(0.75 * steps))
+
+    settings = {"density": density, "momentum": momentum}
+    return Method(f"RigL {density:.1%}", learning_rate, make, settings, ErdosRenyiStart(density))
+
+
+def _topology_interval(steps: int) -> int:
+    """RigL's 100 steps, fewer where the training is short."""
+    return max(1, min(100, steps // 50))

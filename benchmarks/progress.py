@@ -1,17 +1,59 @@
-"""Progress bars, on standard error and gone when done."""
+"""Progress on standard error: bars that are gone when done, lines where there is no terminal."""
 
+import time
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Self, TypeVar
 
+import rich.progress
 from rich.console import Console
-from rich.progress import track as rich_track
 
 console = Console()
 _error_console = Console(stderr=True)
+_SECONDS_BETWEEN_LINES = 30.0
 
 T = TypeVar("T")
 
 
 def track(items: Sequence[T], label: str) -> Iterable[T]:
     """Iterate over ``items`` behind a progress bar."""
-    return rich_track(items, description=label, console=_error_console, transient=True)
+    return rich.progress.track(items, description=label, console=_error_console, transient=True)
+
+
+class Progress:
+    """The progress of a training, a context: a bar with the latest figures.
+
+    Where standard error is no terminal (a log file, say), a line every half minute instead.
+    """
+
+    def __init__(self, label: str, *, total: int, done: int = 0):
+        self._label = label
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(bar_width=20),
+            rich.progress.TaskProgressColumn(),
+            rich.progress.TimeRemainingColumn(),
+            rich.progress.TextColumn("{task.fields[figures]}"),
+            console=_error_console,
+            transient=True,
+        )
+        self._task = self._bar.add_task(label, total=total, completed=done, figures="")
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self, steps: int) -> None:
+        """So many training steps more."""
+        self._bar.advance(self._task, steps)
+
+    def report(self, epoch: int, figures: str) -> None:
+        """What was measured after an epoch."""
+        self._bar.update(self._task, figures=f"epoch {epoch}: {figures}")
+        now = time.monotonic()
+        if not _error_console.is_terminal and now - self._last_line > _SECONDS_BETWEEN_LINES:
+            _error_console.print(f"{self._label}: epoch {epoch}: {figures}", soft_wrap=True)
+            self._last_line = now

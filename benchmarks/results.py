@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,14 +37,19 @@ class Run:
     settings: dict[str, Any]
     seed: int
     epochs: int
-    test_accuracy: float
+    selected_epoch: int
+    """the epoch that all that follows is of"""
+    test_loss: float
+    test_accuracy: float | None
+    """a fraction; None where there are no classes"""
     density: float
     """share of non-zero weights; biases and norms are left out"""
     densities: dict[str, float]
     """the same by kind of layer"""
     nonzero: int
-    seconds_per_epoch: float
-    """of all seeds of the method together, divided by their number"""
+    seconds_per_epoch: float | None
+    """of all seeds of the method together, divided by their number; None if only the epoch that
+    compiles was run"""
     versions: dict[str, str]
     device: str
     commit: str | None
@@ -83,11 +89,13 @@ def runs_of(
                 settings=settings,
                 seed=seed,
                 epochs=len(result.curve.nonzero) - 1,
-                test_accuracy=float(result.test_accuracy[index]),
+                selected_epoch=int(result.selected_epoch[index]),
+                test_loss=float(result.test_loss[index]),
+                test_accuracy=_plain(result.test_accuracy[index]),
                 density=report.density,
                 densities=report.densities(),
                 nonzero=report.weights[0],
-                seconds_per_epoch=result.seconds_per_epoch / len(seeds),
+                seconds_per_epoch=_plain(np.float64(result.seconds_per_epoch) / len(seeds)),
                 **origin,
             )
         )
@@ -108,25 +116,80 @@ def curve_rows(
             yield start | values
 
 
-def write(
-    out: Path,
-    runs: Sequence[Run],
-    rows: Iterable[dict[str, Any]],
-    snapshots: Mapping[str, np.ndarray],
-) -> None:
-    """Write summary.json, metrics.jsonl and, if there are any, snapshots.npz.
+class Archive:
+    """The files of an experiment: summary.json, metrics.jsonl, and arrays if there are any.
 
+    ``snapshots.npz`` holds what was kept of each epoch, ``exhibits.npz`` of the final networks.
     Each file is replaced at once or not at all.
+
+    Args:
+      out: the folder.
+      keep: whether results of other methods that are there stay.
     """
-    summary = json.dumps([dataclasses.asdict(run) for run in runs], indent=1, ensure_ascii=False)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    contents = {"summary.json": (summary + "\n").encode(), "metrics.jsonl": lines.encode()}
-    if snapshots:
+
+    def __init__(self, out: Path, *, keep: bool = False):
+        self._out = out
+        self.runs: list[Run] = []
+        self._rows: list[dict[str, Any]] = []
+        self._snapshots: dict[str, np.ndarray] = {}
+        self._exhibits: dict[str, np.ndarray] = {}
+        if keep and (out / "summary.json").exists():
+            self.runs = read_runs(out)
+            self._rows = read_rows(out)
+            self._snapshots = _read_arrays(out / "snapshots.npz")
+            self._exhibits = _read_arrays(out / "exhibits.npz")
+
+    def add(
+        self,
+        method: str,
+        runs: Iterable[Run],
+        rows: Iterable[dict[str, Any]],
+        snapshots: Mapping[str, Mapping[int, np.ndarray]],
+        exhibits: Mapping[str, np.ndarray],
+    ) -> None:
+        """Replace what there is of a method, and write the files."""
+        self.runs = [run for run in self.runs if run.method != method] + list(runs)
+        self._rows = [row for row in self._rows if row["method"] != method] + list(rows)
+        self._snapshots = _without(method, self._snapshots) | {
+            f"{method}/{name}/{epoch}": array
+            for name, kept in snapshots.items()
+            for epoch, array in kept.items()
+        }
+        self._exhibits = _without(method, self._exhibits) | {
+            f"{method}/{name}": array for name, array in exhibits.items()
+        }
+        summary = [dataclasses.asdict(run) for run in self.runs]
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows)
+        write_file(
+            self._out / "summary.json",
+            (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode(),
+        )
+        write_file(self._out / "metrics.jsonl", lines.encode())
+        _write_arrays(self._out / "snapshots.npz", self._snapshots)
+        _write_arrays(self._out / "exhibits.npz", self._exhibits)
+
+
+def _without(method: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {key: x for key, x in arrays.items() if not key.startswith(f"{method}/")}
+
+
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    if arrays:
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **snapshots)  # pyright: ignore[reportArgumentType]
-        contents["snapshots.npz"] = buffer.getvalue()
-    for name, content in contents.items():
-        write_file(out / name, content)
+        np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
+        write_file(path, buffer.getvalue())
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.exists():
+        return {}
+    with np.load(path) as archive:
+        return dict(archive)
+
+
+def file_name(method: str) -> str:
+    """A method's name as the name of a folder."""
+    return re.sub(r"[^\w.+-]+", "_", method)
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -139,6 +202,15 @@ def write_file(path: Path, content: bytes) -> None:
         raise BenchmarkError(f"cannot write {path} ({error.strerror}).") from error
 
 
+def read_runs(out: Path) -> list[Run]:
+    """The entries of summary.json."""
+    with _explained(out / "summary.json") as path:
+        try:
+            return [Run(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        except TypeError as error:
+            raise ValueError("another version of the benchmarks wrote it") from error
+
+
 def read_rows(out: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl."""
     with _explained(out / "metrics.jsonl") as path:
@@ -148,14 +220,25 @@ def read_rows(out: Path) -> list[dict[str, Any]]:
         return rows
 
 
-def read_snapshots(out: Path) -> dict[str, dict[int, np.ndarray]]:
-    """The arrays of snapshots.npz by method and epoch."""
+def read_snapshots(out: Path, name: str) -> dict[str, dict[int, np.ndarray]]:
+    """The arrays of one name in snapshots.npz, by method and epoch."""
     snapshots: dict[str, dict[int, np.ndarray]] = {}
     with _explained(out / "snapshots.npz") as path, np.load(path) as archive:
         for key in archive:
-            method, _, epoch = key.rpartition("/")
-            snapshots.setdefault(method, {})[int(epoch)] = archive[key]
+            method, found, epoch = key.rsplit("/", 2)
+            if found == name:
+                snapshots.setdefault(method, {})[int(epoch)] = archive[key]
     return snapshots
+
+
+def read_exhibits(out: Path) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays of exhibits.npz, by method and name."""
+    exhibits: dict[str, dict[str, np.ndarray]] = {}
+    with _explained(out / "exhibits.npz") as path, np.load(path) as archive:
+        for key in archive:
+            method, name = key.rsplit("/", 1)
+            exhibits.setdefault(method, {})[name] = archive[key]
+    return exhibits
 
 
 @contextlib.contextmanager
@@ -174,19 +257,28 @@ def print_table(runs: Sequence[Run], title: str) -> None:
     spread = f", mean ± deviation over {seeds} seeds" if seeds > 1 else ""
     caption = f"{title}{spread}"
     table = Table(title=caption, box=rich.box.SIMPLE_HEAD)
+    classes = all(run.test_accuracy is not None for run in runs)
+    quality = "test acc./%" if classes else "test loss"
     table.add_column("method", no_wrap=True)
-    for column in ("test acc./%", "live weights", "share/%", "s/ep."):
+    for column in (quality, "live weights", "share/%", "s/ep."):
         table.add_column(column, justify="right", no_wrap=True)
     for method in dict.fromkeys(run.method for run in runs):
         group = [run for run in runs if run.method == method]
         table.add_row(
             method,
-            _mean_and_deviation([100 * run.test_accuracy for run in group], "{:.2f}"),
+            _mean_and_deviation([100 * (run.test_accuracy or 0) for run in group], "{:.2f}")
+            if classes
+            else _mean_and_deviation([run.test_loss for run in group], "{:.5f}"),
             _mean_and_deviation([run.nonzero for run in group], "{:,.0f}"),
             _mean_and_deviation([100 * run.density for run in group], "{:.2f}"),
-            f"{np.mean([run.seconds_per_epoch for run in group]):.2g}",
+            _seconds(group),
         )
     console.print(table)
+
+
+def _seconds(group: Sequence[Run]) -> str:
+    timed = [run.seconds_per_epoch for run in group if run.seconds_per_epoch is not None]
+    return f"{np.mean(timed):.2g}" if timed else "–"
 
 
 def _mean_and_deviation(values: Sequence[float], form: str) -> str:

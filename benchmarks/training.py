@@ -1,10 +1,10 @@
-"""The training engine: an epoch is one program, and all seeds run in it side by side."""
+"""The training engine: whole epochs in one program, and all seeds in it side by side."""
 
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +13,37 @@ import optax
 from flax import nnx
 
 import bregjax
+from benchmarks.checkpoints import Checkpoints
 from benchmarks.data import Dataset
 from benchmarks.errors import BenchmarkError
-from benchmarks.progress import track
+from benchmarks.feeds import Feed, ResidentFeed
+from benchmarks.interruption import Interrupted
+from benchmarks.objectives import Objective, classification
+from benchmarks.progress import Progress
+
+_EVALUATED_AT_ONCE = 500  # images; larger batches need memory and are no faster
+
+
+class Best(NamedTuple):
+    """The network that did best on the validation images; of equals the later one."""
+
+    params: Any
+    other: Any
+    score: Any
+    epoch: Any
 
 
 class TrainState(NamedTuple):
-    """What a training step changes; with several seeds every leaf has a leading seed axis."""
+    """What training changes; with several seeds every leaf has a leading seed axis."""
 
     params: Any
     other: Any
     opt_state: Any
+    best: Best
+    loss: Any
+    """sum over the steps of the epoch so far"""
+    accuracy: Any
+    """likewise"""
 
 
 class EpochMetrics(NamedTuple):
@@ -32,9 +52,11 @@ class EpochMetrics(NamedTuple):
     train_loss: Any
     """mean over the epoch's batches, while the weights change"""
     train_accuracy: Any
-    """likewise, a fraction"""
+    """likewise, a fraction; NaN where there are no classes"""
+    validation_loss: Any
+    """at the end of the epoch"""
     validation_accuracy: Any
-    """at the end of the epoch, a fraction"""
+    """likewise, a fraction; NaN where there are no classes"""
     l1_norm: Any
     """sum of the absolute weights, biases and norms left out"""
     nonzero: Any
@@ -47,14 +69,23 @@ class Task:
 
     dataset: Dataset
     build: Callable[[nnx.Rngs], nnx.Module]
+    """makes the network, dense"""
     batch_size: int = 128
+    objective: Objective = classification
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    """from a random key and a batch of inputs to the inputs that are trained on"""
+    feed: Feed | None = None
+    """where the training batches come from; by default ``dataset.train``, whole on the device"""
+    steps_per_call: int | None = None
+    """training steps in one program; by default an epoch. Between programs the bar moves on and
+    an interruption is heard: give it where an epoch takes minutes."""
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """how the model was built, for summary.json"""
+    """how the network was built, for summary.json"""
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Full batches an epoch; the images that are left over differ from epoch to epoch."""
-        return len(self.dataset.train.labels) // self.batch_size
+    @functools.cached_property
+    def batches(self) -> Feed:
+        """The feed."""
+        return self.feed or ResidentFeed(self.dataset.train, self.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +95,25 @@ class Result:
     curve: EpochMetrics
     """fields of shape (epochs + 1, seeds); the first row is before training, where the training
     loss and accuracy are NaN"""
+    test_loss: np.ndarray
     test_accuracy: np.ndarray
+    selected_epoch: np.ndarray
+    """the epoch that parameters and test results are of"""
     params: Any
+    other: Any
+    """variables that are no parameters, such as the statistics of batch norm"""
+    snapshots: dict[str, dict[int, np.ndarray]]
+    """what was kept of the parameters, by name and epoch"""
     seconds_per_epoch: float
-    """of all seeds together; compilation is left out where there is more than one epoch"""
+    """of all seeds together; the first epoch of a process, which compiles, is left out where there
+    are others"""
+
+
+Start = Callable[[jax.Array, Any], Any]
+"""From a random key and the dense initial parameters to those that training starts with."""
+
+Snapshot = Callable[[Any], Mapping[str, np.ndarray]]
+"""From the parameters of all seeds to arrays worth keeping, by name."""
 
 
 def train(
@@ -76,136 +122,315 @@ def train(
     *,
     seeds: Sequence[int],
     epochs: int,
+    start: Start | None = None,
+    select: Literal["last", "best"] = "last",
+    patience: int | None = None,
     label: str = "training",
-    on_epoch: Callable[[int, Any], None] | None = None,
+    snapshot: Snapshot = lambda params: {},
+    checkpoints: Checkpoints | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Result:
-    """Train one network per seed, all at once.
+    """Train one network per seed, all at once, from the latest checkpoint if there is one.
 
     Args:
-      task: dataset, model and batch size.
-      optimizer: updates ``nnx.Param`` states.
-      seeds: each gives its own initial weights and order of images.
+      task: dataset, network, objective and batch size.
+      optimizer: updates ``nnx.Param`` states; it gets the loss as the extra argument ``value``.
+      seeds: each gives its own initial weights, order of images and augmentation.
       epochs: passes over the training images.
+      start: thins the initial parameters out.
+      select: whether the result is the network of the last epoch or the best on the validation
+        images.
+      patience: stop when no seed has improved on the validation images for so many epochs.
       label: stands beside the progress bar.
-      on_epoch: called with the epoch (0 is before training) and the parameters of all seeds.
+      snapshot: what to keep of the parameters of all seeds before training and after each epoch,
+        by name.
+      checkpoints: where to save and go on from.
+      stop: asked after each program; when true, the state is saved and `Interrupted` raised.
 
     Returns:
         The `Result`.
 
     Raises:
-        BenchmarkError: if the training split has fewer images than a batch.
+        BenchmarkError: if the training split has fewer images than a batch, the loss stops being
+          a finite number, or a checkpoint cannot be written or is another run's.
+        Interrupted: if ``stop`` says so.
     """
-    if task.steps_per_epoch < 1:
+    feed = task.batches
+    if feed.steps < 1:
         raise BenchmarkError(
-            f"batch size {task.batch_size} exceeds the {len(task.dataset.train.labels)} training"
+            f"batch size {task.batch_size} exceeds the {len(task.dataset.train.targets)} training"
             f" images of {task.dataset.name}: choose a smaller one."
         )
-    train_split, validation, test = (
-        jax.device_put((split.images, split.labels))
-        for split in (task.dataset.train, task.dataset.validation, task.dataset.test)
+    validation, test = (
+        jax.device_put((split.inputs, split.targets))
+        for split in (task.dataset.validation, task.dataset.test)
     )
-    keys = jax.vmap(jax.random.split)(jnp.stack([jax.random.key(seed) for seed in seeds]))
-    model_keys, order_keys = keys[:, 0], keys[:, 1]
-    state, graphdef = _initialize(task, optimizer, model_keys)
-    epoch_fn = jax.jit(
-        jax.vmap(functools.partial(_epoch, task, graphdef, optimizer), in_axes=(0, 0, None, None)),
-        donate_argnums=0,
-    )
-    evaluate = jax.jit(jax.vmap(functools.partial(_accuracy, task, graphdef), in_axes=(0, 0, None)))
+    programs = _Programs(task, optax.with_extra_args_support(optimizer), start)
+    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    start_keys, order_keys, augment_keys = jax.vmap(lambda key: jax.random.split(key, 3))(keys).T
+    history = _History()
+    position = 0
+    saved = checkpoints and checkpoints.restore(jax.eval_shape(programs.initialize, start_keys))
+    if saved:
+        position, state, history = saved.position, saved.state, _History(**saved.history)
+    else:
+        state = programs.initialize(start_keys)
+        history.add(0, programs.inspect(state, validation), snapshot(state.params))
 
-    untrained = np.full(len(seeds), np.nan, np.float32)
-    rows = [
-        EpochMetrics(
-            untrained,
-            untrained,
-            evaluate(state.params, state.other, validation),
-            *jax.vmap(_size)(state.params),
+    def save(position: int, *, must: bool = False) -> None:
+        if checkpoints:
+            checkpoints.save(position, state, history.as_dict(), must=must)
+
+    done, rest = divmod(position, feed.steps)
+    size = task.steps_per_call or feed.steps
+    compiled = False
+    with Progress(label, total=epochs * feed.steps, done=position) as progress:
+        for epoch in range(done + 1, epochs + 1):
+            if patience is not None and np.all(
+                epoch - 1 - np.asarray(state.best.epoch) >= patience
+            ):
+                break
+            began = time.perf_counter()
+            epoch_keys = _fold_in(order_keys, epoch)
+            step_keys = _fold_in(augment_keys, epoch)
+            first = rest
+            finished = None
+            for piece in feed.pieces(epoch_keys, size, skip=first // size):
+                jax.block_until_ready(finished)  # one program runs while the next is prepared
+                state, finished = programs.advance(state, piece, step_keys, first, feed.data)
+                steps = jax.tree.leaves(piece)[0].shape[1]
+                first += steps
+                progress.advance(steps)
+                if first < feed.steps and stop():
+                    save((epoch - 1) * feed.steps + first, must=True)
+                    raise Interrupted(f"in epoch {epoch} of {epochs}")
+            state, metrics = jax.block_until_ready(programs.finish(state, epoch, validation))
+            metrics = jax.device_get(metrics)
+            _check_finite(metrics, label, epoch, seeds)
+            seconds = time.perf_counter() - began if compiled and not rest else np.nan
+            history.add(epoch, metrics, snapshot(state.params), seconds)
+            compiled, rest = True, 0
+            progress.report(epoch, _in_words(metrics))
+            position = epoch * feed.steps
+            save(position, must=stop())
+            if epoch < epochs and stop():
+                raise Interrupted(f"after epoch {epoch} of {epochs}")
+    save(position, must=True)
+    best = state.best if select == "best" else None
+    params, other = (best.params, best.other) if best else (state.params, state.other)
+    loss, accuracy = jax.device_get(programs.evaluate(params, other, test))
+    last = len(history.seconds) - 1
+    return Result(
+        history.curve(),
+        loss,
+        accuracy,
+        np.asarray(best.epoch) if best else np.full(len(seeds), last),
+        params,
+        other,
+        history.snapshots,
+        history.seconds_per_epoch(),
+    )
+
+
+def network_of(task: Task, result: Result, index: int = 0) -> nnx.Module:
+    """The trained network of the ``index``-th seed, in evaluation mode."""
+    model = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
+    model.eval()
+    params, other = jax.tree.map(lambda x: x[index], (result.params, result.other))
+    return nnx.merge(nnx.graphdef(model), params, other)
+
+
+class _Programs:
+    """The compiled programs of a training; all map over the seeds."""
+
+    def __init__(self, task: Task, optimizer: optax.GradientTransformationExtraArgs, start: Any):
+        model = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
+        model.train()
+        self._training = nnx.graphdef(model)
+        model.eval()
+        self._evaluation = nnx.graphdef(model)
+        self._task, self._optimizer, self._start = task, optimizer, start
+        self.initialize = jax.jit(jax.vmap(self._initialize))
+        self.advance = jax.jit(
+            jax.vmap(self._advance, in_axes=(0, 0, 0, None, None)), donate_argnums=0
         )
-    ]
-    if on_epoch:
-        on_epoch(0, state.params)
-    seconds = []
-    for epoch in track(range(1, epochs + 1), label):
-        epoch_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(order_keys, epoch)
-        start = time.perf_counter()
-        state, metrics = jax.block_until_ready(epoch_fn(state, epoch_keys, train_split, validation))
-        seconds.append(time.perf_counter() - start)
-        rows.append(jax.device_get(metrics))
-        if on_epoch:
-            on_epoch(epoch, state.params)
-    curve = EpochMetrics(*(np.stack(column) for column in zip(*rows, strict=True)))
-    test_accuracy = np.asarray(evaluate(state.params, state.other, test))
-    # The first epoch compiles.
-    timed = seconds[1:] or seconds or [float("nan")]
-    return Result(curve, test_accuracy, state.params, float(np.median(timed)))
+        self.finish = jax.jit(jax.vmap(self._finish, in_axes=(0, None, None)), donate_argnums=0)
+        self.inspect = jax.jit(jax.vmap(self._inspect, in_axes=(0, None)))
+        self.evaluate = jax.jit(jax.vmap(self._evaluate, in_axes=(0, 0, None)))
+
+    def _initialize(self, key: jax.Array) -> TrainState:
+        model_key, start_key = jax.random.split(key)
+        model = self._task.build(nnx.Rngs(model_key))
+        _, params, other = nnx.split(model, nnx.Param, ...)
+        if self._start:
+            params = self._start(start_key, params)
+        best = Best(params, other, jnp.float32(-jnp.inf), jnp.int32(0))
+        zero = jnp.float32(0)
+        return TrainState(params, other, self._optimizer.init(params), best, zero, zero)
+
+    def _advance(
+        self, state: TrainState, piece: Any, key: jax.Array, first: jax.Array, data: Any
+    ) -> tuple[TrainState, jax.Array]:
+        """Train on the steps of ``piece``; the step numbers of the epoch count from ``first``."""
+
+        def step(state: TrainState, numbered: tuple) -> tuple[TrainState, None]:
+            number, item = numbered
+            inputs, targets = self._task.batches.batch(data, item)
+            if self._task.augment:
+                inputs = self._task.augment(jax.random.fold_in(key, number), inputs)
+
+            def loss_fn(params: Any) -> tuple[jax.Array, tuple]:
+                outputs, other = self._apply(self._training, params, state.other, inputs)
+                loss, accuracy = self._task.objective(outputs, targets)
+                return jnp.mean(loss), (jnp.mean(accuracy), other)
+
+            (loss, (accuracy, other)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+                state.params
+            )
+            updates, opt_state = self._optimizer.update(
+                gradient, state.opt_state, state.params, value=loss
+            )
+            state = state._replace(
+                params=optax.apply_updates(state.params, updates),
+                other=other,
+                opt_state=opt_state,
+                loss=state.loss + loss,
+                accuracy=state.accuracy + accuracy,
+            )
+            return state, None
+
+        steps = jax.tree.leaves(piece)[0].shape[0]
+        state, _ = jax.lax.scan(step, state, (first + jnp.arange(steps), piece))
+        return state, jnp.copy(state.loss)  # the state will be donated, the copy can be waited for
+
+    def _finish(
+        self, state: TrainState, epoch: jax.Array, validation: tuple[jax.Array, jax.Array]
+    ) -> tuple[TrainState, EpochMetrics]:
+        """Measure at the end of an epoch, and keep the best network."""
+        metrics = self._inspect(state, validation)
+        score = metrics.validation_accuracy
+        score = jnp.where(jnp.isnan(score), -metrics.validation_loss, score)
+        candidate = Best(state.params, state.other, score, epoch)
+        best = jax.tree.map(
+            lambda new, old: jnp.where(score >= state.best.score, new, old), candidate, state.best
+        )
+        zero = jnp.float32(0)
+        return state._replace(best=best, loss=zero, accuracy=zero), metrics
+
+    def _inspect(self, state: TrainState, validation: tuple[jax.Array, jax.Array]) -> EpochMetrics:
+        loss, accuracy = self._evaluate(state.params, state.other, validation)
+        weights = [x for x in jax.tree.leaves(state.params) if x.ndim >= 2]
+        steps = self._task.batches.steps
+        return EpochMetrics(
+            state.loss / steps,
+            state.accuracy / steps,
+            loss,
+            accuracy,
+            bregjax.regularizer_value(state.params, bregjax.l1()),
+            jnp.stack([jnp.count_nonzero(x) for x in weights]).sum(),
+        )
+
+    def _evaluate(
+        self, params: Any, other: Any, split: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        """Mean loss and accuracy."""
+
+        def sums(batch: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            inputs, targets = batch
+            outputs, _ = self._apply(self._evaluation, params, other, inputs)
+            loss, accuracy = self._task.objective(outputs, targets)
+            return jnp.sum(loss), jnp.sum(accuracy)
+
+        total = len(split[0])
+        size = min(total, _EVALUATED_AT_ONCE)
+        full = total // size * size
+        batches = jax.tree.map(lambda x: x[:full].reshape(-1, size, *x.shape[1:]), split)
+        loss, accuracy = jax.tree.map(jnp.sum, jax.lax.map(sums, batches))
+        if full < total:
+            rest = sums((split[0][full:], split[1][full:]))
+            loss, accuracy = loss + rest[0], accuracy + rest[1]
+        return loss / total, accuracy / total
+
+    def _apply(
+        self, graphdef: Any, params: Any, other: Any, inputs: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        """The network's outputs, and what the forward pass left in the other variables."""
+        # Copies, as variables cannot be written to inside another transformation than their own.
+        model = nnx.merge(graphdef, params, other, copy=True)
+        outputs = model(self._task.dataset.normalize(inputs))
+        return outputs, nnx.split(model, nnx.Param, ...)[2]
 
 
-def _initialize(
-    task: Task, optimizer: optax.GradientTransformation, keys: jax.Array
-) -> tuple[TrainState, Any]:
-    def one(key: jax.Array) -> TrainState:
-        _, params, other = nnx.split(task.build(nnx.Rngs(key)), nnx.Param, ...)
-        return TrainState(params, other, optimizer.init(params))
+class _History:
+    """What was measured so far; ``as_dict`` and the constructor take it through a checkpoint."""
 
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: task.build(nnx.Rngs(0))))
-    return jax.jit(jax.vmap(one))(keys), graphdef
+    def __init__(
+        self,
+        rows: Mapping[str, np.ndarray] | None = None,
+        seconds: Sequence[float] = (),
+        snapshots: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    ):
+        # Checkpoints do not keep the order of names.
+        columns = [rows[name] for name in EpochMetrics._fields] if rows else []
+        self._rows = [EpochMetrics(*row) for row in zip(*columns, strict=True)]
+        self.seconds = list(seconds)
+        self.snapshots = {
+            name: {int(epoch): array for epoch, array in kept.items()}
+            for name, kept in (snapshots or {}).items()
+        }
 
+    def add(
+        self,
+        epoch: int,
+        metrics: EpochMetrics,
+        snapshot: Mapping[str, np.ndarray],
+        seconds: float = np.nan,
+    ) -> None:
+        """A new row; that of epoch 0 has seen no training batch."""
+        if epoch == 0:
+            untrained = np.full_like(metrics.train_loss, np.nan)
+            metrics = metrics._replace(train_loss=untrained, train_accuracy=untrained)
+        self._rows.append(jax.device_get(metrics))
+        self.seconds.append(seconds)
+        for name, array in snapshot.items():
+            self.snapshots.setdefault(name, {})[epoch] = array
 
-def _logits(
-    task: Task, graphdef: Any, params: Any, other: Any, images: jax.Array
-) -> tuple[jax.Array, Any]:
-    """Logits of uint8 images, and what the forward pass left in the other variables."""
-    model = nnx.merge(graphdef, params, other)
-    pixels = (images.astype(jnp.float32) / 255 - task.dataset.mean) / task.dataset.std
-    logits = model(pixels)
-    return logits, nnx.split(model, nnx.Param, ...)[2]
+    def curve(self) -> EpochMetrics:
+        """The rows, stacked."""
+        return EpochMetrics(*(np.stack(column) for column in zip(*self._rows, strict=True)))
 
+    def seconds_per_epoch(self) -> float:
+        """The median; NaN if no epoch was timed."""
+        timed = [s for s in self.seconds if not np.isnan(s)]
+        return float(np.median(timed)) if timed else float("nan")
 
-def _epoch(
-    task: Task,
-    graphdef: Any,
-    optimizer: optax.GradientTransformation,
-    state: TrainState,
-    key: jax.Array,
-    train_split: tuple[jax.Array, jax.Array],
-    validation: tuple[jax.Array, jax.Array],
-) -> tuple[TrainState, EpochMetrics]:
-    images, labels = train_split
-    steps = task.steps_per_epoch
-    order = jax.random.permutation(key, len(labels))[: steps * task.batch_size]
-
-    def step(state: TrainState, batch: jax.Array) -> tuple[TrainState, tuple]:
-        def loss_fn(params: Any) -> tuple[jax.Array, tuple]:
-            logits, other = _logits(task, graphdef, params, state.other, images[batch])
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch])
-            hits = jnp.mean(jnp.argmax(logits, axis=-1) == labels[batch])
-            return jnp.mean(losses), (hits, other)
-
-        (loss, (hits, other)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(params, other, opt_state), (loss, hits)
-
-    state, (losses, hits) = jax.lax.scan(step, state, order.reshape(steps, task.batch_size))
-    metrics = EpochMetrics(
-        jnp.mean(losses),
-        jnp.mean(hits),
-        _accuracy(task, graphdef, state.params, state.other, validation),
-        *_size(state.params),
-    )
-    return state, metrics
+    def as_dict(self) -> dict[str, Any]:
+        """The arguments that make the same object."""
+        arguments = {"rows": self.curve()._asdict(), "seconds": np.asarray(self.seconds)}
+        snapshots = {
+            name: {str(epoch): array for epoch, array in kept.items()}
+            for name, kept in self.snapshots.items()
+        }
+        return arguments | ({"snapshots": snapshots} if snapshots else {})
 
 
-def _accuracy(
-    task: Task, graphdef: Any, params: Any, other: Any, split: tuple[jax.Array, jax.Array]
-) -> jax.Array:
-    images, labels = split
-    logits, _ = _logits(task, graphdef, params, other, images)
-    return jnp.mean(jnp.argmax(logits, axis=-1) == labels)
+_fold_in = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(0, None)))
 
 
-def _size(params: Any) -> tuple[jax.Array, jax.Array]:
-    """ℓ1 norm and number of non-zero weights."""
-    weights = [x for x in jax.tree.leaves(params) if x.ndim >= 2]
-    norm = bregjax.regularizer_value(params, bregjax.l1())
-    return norm, jnp.stack([jnp.count_nonzero(x) for x in weights]).sum()
+def _check_finite(metrics: EpochMetrics, label: str, epoch: int, seeds: Sequence[int]) -> None:
+    finite = np.isfinite(metrics.train_loss) & np.isfinite(metrics.validation_loss)
+    if not finite.all():
+        lost = ", ".join(str(seed) for seed, fine in zip(seeds, finite, strict=True) if not fine)
+        raise BenchmarkError(
+            f"{label} diverged in epoch {epoch}: the loss is no finite number any more (seed"
+            f" {lost}). Lower its learning rate. What was saved before is kept."
+        )
+
+
+def _in_words(metrics: EpochMetrics) -> str:
+    words = [f"training loss {np.mean(metrics.train_loss):.4g}"]
+    if np.isnan(metrics.validation_accuracy).any():
+        words.append(f"validation loss {np.mean(metrics.validation_loss):.4g}")
+    else:
+        words.append(f"validation {100 * np.mean(metrics.validation_accuracy):.2f} %")
+    return ", ".join([*words, f"{np.mean(metrics.nonzero):,.0f} live weights"])

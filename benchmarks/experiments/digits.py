@@ -10,8 +10,12 @@ import numpy as np
 from benchmarks import figures, methods, results
 from benchmarks.data import Dataset
 from benchmarks.experiment import Experiment
+from benchmarks.methods import SparseStart
 from benchmarks.models import MLP
+from benchmarks.regularization import Rising, everywhere
+from benchmarks.schedules import Constant, Cosine
 from benchmarks.training import Task
+from bregjax import l1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,30 +36,26 @@ class Digits(Experiment):
 
     def methods(self) -> list[methods.Method]:
         """Both Bregman optimizers beside their dense and shrinking counterparts."""
+        start = SparseStart(0.05)
         return [
-            methods.linbreg(0.1, 0.1),
-            methods.adabreg(1e-2, 1.2, initial_strength=0.1, cosine=True),
-            methods.sgd(0.1),
-            methods.prox_sgd(0.1, 1e-3),
+            methods.linbreg(Constant(0.1), everywhere(l1(), 0.1), start=start),
+            methods.adabreg(Cosine(1e-2), everywhere(l1(), Rising(0.1, 1.2)), start=start),
+            methods.sgd(Constant(0.1), start=start),
+            methods.prox_sgd(Constant(0.1), everywhere(l1(), 1e-3), start=start),
         ]
 
     def task(self, dataset: Dataset) -> Task:
         """A network and a batch that fit the small images."""
-        return Task(
-            dataset,
-            lambda rngs: MLP((64, 128, 64, 10), density=0.05, rngs=rngs),
-            batch_size=32,
-            settings={"initial_density": 0.05},
-        )
+        return Task(dataset, lambda rngs: MLP((64, 128, 64, 10), rngs=rngs), batch_size=32)
 
-    def snapshot(self, params: Any) -> np.ndarray:
+    def snapshot(self, params: Any) -> dict[str, np.ndarray]:
         """Which weights of the first layer are live, for the first seed."""
-        return np.asarray(jax.tree.leaves(params["layers"][0]["kernel"])[0][0]) != 0
+        return {"live": np.asarray(jax.tree.leaves(params["layers"][0]["kernel"])[0][0]) != 0}
 
     def draw(self, out: Path) -> None:
         """The four panels, and the weights that appear."""
         figures.save(
             figures.learning_curves(results.read_rows(out), self.title), out, "learning_curves"
         )
-        figure = figures.appearing_weights(results.read_snapshots(out), image_shape=(8, 8))
+        figure = figures.appearing_weights(results.read_snapshots(out, "live"), image_shape=(8, 8))
         figures.save(figure, out, "appearing_weights")

@@ -1,14 +1,19 @@
 """The multilayer perceptron of the paper on MNIST."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from benchmarks import figures, methods, results
 from benchmarks.data import Dataset
 from benchmarks.experiment import Experiment
+from benchmarks.methods import SparseStart
 from benchmarks.models import MLP
+from benchmarks.regularization import Rising, everywhere
+from benchmarks.schedules import Cosine
 from benchmarks.training import Task
+from bregjax import l1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,27 +34,24 @@ class MnistMlp(Experiment):
 
     def methods(self) -> list[methods.Method]:
         """The paper's four, and ours."""
+        start = SparseStart(0.01, gain=0.7)
+        weights = partial(everywhere, l1())
         return [
-            methods.linbreg(0.2, 1e-3, cosine=True),
-            methods.linbreg(0.2, 1e-1, cosine=True),
-            methods.sgd(0.2, cosine=True),
-            methods.prox_sgd(0.2, 1e-4, cosine=True),
-            methods.adabreg(5e-3, 1.2, initial_strength=0.1, cosine=True),
-            methods.adabreg(5e-3, 2.4, initial_strength=0.3, cosine=True),
+            methods.linbreg(Cosine(0.2), weights(1e-3), start=start),
+            methods.linbreg(Cosine(0.2), weights(1e-1), start=start),
+            methods.sgd(Cosine(0.2), start=start),
+            methods.prox_sgd(Cosine(0.2), weights(1e-4), start=start),
+            methods.adabreg(Cosine(5e-3), weights(Rising(0.1, 1.2)), start=start),
+            methods.adabreg(Cosine(5e-3), weights(Rising(0.3, 2.4)), start=start),
         ]
 
     def task(self, dataset: Dataset) -> Task:
         """The paper's network and batch size."""
-        start = {"density": 0.01, "gain": 0.7, "final_relu": self.published_relu}
         return Task(
             dataset,
-            lambda rngs: MLP((784, 200, 80, 10), **start, rngs=rngs),
+            lambda rngs: MLP((784, 200, 80, 10), final_relu=self.published_relu, rngs=rngs),
             batch_size=128,
-            settings={
-                "initial_density": start["density"],
-                "initial_gain": start["gain"],
-                "published_relu": self.published_relu,
-            },
+            settings={"published_relu": self.published_relu},
         )
 
     def draw(self, out: Path) -> None:

@@ -1,8 +1,12 @@
 import json
+import os
+import signal
 
+import numpy as np
 import pytest
 
 from benchmarks.__main__ import COMMANDS, main
+from benchmarks.training import train
 
 RUN_KEYS = {
     "experiment",
@@ -10,6 +14,8 @@ RUN_KEYS = {
     "settings",
     "seed",
     "epochs",
+    "selected_epoch",
+    "test_loss",
     "test_accuracy",
     "density",
     "densities",
@@ -63,6 +69,58 @@ def test_redraw_needs_no_training(digits_folder):
     assert (digits_folder / "summary.json").stat().st_mtime_ns == before
 
 
+def test_a_finished_run_leaves_no_checkpoints(digits_folder):
+    assert not (digits_folder / "checkpoints").exists()
+
+
+def test_only_trains_what_is_named_and_keeps_the_rest(tmp_path):
+    options = ["digits", "--quick", "--out", str(tmp_path)]
+    assert main([*options, "--only", "SGD"]) == 0
+    names = [run["method"] for run in json.loads((tmp_path / "summary.json").read_text())]
+    assert names == ["SGD", "proximal SGD λ=0.001"]
+    before = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert main([*options, "--only", "LinBreg", "--seed", "1"]) == 0
+    runs = json.loads((tmp_path / "summary.json").read_text())
+    assert [(run["method"], run["seed"]) for run in runs] == [
+        ("SGD", 0),
+        ("proximal SGD λ=0.001", 0),
+        ("LinBreg λ=0.1", 1),
+    ]
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines()[: len(before)] == before
+    with np.load(tmp_path / "snapshots.npz") as snapshots:
+        assert {key.partition("/")[0] for key in snapshots} == {run["method"] for run in runs}
+
+
+def test_an_interrupted_command_goes_on_and_ends_the_same(digits_folder, tmp_path, capsys):
+    options = ["digits", "--quick", "--seed", "3", "--out", str(tmp_path)]
+
+    def interrupt(*arguments, checkpoints, label, **options):
+        def stop() -> bool:
+            # In the second method, after its first epoch.
+            if label.startswith("AdaBreg") and checkpoints.positions() == []:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return options["stop"]()
+
+        return train(*arguments, checkpoints=checkpoints, label=label, **(options | {"stop": stop}))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.experiment.train", interrupt)
+        assert main(options) == 128 + signal.SIGTERM
+    assert "AdaBreg λ=0.1→1.2 after epoch 1 of 2, and saved" in capsys.readouterr().err
+    assert main([*options[:-1], str(tmp_path), "--epochs", "1"]) == 1
+    assert "is another run's (epochs: 2 there, 1 here)" in capsys.readouterr().err
+    assert main(options) == 0
+    expected = (digits_folder / "metrics.jsonl").read_text()
+    assert (tmp_path / "metrics.jsonl").read_text() == expected
+
+
+def test_restart_discards_what_was_saved(tmp_path):
+    (tmp_path / "checkpoints" / "SGD").mkdir(parents=True)
+    options = ["digits", "--quick", "--only", "SGD", "--out", str(tmp_path)]
+    assert main([*options, "--restart"]) == 0
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_step_cost_reports_ratios(tmp_path):
     assert main(["step_cost", "--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "summary.json").read_text())
@@ -82,9 +140,11 @@ def test_help_names_the_options(name, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["cifar"], "unknown experiment 'cifar'; there are: digits, mnist_mlp"),
+        (["cifar"], "unknown experiment 'cifar'; there are: cifar_resnet, denoising_autoenc"),
         (["digits", "--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["digits", "--seeds", "-1"], "--seeds must be at least 1, got -1"),
+        (["digits", "--patience", "0"], "--patience must be at least 1, got 0"),
+        (["digits", "--only", "Lion"], "--only Lion: there are only LinBreg λ=0.1, AdaBreg"),
         (["mnist_mlp", "--data-dir", "/nowhere"], "mnist was not found in /nowhere"),
         (["digits", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
         (["digits", "--redraw", "--out", "EMPTY"], "run the experiment first"),

@@ -1,4 +1,7 @@
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -6,10 +9,14 @@ from flax import nnx
 
 import bregjax
 from benchmarks import data
+from benchmarks.checkpoints import Checkpoints
 from benchmarks.data import Dataset, Split
 from benchmarks.errors import BenchmarkError
+from benchmarks.feeds import StreamedFeed
+from benchmarks.methods import SparseStart
 from benchmarks.models import MLP
-from benchmarks.training import Task, train
+from benchmarks.objectives import reconstruction
+from benchmarks.training import Result, Task, train
 
 
 def fake_dataset() -> Dataset:
@@ -26,25 +33,23 @@ def fake_dataset() -> Dataset:
 
 
 def task(**options) -> Task:
-    return Task(fake_dataset(), lambda rngs: MLP((36, 16, 3), rngs=rngs, **options), batch_size=32)
+    return Task(fake_dataset(), lambda rngs: MLP((36, 16, 3), rngs=rngs), batch_size=32, **options)
 
 
-def test_mlp_of_the_paper_has_173890_parameters():
-    model = nnx.eval_shape(lambda: MLP((784, 200, 80, 10), rngs=nnx.Rngs(0)))
-    assert sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param))) == 173_890
+def leaves(result: Result) -> list[np.ndarray]:
+    """All numbers that came out, but for the clock's."""
+    parts = (result.params, result.other, result.curve, result.test_loss, result.snapshots)
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(parts)]
 
 
-def test_final_relu_makes_logits_nonnegative_and_is_off_by_default():
-    images = jax.random.normal(jax.random.key(1), (20, 6, 6, 1))
-    plain = MLP((36, 16, 3), rngs=nnx.Rngs(0))(images)
-    published = MLP((36, 16, 3), final_relu=True, rngs=nnx.Rngs(0))(images)
-    assert plain.min() < 0
-    np.testing.assert_array_equal(published, np.maximum(plain, 0))
+def assert_same_bits(first: Result, second: Result) -> None:
+    for one, other in zip(leaves(first), leaves(second), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_training_learns_and_the_curve_tells_the_truth():
     optimizer = bregjax.linbreg(0.1, bregjax.l1(), 0.05)
-    result = train(task(density=0.1), optimizer, seeds=[0, 1], epochs=15)
+    result = train(task(), optimizer, seeds=[0, 1], epochs=15, start=SparseStart(0.1))
     assert result.curve.nonzero.shape == (16, 2)
     # 10 % of 576 and of 48 weights, to the weight.
     np.testing.assert_array_equal(result.curve.nonzero[0], [58 + 5, 58 + 5])
@@ -68,8 +73,8 @@ def test_test_accuracy_is_that_of_the_returned_parameters():
     for index in range(2):
         params = jax.tree.map(lambda x, i=index: x[i], result.params)
         model = nnx.merge(graphdef, params)
-        logits = model((dataset.test.images / np.float32(255) - 0.3) / 0.2)
-        accuracy = np.mean(np.argmax(logits, axis=-1) == dataset.test.labels)
+        logits = model((dataset.test.inputs / np.float32(255) - 0.3) / 0.2)
+        accuracy = np.mean(np.argmax(logits, axis=-1) == dataset.test.targets)
         np.testing.assert_allclose(result.test_accuracy[index], accuracy, atol=1e-6)
 
 
@@ -84,24 +89,144 @@ def test_seeds_side_by_side_are_the_runs_alone():
 
 
 def test_the_same_seed_gives_the_same_bits():
-    runs = [train(task(), optax.sgd(0.1), seeds=[5], epochs=2) for _ in range(2)]
-    for first, second in zip(*(jax.tree.leaves(run.params) for run in runs), strict=True):
-        np.testing.assert_array_equal(first, second)
+    first, second = (train(task(), optax.sgd(0.1), seeds=[5], epochs=2) for _ in range(2))
+    assert_same_bits(first, second)
 
 
-def test_on_epoch_sees_the_start_and_every_epoch():
-    seen = []
-    train(
+def test_programs_of_any_length_give_the_same_bits():
+    whole = train(task(), optax.sgd(0.1), seeds=[0, 1], epochs=3)
+    pieces = train(task(steps_per_call=4), optax.sgd(0.1), seeds=[0, 1], epochs=3)
+    assert_same_bits(whole, pieces)
+
+
+def test_streamed_batches_give_the_same_bits():
+    train_split = fake_dataset().train
+    streamed = task(feed=StreamedFeed(train_split, 32), steps_per_call=2)
+    assert_same_bits(
+        train(task(), optax.sgd(0.1), seeds=[0, 1], epochs=2),
+        train(streamed, optax.sgd(0.1), seeds=[0, 1], epochs=2),
+    )
+
+
+def test_snapshots_are_of_the_start_and_of_every_epoch():
+    result = train(
         task(),
         optax.sgd(0.1),
         seeds=[0],
         epochs=2,
-        on_epoch=lambda epoch, params: seen.append((epoch, jax.tree.leaves(params)[0].shape[0])),
+        snapshot=lambda params: {"kernel": np.asarray(jax.tree.leaves(params)[1])},
     )
-    assert seen == [(0, 1), (1, 1), (2, 1)]
+    kernels = result.snapshots["kernel"]
+    assert sorted(kernels) == [0, 1, 2]
+    np.testing.assert_array_equal(kernels[2], jax.tree.leaves(result.params)[1])
+    assert (kernels[0] != kernels[1]).any()
+
+
+def rise_and_fall() -> optax.GradientTransformation:
+    """Learns for four epochs of six steps, then unlearns."""
+    return optax.sgd(lambda step: jnp.where(jnp.asarray(step) < 24, 0.05, -0.2))
+
+
+def test_the_best_network_is_the_one_of_its_epoch():
+    best = train(task(), rise_and_fall(), seeds=[0, 1], epochs=8, select="best")
+    accuracy = best.curve.validation_accuracy[1:]
+    # Of equals the later epoch.
+    expected = len(accuracy) - np.argmax(accuracy[::-1], axis=0)
+    assert (expected < 8).all()
+    np.testing.assert_array_equal(best.selected_epoch, expected)
+    for index, epoch in enumerate(expected):
+        stopped = train(task(), rise_and_fall(), seeds=[0, 1], epochs=int(epoch))
+        np.testing.assert_array_equal(stopped.test_accuracy[index], best.test_accuracy[index])
+        np.testing.assert_array_equal(stopped.test_loss[index], best.test_loss[index])
+
+
+def test_training_stops_early_when_validation_stalls():
+    result = train(task(), rise_and_fall(), seeds=[0, 1], epochs=30, patience=3)
+    accuracy = result.curve.validation_accuracy[1:]
+    best = len(accuracy) - np.argmax(accuracy[::-1], axis=0)
+    assert len(accuracy) == best.max() + 3
+    np.testing.assert_array_equal(result.selected_epoch, [len(accuracy)] * 2)
+
+
+def test_augmented_inputs_differ_from_step_to_step_and_targets_stay():
+    def noise(key, images):
+        return images + jax.random.normal(key, images.shape)
+
+    plain = train(task(), optax.sgd(0.1), seeds=[0], epochs=1)
+    noisy = train(task(augment=noise), optax.sgd(0.1), seeds=[0], epochs=1)
+    assert (leaves(plain)[1] != leaves(noisy)[1]).any()
+    same = train(task(augment=lambda _, images: images), optax.sgd(0.1), seeds=[0], epochs=1)
+    assert_same_bits(plain, same)
+
+
+class Normalized(nnx.Module):
+    def __init__(self, rngs):
+        self.norm = nnx.BatchNorm(36, rngs=rngs)
+        self.layer = nnx.Linear(36, 3, rngs=rngs)
+
+    def __call__(self, images):
+        return self.layer(self.norm(images.reshape(len(images), -1)))
+
+
+def test_batch_norm_learns_its_statistics_and_is_tested_with_them():
+    dataset = fake_dataset()
+    made = Task(dataset, lambda rngs: Normalized(rngs), batch_size=32)
+    result = train(made, optax.sgd(0.1), seeds=[0, 1], epochs=30)
+    pixels = (dataset.train.inputs.reshape(210, -1) / 255 - 0.3) / 0.2
+    mean, variance = (np.asarray(result.other["norm"][key][0]) for key in ("mean", "var"))
+    np.testing.assert_allclose(mean, pixels.mean(axis=0), atol=0.15)
+    np.testing.assert_allclose(variance, pixels.var(axis=0), rtol=0.4)
+    model = Normalized(nnx.Rngs(0))
+    nnx.update(model, jax.tree.map(lambda x: x[1], result.params))
+    nnx.update(model, jax.tree.map(lambda x: x[1], result.other))
+    model.eval()
+    logits = model(dataset.normalize(jnp.asarray(dataset.test.inputs)))
+    accuracy = np.mean(np.argmax(logits, axis=-1) == dataset.test.targets)
+    np.testing.assert_allclose(result.test_accuracy[1], accuracy, atol=1e-6)
+
+
+def test_reconstruction_is_measured_by_its_error_and_the_best_has_the_least():
+    dataset = fake_dataset()
+    flat = {
+        name: Split(split.inputs, (split.inputs / 255).astype(np.float32))
+        for name, split in vars(dataset).items()
+        if isinstance(split, Split)
+    }
+    made = Task(
+        dataclasses.replace(dataset, **flat),
+        lambda rngs: Autoencoder(rngs),
+        batch_size=32,
+        objective=reconstruction,
+    )
+    result = train(made, optax.adam(1e-2), seeds=[0], epochs=6, select="best")
+    assert np.isnan(result.test_accuracy).all()
+    losses = result.curve.validation_loss[1:, 0]
+    assert losses[-1] < losses[0]
+    assert result.selected_epoch == np.argmin(losses) + 1
+
+
+class Autoencoder(nnx.Module):
+    def __init__(self, rngs):
+        self.layer = nnx.Linear(36, 36, rngs=rngs)
+
+    def __call__(self, images):
+        return self.layer(images.reshape(len(images), -1)).reshape(images.shape)
 
 
 def test_a_batch_larger_than_the_data_is_refused():
     large = Task(data.load("digits"), lambda rngs: MLP((64, 10), rngs=rngs), batch_size=2000)
     with pytest.raises(BenchmarkError, match="batch size 2000 exceeds the 1300 training images"):
         train(large, optax.sgd(0.1), seeds=[0], epochs=1)
+
+
+def test_a_loss_that_is_no_number_is_told_and_nothing_saved_is_lost(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "run", {}, seconds=0)
+    burst = optax.chain(
+        optax.sgd(0.1),
+        optax.stateless_with_tree_map(lambda u, p: u),
+        optax.scale_by_schedule(lambda step: jnp.where(jnp.asarray(step) < 12, 1.0, jnp.nan)),
+    )
+    with pytest.raises(BenchmarkError, match=r"SGD diverged in epoch 3: .* \(seed 0, 4\)"):
+        train(task(), burst, seeds=[0, 4], epochs=5, label="SGD", checkpoints=checkpoints)
+    # Two epochs of six steps were fine.
+    assert Checkpoints(tmp_path / "run", {}).positions() == [6, 12]

@@ -1,0 +1,76 @@
+"""A dense block that chooses its own connections, on Fashion-MNIST."""
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from flax import nnx
+
+from benchmarks import figures, methods, results
+from benchmarks.data import Dataset
+from benchmarks.experiment import Experiment
+from benchmarks.methods import SparseStart
+from benchmarks.models import DenseNet
+from benchmarks.regularization import Penalty, Regularization, Rising
+from benchmarks.schedules import Cosine, Plateau
+from benchmarks.training import Task
+from bregjax import group_l2, per_kernel
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenseNetSearch(Experiment):
+    """Which of the 21 connections of a dense block survive on Fashion-MNIST?
+
+    Every layer may read all feature maps before it. AdaBreg with groups of single kernels, as in
+    Bungert et al., arXiv 2106.02479, and with whole connections as groups.
+    """
+
+    name: ClassVar[str] = "densenet_search"
+    title: ClassVar[str] = "Fashion-MNIST, dense block"
+    dataset: ClassVar[str] = "fashion_mnist"
+
+    epochs: int = 10
+    """Passes over the training images."""
+    seeds: int = 1
+    """Number of runs of each method, each with its own initial weights and order of images."""
+
+    def methods(self) -> list[methods.Method]:
+        """The published groups, and one group per connection; the linear layer is left dense."""
+        start = SparseStart(0.03, gain=0.87, groups={"conv": per_kernel()})
+        kernels = Regularization({"conv": Penalty(per_kernel(), 0.05)})
+        whole = group_l2((0, 1, 2, 3))
+        connections = Regularization({"conv": Penalty(whole, Rising(0.01, 0.1))})
+        return [
+            dataclasses.replace(
+                methods.adabreg(Plateau(1e-3), kernels, start=start), name="kernels λ=0.05"
+            ),
+            dataclasses.replace(
+                methods.adabreg(Cosine(3e-3), connections, start=start),
+                name="connections λ=0.01→0.1",
+            ),
+            methods.adam(Cosine(3e-3)),
+        ]
+
+    def task(self, dataset: Dataset) -> Task:
+        """The block with five layers of 12 channels."""
+        return Task(dataset, lambda rngs: DenseNet(rngs=rngs), batch_size=128, steps_per_call=89)
+
+    def exhibits(self, task: Task, network: nnx.Module) -> dict[str, np.ndarray]:
+        """The norm of every connection, and its share of live kernels."""
+        del task
+        assert isinstance(network, DenseNet)
+        size = len(network.targets)
+        live = np.zeros((size, size))
+        for row, target in enumerate(network.targets):
+            for column, kernel in enumerate(target.kernels):
+                live[row, column] = np.any(np.asarray(kernel[...]) != 0, axis=(0, 1)).mean()
+        return {"norms": np.asarray(network.connection_norms()), "live": live}
+
+    def draw(self, out: Path) -> None:
+        """The learning curves, and the connections that survive."""
+        figures.save(
+            figures.learning_curves(results.read_rows(out), self.title), out, "learning_curves"
+        )
+        figure = figures.surviving_connections(results.read_exhibits(out), self.title)
+        figures.save(figure, out, "connections")

@@ -1,0 +1,77 @@
+"""A convolutional network with few kernels on Fashion-MNIST."""
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from flax import nnx
+
+from benchmarks import figures, methods, results
+from benchmarks.data import Dataset
+from benchmarks.experiment import Experiment
+from benchmarks.methods import SparseStart
+from benchmarks.models import ConvNet
+from benchmarks.regularization import Penalty, Regularization, Rising, Strength
+from benchmarks.schedules import Cosine
+from benchmarks.training import Task
+from bregjax import l1, per_kernel
+
+
+def kernels_and_weights(kernels: Strength, weights: Strength) -> Regularization:
+    """Group sparsity of the convolution kernels, and ℓ1 on the dense layers."""
+    return Regularization({"conv": Penalty(per_kernel(), kernels), "dense": Penalty(l1(), weights)})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FashionConvNet(Experiment):
+    """The ConvNet on Fashion-MNIST: whole 5×5 kernels appear one by one, and dense weights.
+
+    Group sparsity on the kernels and ℓ1 on the dense layers, as in Bungert et al. (JMLR 2022), by
+    LinBreg and AdaBreg, beside dense training, proximal and penalized SGD, pruning, SET and RigL.
+    """
+
+    name: ClassVar[str] = "fashion_convnet"
+    title: ClassVar[str] = "Fashion-MNIST, ConvNet"
+    dataset: ClassVar[str] = "fashion_mnist"
+
+    epochs: int = 15
+    """Passes over the training images."""
+    seeds: int = 1
+    """Number of runs of each method, each with its own initial weights and order of images."""
+
+    def methods(self) -> list[methods.Method]:
+        """Ours, and what a reviewer would ask about."""
+        start = SparseStart(0.01)
+        ours = kernels_and_weights(Rising(0.05, 0.5), Rising(0.1, 1.2))
+        return [
+            methods.linbreg(Cosine(0.1), kernels_and_weights(0.05, 0.05), start=start),
+            methods.adabreg(Cosine(3e-3), ours, start=start),
+            methods.sgd(Cosine(0.1), momentum=0.9),
+        ]
+
+    def task(self, dataset: Dataset) -> Task:
+        """The paper's network and batch size."""
+        return Task(dataset, lambda rngs: ConvNet(rngs=rngs), batch_size=128, steps_per_call=89)
+
+    def exhibits(self, task: Task, network: nnx.Module) -> dict[str, np.ndarray]:
+        """The kernels of both convolutions."""
+        del task
+        assert isinstance(network, ConvNet)
+        return {
+            "first": np.asarray(network.conv1.kernel[...], np.float16),
+            "second": np.asarray(network.conv2.kernel[...], np.float16),
+        }
+
+    def draw(self, out: Path) -> None:
+        """The learning curves, and the kernels of the sparsest AdaBreg network."""
+        figure = figures.learning_curves(results.read_rows(out), self.title)
+        figures.save(figure, out, "learning_curves")
+        for method, kernels in results.read_exhibits(out).items():
+            if method.startswith("AdaBreg"):
+                layers = {
+                    "First convolution": kernels["first"].astype(np.float32),
+                    "Second convolution": kernels["second"].astype(np.float32),
+                }
+                figure = figures.learned_kernels(layers, f"{self.title}, {method}")
+                figures.save(figure, out, "learned_kernels")

@@ -1,0 +1,20 @@
+"""Figures, drawn from what an experiment wrote: PNG for the screen, PDF for print."""
+
+from benchmarks.figures.architectures import architectures, restored_images
+from benchmarks.figures.connections import surviving_connections
+from benchmarks.figures.curves import accuracy_and_density, learning_curves, plot_curves
+from benchmarks.figures.kernels import learned_kernels
+from benchmarks.figures.style import save
+from benchmarks.figures.weights import appearing_weights
+
+__all__ = [
+    "accuracy_and_density",
+    "appearing_weights",
+    "architectures",
+    "learned_kernels",
+    "learning_curves",
+    "plot_curves",
+    "restored_images",
+    "save",
+    "surviving_connections",
+]

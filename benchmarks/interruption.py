@@ -1,0 +1,38 @@
+"""Ctrl-C and SIGTERM: finish the step in progress, save, and leave."""
+
+import signal
+from types import FrameType
+from typing import Self
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(Exception):  # noqa: N818 - like KeyboardInterrupt, nothing went wrong
+    """A training that was asked to stop, and has saved where it was."""
+
+
+class Interruption:
+    """Within ``with Interruption() as stop`` a first signal sets ``stop.signal``, no more.
+
+    A second one ends the program at once: a KeyboardInterrupt, whichever signal it is.
+    """
+
+    signal: int | None = None
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __bool__(self) -> bool:
+        """Whether a signal has come."""
+        return self.signal is not None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number

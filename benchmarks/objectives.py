@@ -1,0 +1,23 @@
+"""What a network is trained for."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Objective = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+"""From outputs and targets to the loss of each image (n,) and whether it was classified right
+(n,), NaN where there are no classes."""
+
+
+def classification(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cross entropy of logits (n, classes) with labels (n,), in nats, and whether they agree."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses, (jnp.argmax(logits, axis=-1) == labels).astype(losses.dtype)
+
+
+def reconstruction(images: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean squared error per pixel of images (n, ...)."""
+    losses = jnp.mean(jnp.square(images - targets), axis=tuple(range(1, images.ndim)))
+    return losses, jnp.full_like(losses, jnp.nan)

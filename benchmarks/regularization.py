@@ -1,0 +1,122 @@
+"""What is regularized how strongly: regularizers and strengths by kind of layer."""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import jax
+import optax
+
+import bregjax
+
+
+@dataclasses.dataclass(frozen=True)
+class Rising:
+    """A strength λ that rises linearly over the first part of a training, then stays.
+
+    While λ is small many weights may wake; as it rises those without evidence go to sleep again.
+    """
+
+    initial: float
+    final: float
+    share: float = 0.6
+    """of the training steps, while it rises"""
+
+    def __str__(self) -> str:
+        return f"{self.initial:g}→{self.final:g}"
+
+
+Strength = float | Rising
+
+
+@dataclasses.dataclass(frozen=True)
+class Penalty:
+    """A regularizer and its strength λ."""
+
+    regularizer: bregjax.Regularizer
+    strength: Strength
+
+    def strength_over(self, steps: int) -> optax.ScalarOrSchedule:
+        """λ over a training of so many steps."""
+        if isinstance(self.strength, Rising):
+            rise = round(self.strength.share * steps)
+            return optax.linear_schedule(self.strength.initial, self.strength.final, rise)
+        return self.strength
+
+
+@dataclasses.dataclass(frozen=True)
+class Regularization:
+    """Which parameters get which penalty; those without one (biases, norms) are trained plainly.
+
+    Args:
+      penalties: by label.
+      labels: from a tree of parameters to a tree of labels; the default labels each leaf with the
+        kind of its layer, ``dense``, ``conv``, ``embedding`` or ``other``.
+    """
+
+    penalties: Mapping[str, Penalty]
+    labels: Callable[[Any], Any] = bregjax.label_by_kind
+
+    def optimizer(
+        self, make: Callable[..., optax.GradientTransformation], steps: int
+    ) -> optax.GradientTransformation:
+        """One optimizer for the whole network, for a training of so many steps.
+
+        Args:
+          make: one of our optimizers waiting for ``(regularizer, strength, mask=…)``.
+          steps: the length of the training.
+        """
+        optimizers: dict[Hashable, optax.GradientTransformation] = {
+            label: make(penalty.regularizer, penalty.strength_over(steps), mask=_all)
+            for label, penalty in self.penalties.items()
+        }
+        optimizers[_PLAIN] = make(bregjax.none(), 0.0, mask=_nothing)
+
+        def labels(params: Any) -> Any:
+            return jax.tree.map(
+                lambda label: label if label in self.penalties else _PLAIN, self.labels(params)
+            )
+
+        return optax.partition(optimizers, labels)
+
+    def record(self) -> dict[str, Any]:
+        """The settings, for summary.json."""
+        strengths: dict[str, Any] = {}
+        for label, penalty in self.penalties.items():
+            value = penalty.strength
+            strengths[label] = dataclasses.asdict(value) if isinstance(value, Rising) else value
+        regularizers = {label: str(p.regularizer) for label, p in self.penalties.items()}
+        return {"regularizer": _only(regularizers), "strength": _only(strengths)}
+
+    def __str__(self) -> str:
+        """The strengths, as ``λ=0.5`` or ``λ=0.5/0.02``, in the order of the labels."""
+        strengths = [
+            f"{p.strength:g}" if isinstance(p.strength, float) else str(p.strength)
+            for p in self.penalties.values()
+        ]
+        return "λ=" + "/".join(strengths)
+
+
+def everywhere(regularizer: bregjax.Regularizer, strength: Strength) -> Regularization:
+    """The same penalty on all weights."""
+
+    def labels(params: Any) -> Any:
+        return jax.tree.map(lambda mark: "weights" if mark else _PLAIN, bregjax.weight_mask(params))
+
+    return Regularization({"weights": Penalty(regularizer, strength)}, labels)
+
+
+_PLAIN = "plain"
+
+
+def _all(params: Any) -> Any:
+    return jax.tree.map(lambda _: True, params)
+
+
+def _nothing(params: Any) -> Any:
+    return jax.tree.map(lambda _: False, params)
+
+
+def _only(values: dict[str, Any]) -> Any:
+    """The value of a dictionary with a single one, else the dictionary."""
+    return next(iter(values.values())) if len(values) == 1 else values

@@ -1,0 +1,124 @@
+"""Learning rates over a training: constant, cosine, or halved on a plateau of the loss."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import optax
+
+MakeOptimizer = Callable[[optax.ScalarOrSchedule], optax.GradientTransformation]
+"""From a learning rate, which may be traced or a schedule, to the optimizer."""
+
+
+class LearningRate(Protocol):
+    """How the learning rate of an optimizer changes while it trains."""
+
+    def build(
+        self, make: MakeOptimizer, epochs: int, steps_per_epoch: int
+    ) -> optax.GradientTransformation:
+        """The optimizer of a training of ``epochs`` epochs."""
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """The settings, for summary.json."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """The same rate throughout."""
+
+    learning_rate: float
+
+    def build(
+        self, make: MakeOptimizer, epochs: int, steps_per_epoch: int
+    ) -> optax.GradientTransformation:
+        """See `LearningRate`."""
+        del epochs, steps_per_epoch
+        return make(self.learning_rate)
+
+    def record(self) -> dict[str, Any]:
+        """See `LearningRate`."""
+        return {"schedule": "constant"} | dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine:
+    """A linear rise from zero over the warm-up, then a cosine down to zero at the end."""
+
+    learning_rate: float
+    warmup_epochs: float = 0.0
+
+    def build(
+        self, make: MakeOptimizer, epochs: int, steps_per_epoch: int
+    ) -> optax.GradientTransformation:
+        """See `LearningRate`."""
+        steps = epochs * steps_per_epoch
+        if self.warmup_epochs == 0:
+            return make(optax.cosine_decay_schedule(self.learning_rate, steps))
+        warmup = round(min(self.warmup_epochs, epochs / 2) * steps_per_epoch)
+        schedule = optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, warmup, steps)
+        return make(schedule)
+
+    def record(self) -> dict[str, Any]:
+        """See `LearningRate`."""
+        return {"schedule": "cosine"} | dataclasses.asdict(self)
+
+
+class PlateauState(NamedTuple):
+    """The loss as `optax.contrib.reduce_on_plateau` follows it, and the optimizer's own state."""
+
+    plateau: Any
+    inner_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Plateau:
+    """The published schedule: the rate is cut when the training loss stalls.
+
+    After more than ``patience`` epochs in a row whose mean training loss is not below
+    ``1 - threshold`` times the best one so far, the rate is multiplied by ``factor``: PyTorch's
+    ``ReduceLROnPlateau``, relative threshold, no cooldown, except that PyTorch skips reductions
+    smaller than 1e-8.
+    """
+
+    learning_rate: float
+    factor: float = 0.5
+    patience: int = 5
+    threshold: float = 0.01
+
+    def build(
+        self, make: MakeOptimizer, epochs: int, steps_per_epoch: int
+    ) -> optax.GradientTransformation:
+        """See `LearningRate`; the optimizer's update needs the loss as ``value``."""
+        del epochs
+        # Optax cuts after `patience` bad epochs, PyTorch after more than that.
+        follow = optax.contrib.reduce_on_plateau(
+            self.factor,
+            patience=self.patience + 1,
+            rtol=self.threshold,
+            accumulation_size=steps_per_epoch,
+        )
+        inner = optax.with_extra_args_support(
+            optax.inject_hyperparams(lambda learning_rate: make(learning_rate))(
+                learning_rate=self.learning_rate
+            )
+        )
+
+        def init(params: Any) -> PlateauState:
+            return PlateauState(follow.init(params), inner.init(params))
+
+        def update(
+            updates: Any, state: Any, params: Any = None, **extra_args: Any
+        ) -> tuple[Any, PlateauState]:
+            rate = self.learning_rate * state.plateau.scale
+            inner_state = state.inner_state._replace(hyperparams={"learning_rate": rate})
+            _, plateau = follow.update({}, state.plateau, value=extra_args["value"])
+            updates, inner_state = inner.update(updates, inner_state, params, **extra_args)
+            return updates, PlateauState(plateau, inner_state)
+
+        return optax.GradientTransformationExtraArgs(init, update)
+
+    def record(self) -> dict[str, Any]:
+        """See `LearningRate`."""
+        return {"schedule": "plateau"} | dataclasses.asdict(self)
