@@ -25,3 +25,60 @@ def test_curves_are_the_mean_over_the_seeds_in_percent():
     validation = by_label["validation accuracy in %"]
     np.testing.assert_allclose(np.asarray(validation.get_ydata()), 55.0)
     np.testing.assert_array_equal(by_label["training accuracy in %"].get_xdata(), [1, 2])
+
+
+def test_curves_without_classes_show_the_loss():
+    rows = [
+        {"method": "m", "seed": 0, "epoch": epoch, "validation_accuracy": None}
+        | {"train_accuracy": None, "train_loss": None if epoch == 0 else 0.5}
+        | {"validation_loss": 1 / (1 + epoch), "l1_norm": 3.0, "nonzero": 10}
+        for epoch in (0, 1, 2)
+    ]
+    figure = figures.learning_curves(rows, "title")
+    by_label = {axes.get_ylabel(): axes.get_lines()[0] for axes in figure.axes}
+    np.testing.assert_allclose(
+        np.asarray(by_label["validation loss"].get_ydata()), [1, 1 / 2, 1 / 3]
+    )
+    np.testing.assert_array_equal(by_label["training loss"].get_xdata(), [1, 2])
+
+
+def test_kernels_are_counted_and_dead_inputs_left_out():
+    kernels = np.zeros((2, 2, 3, 4), np.float32)
+    kernels[0, 1, 0, 2] = kernels[1, 1, 2, 0] = kernels[:, :, 2, 3] = -0.5
+    figure = figures.learned_kernels({"layer": kernels}, "title")
+    axes = figure.axes[0]
+    assert axes.get_title() == "layer: 3 of 12 kernels are live (25.0%)"
+    assert axes.get_ylabel() == "2 of 3\ninput channels"
+    shown = np.ma.filled(axes.get_images()[0].get_array(), np.nan)
+    assert np.isfinite(shown).sum() == 3 * 4
+    assert (shown == -0.5).sum() == 1 + 1 + 4
+
+
+def test_architectures_show_live_neurons_and_the_skips_that_are_on():
+    neurons = {"case": {0: np.array([[8, 8, 8]]), 5: np.array([[300, 20, 250]])}}
+    skips = {"case": {5: np.array([[0, 0, 0.25, -0.5, 0, 0]])}}
+    figure = figures.architectures(neurons, skips, "title")
+    over_time, network = figure.axes
+    np.testing.assert_array_equal(
+        [line.get_ydata() for line in over_time.get_lines()], [[8, 300], [8, 20], [8, 250]]
+    )
+    words = [text.get_text() for text in network.texts]
+    assert words == ["784", "300", "20", "250", "+0.25", "-0.50"]
+    assert len(network.patches) == 4 + 2
+
+
+def test_surviving_connections_are_drawn_and_counted():
+    norms = np.zeros((3, 3))
+    norms[0, 0] = norms[2, 0] = norms[2, 2] = 1.5
+    exhibits = {"method": {"norms": norms, "live": np.where(norms > 0, 0.5, 0)}}
+    figure = figures.surviving_connections(exhibits, "title")
+    axes = figure.axes[0]
+    assert axes.get_title() == "method: 3 of 6 connections survive"
+    assert len(axes.patches) == 3
+
+
+def test_restored_images_are_stacked_by_case():
+    images = {name: np.zeros((5, 4, 4, 1)) for name in ("input", "output", "target")}
+    figure = figures.restored_images({"first": images, "second": images})
+    assert [axes.get_title() for axes in figure.axes] == ["first", "second"]
+    assert figure.axes[0].get_images()[0].get_array().shape == (3 * 4, 5 * 4)
