@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ import bregjax
 from benchmarks import baselines
 from benchmarks.regularization import Regularization
 from benchmarks.schedules import LearningRate
+from bregjax._selection import leaf_name
 
 
 class Start(Protocol):
@@ -30,12 +32,16 @@ class Start(Protocol):
 class SparseStart:
     """A random share of the weights, scaled so that the layers keep their output's variance.
 
-    Convolutions keep whole kernels, dense layers entries, unless ``groups`` says otherwise.
+    Convolutions keep whole kernels, dense layers entries, unless ``groups`` says otherwise. Biases
+    are drawn uniformly from [0, bias/√fan_in], as the authors do: with bias 0 a unit that has no
+    live weight sits in the corner of its ReLU, where no gradient ever wakes it.
     """
 
     density: float = 0.01
     gain: float = 1.0
     """a further factor on the surviving weights"""
+    bias: float = 1.0
+    """scale of the biases; for a norm, fan_in is the number of its features"""
     groups: dict[str, bregjax.Regularizer] = dataclasses.field(
         default_factory=lambda: {"dense": bregjax.l1(), "conv": bregjax.per_kernel()}
     )
@@ -52,11 +58,27 @@ class SparseStart:
                 jax.random.fold_in(key, index), params, self.density, groups=groups, mask=mask
             )
             params = jax.tree.map(lambda x, mine: self.gain * x if mine else x, params, mask)
-        return params
+        return self._with_biases(jax.random.fold_in(key, len(self.groups)), params)
+
+    def _with_biases(self, key: jax.Array, params: Any) -> Any:
+        leaves, treedef = jax.tree.flatten_with_path(params)
+        leaves = {leaf_name(path): x for path, x in leaves}
+        for index, (name, x) in enumerate(leaves.items()):
+            layer, _, kind = name.rpartition("/")
+            if kind == "bias":
+                kernel = leaves.get(f"{layer}/kernel")
+                fan_in = x.size if kernel is None else kernel.size // x.size
+                drawn = jax.random.uniform(jax.random.fold_in(key, index), x.shape, x.dtype)
+                leaves[name] = self.bias / math.sqrt(fan_in) * drawn
+        return treedef.unflatten(list(leaves.values()))
 
     def record(self) -> dict[str, Any]:
         """See `Start`."""
-        return {"initial_density": self.density, "initial_gain": self.gain}
+        return {
+            "initial_density": self.density,
+            "initial_gain": self.gain,
+            "initial_bias": self.bias,
+        }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -144,7 +144,8 @@ def dynamic_sparsity(
         due = (state.count > 0) & (state.count % every == 0) & (state.count < stop)
         fraction = jnp.asarray(value_at(drop_fraction, state.count), jnp.float32)
         support = (state.masks, state.key)
-        masks, key = when_due(due, move_support, support, params, updates, fraction)
+        grads = updates if state.key is None else None
+        masks, key = when_due(due, move_support, support, params, grads, fraction)
         inner_state = keep_live_state(inner, state.inner_state, masks)
         stepped = inner.update(keep_live(updates, masks), inner_state, params, **extra_args)
         waiting = (optax.tree.zeros_like(stepped[0]), inner_state)
