@@ -72,6 +72,10 @@ def sparse_initializer(
 
     Notes:
         The paper draws the mask of each entry independently; here the count is exact.
+
+        A unit that keeps no weight and has bias 0 sits in the corner of its ReLU: no gradient ever
+        wakes it. Where whole neurons or kernels start at zero, give the biases small positive
+        values, as the authors do: uniform in :math:`[0, 1/\sqrt{\text{fan in}}]`.
     """
     check_range("density", density, above=0, at_most=1)
     groups = l1() if groups is None else groups
@@ -127,6 +131,9 @@ def sparsify(
         A Flax NNX model, in place::
 
             nnx.update(model, bregjax.sparsify(key, nnx.state(model, nnx.Param), 0.01))
+
+    Notes:
+        Units that keep no weight need positive biases to wake: see `sparse_initializer`.
     """
     check_range("density", density, above=0, at_most=1)
     groups = l1() if groups is None else groups
