@@ -58,6 +58,15 @@ class Dataset:
     """likewise"""
     classes: int = 10
 
+    def first(self, training: int, others: int) -> "Dataset":
+        """The first images of each split, for trials."""
+        return dataclasses.replace(
+            self,
+            train=Split(*self.train[:training]),
+            validation=Split(*self.validation[:others]),
+            test=Split(*self.test[:others]),
+        )
+
     def normalize(self, inputs: jax.Array) -> jax.Array:
         """(x − mean) / std in float32, where x is ``inputs`` scaled to [0, 1] if they are uint8."""
         pixels = inputs.astype(jnp.float32)

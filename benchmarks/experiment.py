@@ -37,7 +37,7 @@ class Experiment:
     out: Path | None = None
     """Folder for summary.json, metrics.jsonl and the figures; by default out/NAME."""
     quick: bool = False
-    """A trial of seconds: at most two epochs and one seed."""
+    """A trial: at most two epochs, one seed, 2,000 images to train on and 500 to test."""
     select: Literal["last", "best"] = "last"
     """Which network is tested: that of the last epoch, or the best on the validation images."""
     patience: int | None = None
@@ -100,6 +100,8 @@ class Experiment:
             shutil.rmtree(folder, ignore_errors=True)
         with Interruption() as stop:
             for name, task, method in self._chosen():
+                if self.quick:
+                    task = dataclasses.replace(task, dataset=task.dataset.first(2000, 500))
                 settings = method.record() | {"batch_size": task.batch_size} | task.settings
                 about = {
                     "experiment": self.name,
@@ -107,6 +109,7 @@ class Experiment:
                     "epochs": epochs,
                     "seeds": list(seeds),
                     "steps_per_call": task.steps_per_call,
+                    "images": len(task.dataset.train),
                 }
                 checkpoints = Checkpoints(
                     folder / results.file_name(name),

@@ -35,6 +35,7 @@ class Progress:
             rich.progress.TextColumn("{task.fields[figures]}"),
             console=_error_console,
             transient=True,
+            disable=not _error_console.is_terminal,
         )
         self._task = self._bar.add_task(label, total=total, completed=done, figures="")
         self._last_line = time.monotonic()

@@ -85,7 +85,9 @@ class Regularization:
         for label, penalty in self.penalties.items():
             value = penalty.strength
             strengths[label] = dataclasses.asdict(value) if isinstance(value, Rising) else value
-        regularizers = {label: str(p.regularizer) for label, p in self.penalties.items()}
+        regularizers = {
+            label: str(p.regularizer).lstrip("_") for label, p in self.penalties.items()
+        }
         return {"regularizer": _only(regularizers), "strength": _only(strengths)}
 
     def __str__(self) -> str:

@@ -158,7 +158,7 @@ def train(
     feed = task.batches
     if feed.steps < 1:
         raise BenchmarkError(
-            f"batch size {task.batch_size} exceeds the {len(task.dataset.train.targets)} training"
+            f"batch size {task.batch_size} exceeds the {len(task.dataset.train)} training"
             f" images of {task.dataset.name}: choose a smaller one."
         )
     validation, test = (

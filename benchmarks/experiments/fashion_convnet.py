@@ -43,7 +43,7 @@ class FashionConvNet(Experiment):
     """Share of the weights that pruning, SET and RigL leave."""
 
     def methods(self) -> list[methods.Method]:
-        """Ours with a rising strength, LinBreg as published, and what a reviewer would ask about."""
+        """Ours with a rising strength, LinBreg as published, and every baseline."""
         rising = kernels_and_weights(Rising(0.02, 0.55), Rising(0.02, 0.5))
         published = kernels_and_weights(0.5, 0.5)
         sgd = Cosine(0.05, warmup_epochs=1)

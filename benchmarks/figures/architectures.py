@@ -1,5 +1,6 @@
 """The architecture that emerges in an autoencoder, and what it makes of images."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.figures.style import STYLE
 
@@ -33,6 +35,8 @@ def architectures(neurons: Snapshots, skips: Snapshots, title: str) -> Figure:
                 over_time.plot(sorted(epochs), curve, label=f"layer {layer}")
             over_time.set_ylabel(f"{case}\nlive neurons")
             over_time.grid(visible=True, alpha=0.3)
+            over_time.set_ylim(0, 800)
+            over_time.xaxis.set_major_locator(MaxNLocator(integer=True))
             strengths = skips[case][max(epochs)][0] if case in skips else np.zeros(0)
             _draw_network(network, counts[-1], strengths)
         grid[0, 0].legend(ncols=2, fontsize="small")
@@ -81,14 +85,15 @@ def restored_images(exhibits: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """
     style: dict[Any, Any] = {**STYLE, "axes.grid": False}
     with mpl.rc_context(style):
-        figure = Figure(figsize=(8.0, 2.2 * len(exhibits)), layout="constrained")
-        panels = figure.subplots(len(exhibits), 1, squeeze=False)[:, 0]
-        for axes, (case, images) in zip(panels, exhibits.items(), strict=True):
-            rows = [
+        rows = math.ceil(len(exhibits) / 2)
+        figure = Figure(figsize=(9.0, 2.0 * rows), layout="constrained")
+        panels = figure.subplots(rows, 2, squeeze=False).flat
+        for axes, (case, images) in zip(panels, exhibits.items(), strict=False):
+            stack = [
                 np.concatenate(list(images[name][..., 0].astype(np.float32)), axis=1)
                 for name in ("input", "output", "target")
             ]
-            axes.imshow(np.concatenate(rows), cmap="gray", vmin=0, vmax=1)
+            axes.imshow(np.concatenate(stack), cmap="gray", vmin=0, vmax=1)
             height = images["input"].shape[1]
             axes.set_yticks([height * (i + 0.5) for i in range(3)], ["input", "output", "clean"])
             axes.set_xticks([])

@@ -228,3 +228,12 @@ def test_damaged_data_is_one_clear_error(tmp_path, damage, read):
     with pytest.raises(BenchmarkError, match=r"cannot be read .*prepare it again") as caught:
         read("mnist", tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_the_first_images_of_each_split():
+    whole = data.load("digits")
+    part = whole.first(50, 20)
+    assert (len(part.train), len(part.validation), len(part.test)) == (50, 20, 20)
+    np.testing.assert_array_equal(part.train.inputs, whole.train.inputs[:50])
+    np.testing.assert_array_equal(part.test.targets, whole.test.targets[:20])
+    assert (part.mean, part.std) == (whole.mean, whole.std)

@@ -230,3 +230,22 @@ def test_a_loss_that_is_no_number_is_told_and_nothing_saved_is_lost(tmp_path):
         train(task(), burst, seeds=[0, 4], epochs=5, label="SGD", checkpoints=checkpoints)
     # Two epochs of six steps were fine.
     assert Checkpoints(tmp_path / "run", {}).positions() == [6, 12]
+
+
+def test_mixed_precision_computes_in_half_and_keeps_the_rest():
+    seen = []
+
+    class Spy(MLP):
+        def __call__(self, images):
+            seen.append(self.layers[0](images.reshape(len(images), -1)).dtype)
+            return super().__call__(images)
+
+    made = Task(
+        fake_dataset(), lambda rngs: Spy((36, 16, 3), dtype=jnp.bfloat16, rngs=rngs), batch_size=32
+    )
+    optimizer = bregjax.adabreg(0.01, bregjax.l1(), 0.05)
+    result = train(made, optimizer, seeds=[0], epochs=15, start=SparseStart(0.1))
+    assert set(seen) == {jnp.dtype(jnp.bfloat16)}
+    assert {x.dtype for x in jax.tree.leaves(result.params)} == {jnp.dtype(jnp.float32)}
+    assert result.curve.train_loss.dtype == np.float32
+    assert (result.test_accuracy > 0.9).all()

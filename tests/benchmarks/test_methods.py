@@ -1,0 +1,138 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import bregjax
+from benchmarks import methods
+from benchmarks.methods import ErdosRenyiStart, SparseStart
+from benchmarks.models import ConvNet, resnet20
+from benchmarks.regularization import Penalty, Regularization, Rising, everywhere
+from benchmarks.schedules import Constant
+from bregjax import l1, per_kernel
+
+
+def parameters(build) -> nnx.State:
+    return nnx.state(build(rngs=nnx.Rngs(0)), nnx.Param)
+
+
+def test_a_sparse_start_keeps_whole_kernels_and_single_dense_weights():
+    dense = parameters(ConvNet)
+    sparse = SparseStart(0.02, gain=0.5)(jax.random.key(1), dense)
+    kernel = np.asarray(sparse["conv2"]["kernel"][...])
+    live = np.any(kernel != 0, axis=(0, 1))
+    assert live.sum() == round(0.02 * 64 * 64)
+    # Survivors are gain / √share times what they were.
+    before = np.asarray(dense["conv2"]["kernel"][...])
+    scale = 0.5 / math.sqrt(live.mean())
+    np.testing.assert_allclose(kernel, np.where(live, scale * before, 0), rtol=1e-6)
+    assert np.count_nonzero(sparse["linear1"]["kernel"][...]) == round(0.02 * 1024 * 128)
+
+
+def test_a_sparse_start_draws_positive_biases_by_fan_in():
+    sparse = SparseStart(0.02, bias=2.0)(jax.random.key(1), parameters(ConvNet))
+    for layer, fan_in in (("conv1", 25), ("conv2", 25 * 64), ("linear1", 1024)):
+        bias = np.asarray(sparse[layer]["bias"][...])
+        high = 2 / math.sqrt(fan_in)
+        assert 0 <= bias.min() < 0.2 * high
+        assert 0.8 * high < bias.max() <= high
+    norms = SparseStart(0.02)(jax.random.key(1), parameters(resnet20))["stem"]["norm"]
+    assert 0 < np.max(norms["bias"][...]) <= 1 / math.sqrt(16)
+    np.testing.assert_array_equal(norms["scale"][...], 1)
+
+
+def test_dormant_kernels_wake_with_positive_biases_and_not_without():
+    model = ConvNet(rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(model, nnx.Param)
+    images = jax.random.normal(jax.random.key(2), (8, 28, 28, 1))
+
+    def kernels_with_gradient(bias: float) -> int:
+        sparse = SparseStart(0.02, bias=bias)(jax.random.key(1), params)
+        gradient = jax.grad(lambda p: jnp.sum(nnx.merge(graphdef, p)(images) ** 2))(sparse)
+        return int(np.any(gradient["conv1"]["kernel"][...] != 0, axis=(0, 1)).sum())
+
+    assert kernels_with_gradient(0.0) <= round(0.02 * 64)
+    assert kernels_with_gradient(1.0) > 10
+
+
+def test_each_kind_of_layer_gets_its_penalty_and_biases_none():
+    regularization = Regularization(
+        {"conv": Penalty(per_kernel(), 0.3), "dense": Penalty(l1(), Rising(0.0, 0.5, share=0.5))}
+    )
+    method = methods.linbreg(Constant(0.1), regularization, start=None, delta=2.0)
+    ours = method.optimizer(epochs=2, steps_per_epoch=4)
+    params = parameters(ConvNet)
+    gradient = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)
+    strength = optax.linear_schedule(0.0, 0.5, 4)
+    by_kind = {
+        "conv": bregjax.linbreg(0.1, per_kernel(), 0.3, delta=2.0),
+        "dense": bregjax.linbreg(0.1, l1(), strength, delta=2.0),
+        "other": optax.sgd(0.1),
+    }
+    expected = optax.partition(by_kind, bregjax.label_by_kind)
+    ends = []
+    for optimizer in (ours, expected):
+        current, state = params, optimizer.init(params)
+        for _ in range(6):
+            updates, state = optimizer.update(gradient, state, current)
+            current = optax.apply_updates(current, updates)
+        ends.append(current)
+    for one, other in zip(*map(jax.tree.leaves, ends), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_regularization_and_settings_are_told_in_names_and_records():
+    both = Regularization(
+        {"conv": Penalty(per_kernel(), 0.3), "dense": Penalty(l1(), Rising(0.1, 0.5))}
+    )
+    assert str(both) == "λ=0.3/0.1→0.5"
+    assert both.record()["strength"] == {
+        "conv": 0.3,
+        "dense": {"initial": 0.1, "final": 0.5, "share": 0.6},
+    }
+    method = methods.adabreg(Constant(0.1), everywhere(l1(), 0.2), start=SparseStart(0.01))
+    assert method.name == "AdaBreg λ=0.2"
+    assert method.record() == {
+        "schedule": "constant",
+        "learning_rate": 0.1,
+        "initial_density": 0.01,
+        "initial_gain": 1.0,
+        "initial_bias": 1.0,
+        "delta": 1.0,
+        "regularizer": "L1()",
+        "strength": 0.2,
+    }
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        methods.one_shot_pruning(Constant(0.1), 0.1),
+        methods.gradual_pruning(Constant(0.1), 0.1),
+        methods.set_training(Constant(0.1), 0.1),
+        methods.rigl(Constant(0.1), 0.1),
+    ],
+    ids=lambda method: method.name,
+)
+def test_baselines_end_with_the_density_they_are_told(method):
+    params = {"a": jax.random.normal(jax.random.key(0), (40, 30)), "b": jnp.ones((30, 20))}
+    total = 40 * 30 + 30 * 20
+    if isinstance(method.start, ErdosRenyiStart):
+        params = method.start(jax.random.key(1), params)
+    optimizer = method.optimizer(epochs=5, steps_per_epoch=20)
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state, key):
+        gradient = jax.tree.map(lambda x: x + jax.random.normal(key, x.shape), params)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for key in jax.random.split(jax.random.key(2), 100):
+        params, state = step(params, state, key)
+    live = sum(int(jnp.count_nonzero(x)) for x in params.values())
+    assert abs(live - 0.1 * total) <= 2
