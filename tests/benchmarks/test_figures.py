@@ -49,7 +49,7 @@ def test_kernels_are_counted_and_dead_inputs_left_out():
     axes = figure.axes[0]
     assert axes.get_title() == "layer: 3 of 12 kernels are live (25.0%)"
     assert axes.get_ylabel() == "2 of 3\ninput channels"
-    shown = np.ma.filled(axes.get_images()[0].get_array(), np.nan)
+    shown = np.ma.filled(np.ma.asarray(axes.get_images()[0].get_array()), np.nan)
     assert np.isfinite(shown).sum() == 3 * 4
     assert (shown == -0.5).sum() == 1 + 1 + 4
 
@@ -81,4 +81,4 @@ def test_restored_images_are_stacked_by_case():
     images = {name: np.zeros((5, 4, 4, 1)) for name in ("input", "output", "target")}
     figure = figures.restored_images({"first": images, "second": images})
     assert [axes.get_title() for axes in figure.axes] == ["first", "second"]
-    assert figure.axes[0].get_images()[0].get_array().shape == (3 * 4, 5 * 4)
+    assert np.asarray(figure.axes[0].get_images()[0].get_array()).shape == (3 * 4, 5 * 4)

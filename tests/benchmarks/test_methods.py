@@ -1,4 +1,5 @@
 import math
+from collections.abc import Hashable
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,7 @@ def test_each_kind_of_layer_gets_its_penalty_and_biases_none():
     params = parameters(ConvNet)
     gradient = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)
     strength = optax.linear_schedule(0.0, 0.5, 4)
-    by_kind = {
+    by_kind: dict[Hashable, optax.GradientTransformation] = {
         "conv": bregjax.linbreg(0.1, per_kernel(), 0.3, delta=2.0),
         "dense": bregjax.linbreg(0.1, l1(), strength, delta=2.0),
         "other": optax.sgd(0.1),
