@@ -54,6 +54,7 @@ def _draw_network(axes: Axes, live: np.ndarray, strengths: np.ndarray) -> None:
     axes.bar(layers, widths, bottom=-widths / 2, width=0.5, color=colors)
     for layer, width in zip(layers, widths, strict=True):
         axes.annotate(str(width), (layer, -width / 2), ha="center", va="top", fontsize="small")
+    starts = [0] * len(widths)
     pairs = [(source, target) for target in layers[1:] for source in range(target)]
     for (source, target), strength in zip(pairs, strengths, strict=False):
         if strength != 0:
@@ -67,8 +68,10 @@ def _draw_network(axes: Axes, live: np.ndarray, strengths: np.ndarray) -> None:
                 linewidth=1.2,
             )
             axes.add_patch(arc)
-            middle = (source + target) / 2, 430 + 75 * (target - source)
-            axes.annotate(f"{strength:+.2f}", middle, ha="center", color="#D55E00", fontsize=7)
+            # Beside the start of the arc, one above the other.
+            place = source + 0.06, widths[source] / 2 + 60 + 55 * starts[source]
+            axes.annotate(f"{strength:+.3f}", place, ha="right", color="#D55E00", fontsize=7)
+            starts[source] += 1
     axes.set_ylim(-480, 480 + (80 * len(live) if np.any(strengths) else 0))
     axes.set_xlim(-0.6, len(live) + 0.6)
     axes.set_xticks(layers)

@@ -63,7 +63,7 @@ def test_architectures_show_live_neurons_and_the_skips_that_are_on():
         [line.get_ydata() for line in over_time.get_lines()], [[8, 300], [8, 20], [8, 250]]
     )
     words = [text.get_text() for text in network.texts]
-    assert words == ["784", "300", "20", "250", "+0.25", "-0.50"]
+    assert words == ["784", "300", "20", "250", "+0.250", "-0.500"]
     assert len(network.patches) == 4 + 2
 
 
