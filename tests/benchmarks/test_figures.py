@@ -48,10 +48,15 @@ def test_kernels_are_counted_and_dead_inputs_left_out():
     figure = figures.learned_kernels({"layer": kernels}, "title")
     axes = figure.axes[0]
     assert axes.get_title() == "layer: 3 of 12 kernels are live (25.0%)"
-    assert axes.get_ylabel() == "2 of 3\ninput channels"
+    assert axes.get_ylabel() == "2 of 3 input channels"
     shown = np.ma.filled(np.ma.asarray(axes.get_images()[0].get_array()), np.nan)
     assert np.isfinite(shown).sum() == 3 * 4
-    assert (shown == -0.5).sum() == 1 + 1 + 4
+    assert (shown == -1).sum() == 1 + 1 + 4
+
+
+def test_a_layer_without_a_live_kernel_is_an_empty_panel():
+    figure = figures.learned_kernels({"layer": np.zeros((3, 3, 2, 4))}, "title")
+    assert figure.axes[0].get_title() == "layer: 0 of 8 kernels are live (0.0%)"
 
 
 def test_architectures_show_live_neurons_and_the_skips_that_are_on():

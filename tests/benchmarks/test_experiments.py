@@ -1,0 +1,43 @@
+"""Every experiment as a user starts it, on the first images of the real data."""
+
+import json
+
+import pytest
+from test_data import needs_mnist
+
+from benchmarks.__main__ import main
+
+FIGURES = {
+    "mnist_mlp": ["learning_curves"],
+    "fashion_convnet": ["learning_curves", "learned_kernels"],
+    "denoising_autoencoder": ["learning_curves", "architectures", "restored_images"],
+    "densenet_search": ["learning_curves", "connections"],
+    "cifar_resnet": ["learning_curves", "accuracy_and_density"],
+}
+
+
+def check(name: str, out, *options: str) -> list[dict]:
+    assert main([name, "--quick", "--out", str(out), *options]) == 0
+    for figure in FIGURES[name]:
+        assert (out / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+        assert (out / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
+    runs = json.loads((out / "summary.json").read_text())
+    for run in runs:
+        assert 0 < run["density"] <= 1
+        assert run["epochs"] == 2
+        assert (run["test_accuracy"] is None) == (name == "denoising_autoencoder")
+    return runs
+
+
+@needs_mnist
+def test_a_quick_trial_of_the_convnet(tmp_path):
+    (run,) = check("fashion_convnet", tmp_path, "--only", "AdaBreg")
+    assert set(run["densities"]) == {"conv", "conv_kernels", "dense"}
+    assert run["settings"]["strength"]["dense"]["initial"] == 0.02
+
+
+@needs_mnist
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_quick_trial_of_everything(name, tmp_path):
+    check(name, tmp_path)
