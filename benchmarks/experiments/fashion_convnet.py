@@ -44,7 +44,7 @@ class FashionConvNet(Experiment):
 
     def methods(self) -> list[methods.Method]:
         """Ours with a rising strength, LinBreg as published, and every baseline."""
-        rising = kernels_and_weights(Rising(0.02, 0.85), Rising(0.02, 1.0))
+        rising = kernels_and_weights(Rising(0.02, 0.66), Rising(0.02, 0.68))
         published = kernels_and_weights(0.5, 0.5)
         sgd = Cosine(0.05, warmup_epochs=1)
         return [
