@@ -13,6 +13,7 @@ from benchmarks.experiments.digits import Digits
 from benchmarks.experiments.fashion_convnet import FashionConvNet
 from benchmarks.experiments.mnist_mlp import MnistMlp
 from benchmarks.interruption import Interrupted
+from benchmarks.peers import Peers
 from benchmarks.step_cost import StepCost
 
 COMMANDS = {
@@ -25,6 +26,7 @@ COMMANDS = {
         DenseNetSearch,
         CifarResNet,
         StepCost,
+        Peers,
     )
 }
 

@@ -29,9 +29,9 @@ def assert_same(ours, theirs):
 
 def both(strides, padding, **options):
     """Our convolution and that of lax, as functions of images and kernels."""
-    options: dict[str, Any] = {"dimension_numbers": NHWC} | options
+    keywords: dict[str, Any] = {"dimension_numbers": NHWC} | options
     return [
-        lambda x, kernel, conv=conv: conv(x, kernel, strides, padding, **options)
+        lambda x, kernel, conv=conv: conv(x, kernel, strides, padding, **keywords)
         for conv in (convolution, lax.conv_general_dilated)
     ]
 
