@@ -7,7 +7,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from benchmarks.figures.style import STYLE
 from benchmarks.results import Run
@@ -28,6 +28,7 @@ def plot_curves(
             epochs, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.2, lw=0
         )
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(label)
 
 
@@ -47,7 +48,7 @@ def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
                 # The first epochs would flatten what the reader looks for.
                 settled = [y for line in axes.get_lines() for y in np.asarray(line.get_ydata())[2:]]
                 if settled:
-                    axes.set_ylim(min(settled) - 1, 100.3)
+                    axes.set_ylim(min(settled) - 1, min(max(settled) + 1, 100.3))
             else:
                 plot_curves(axes, rows, f"{images}_loss", f"{words} loss")
                 axes.set_yscale("log")
