@@ -121,8 +121,9 @@ def matrix_products(jaxpr):
         if equation.primitive.name in ("dot_general", "conv_general_dilated"):
             yield equation
         for value in equation.params.values():
-            if hasattr(value, "jaxpr"):
-                yield from matrix_products(value.jaxpr)
+            inner = getattr(value, "jaxpr", value)  # closed, or as jax.checkpoint keeps it
+            if hasattr(inner, "eqns"):
+                yield from matrix_products(inner)
 
 
 @small
