@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from benchmarks.models.layers import conv, linear, max_pool
+from benchmarks.convolution import max_pool
+from benchmarks.models.layers import conv, linear
 
 
 class ConvNet(nnx.Module):

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from benchmarks.models.layers import ConvNorm, linear, max_pool
+from benchmarks.convolution import max_pool
+from benchmarks.models.layers import ConvNorm, linear
 
 
 class VGG(nnx.Module):

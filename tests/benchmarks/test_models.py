@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax import lax
 from numpy.lib.stride_tricks import sliding_window_view
 
 import bregjax
@@ -214,14 +213,6 @@ def test_batch_norm_keeps_float32_statistics_and_returns_its_inputs_dtype():
     norm.eval()
     shifted = norm(jnp.full((1, 1, 1, 3), 30.0, jnp.bfloat16))
     np.testing.assert_allclose(np.float32(shifted), -0.03125 / np.sqrt(1e-4 + 1e-5), rtol=1e-2)
-
-
-def test_max_pool_is_reduce_window_and_refuses_odd_sizes():
-    x = normal(2, 6, 4, 3)
-    expected = lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-    np.testing.assert_array_equal(layers.max_pool(x), expected)
-    with pytest.raises(ValueError, match=r"even height and width, got x of shape \(2, 5, 4, 3\)"):
-        layers.max_pool(normal(2, 5, 4, 3))
 
 
 @pytest.mark.parametrize("name", ["mlp", "densenet"])
