@@ -12,7 +12,7 @@ import optax
 import bregjax
 from benchmarks import baselines
 from benchmarks.regularization import Regularization
-from benchmarks.schedules import LearningRate
+from benchmarks.schedules import Cosine, LearningRate
 from bregjax._selection import leaf_name
 
 
@@ -105,6 +105,62 @@ class Method:
         """All settings, for summary.json."""
         start = self.start.record() if self.start else {"initial_density": 1.0}
         return self.learning_rate.record() | start | self.settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Targeted:
+    """One of our methods, told the density that it ends with instead of a strength.
+
+    `bregjax.steer` leads it there along a cubic ramp; over the last epochs the network has landed
+    on the exact number of weights, which Adam tunes.
+    """
+
+    method: Method
+    """starts from a small strength"""
+    density: float
+    initial_density: float = 0.5
+    """where the ramp begins"""
+    ramp: float = 0.6
+    """share of the steered epochs, until the target is reached"""
+    tuning: float = 0.2
+    """share of the epochs after the landing"""
+    tuning_rate: float = 1e-3
+    """learning rate of Adam after the landing, decaying as a cosine"""
+
+    @property
+    def name(self) -> str:
+        """Such as ``AdaBreg → 5%``."""
+        return f"{self.method.name.partition(' ')[0]} → {self.density:.3g}"
+
+    @property
+    def start(self) -> Start | None:
+        """That of the method."""
+        return self.method.start
+
+    def steered_epochs(self, epochs: int) -> int:
+        """The epochs before the landing."""
+        return max(1, epochs - max(1, round(self.tuning * epochs)))
+
+    def optimizer(self, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
+        """See `Method`."""
+        steered = self.steered_epochs(epochs)
+        target = optax.polynomial_schedule(
+            self.initial_density,
+            self.density,
+            power=3,
+            transition_steps=round(self.ramp * steered * steps_per_epoch),
+        )
+        return bregjax.landing(
+            bregjax.steer(self.method.optimizer(steered, steps_per_epoch), target),
+            Cosine(self.tuning_rate).build(optax.adam, max(1, epochs - steered), steps_per_epoch),
+            steered * steps_per_epoch,
+            density=self.density,
+        )
+
+    def record(self) -> dict[str, Any]:
+        """See `Method`."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)[1:]}
+        return self.method.record() | own | {"target_density": self.density}
 
 
 def linbreg(

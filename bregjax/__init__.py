@@ -1,7 +1,14 @@
 """Sparse neural networks by Bregman iterations, as Optax gradient transformations."""
 
 from bregjax._initializers import sparse_initializer, sparsify
-from bregjax._measures import density, effective_rank, live_groups, regularizer_value
+from bregjax._landing import LandingState, land, landing
+from bregjax._measures import (
+    density,
+    effective_rank,
+    live_groups,
+    regularizer_value,
+    relative_rank,
+)
 from bregjax._mirror import MirrorState, bregman_step, mirror_step
 from bregjax._optimizers import adabreg, linbreg, prox_sgd
 from bregjax._prox import ProxState, prox_step
@@ -19,6 +26,8 @@ from bregjax._regularizers._nuclear import nuclear
 from bregjax._regularizers._soft_bernoulli import soft_bernoulli
 from bregjax._report import LayerSparsity, SparsityReport, sparsity_report
 from bregjax._selection import label_by_kind, label_by_path, weight_mask
+from bregjax._steering import SteeringRule, SteerState, adaptive_rule, discrepancy_rule, steer
+from bregjax._support import FreezeSupportState, MultilevelState, freeze_support, multilevel
 from bregjax._theory import (
     bregman_distance,
     elastic_net,
@@ -29,25 +38,36 @@ from bregjax._theory import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "FreezeSupportState",
+    "LandingState",
     "LayerSparsity",
     "MirrorState",
+    "MultilevelState",
     "ProxState",
     "Regularizer",
     "SparsityReport",
+    "SteerState",
+    "SteeringRule",
     "adabreg",
+    "adaptive_rule",
     "bregman_distance",
     "bregman_step",
     "density",
+    "discrepancy_rule",
     "effective_rank",
     "elastic_net",
     "elastic_net_conjugate_grad",
+    "freeze_support",
     "group_l2",
     "l1",
     "label_by_kind",
     "label_by_path",
+    "land",
+    "landing",
     "linbreg",
     "live_groups",
     "mirror_step",
+    "multilevel",
     "none",
     "nonneg_l1",
     "nuclear",
@@ -58,11 +78,13 @@ __all__ = [
     "prox_sgd",
     "prox_step",
     "regularizer_value",
+    "relative_rank",
     "soft_bernoulli",
     "sparse_group",
     "sparse_initializer",
     "sparsify",
     "sparsity_report",
+    "steer",
     "symmetric_bregman_distance",
     "weight_mask",
 ]

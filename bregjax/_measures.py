@@ -96,6 +96,32 @@ def effective_rank(x: jax.Array, tolerance: ArrayLike | None = None) -> jax.Arra
     return jnp.sum(singular_values > tolerance, dtype=jnp.int32)
 
 
+def relative_rank(params: Any, *, mask: Mask | None = None) -> jax.Array:
+    """Compute the share of the rank that the arrays could have: a target for `steer`.
+
+    Args:
+      params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).
+      mask: which leaves count, as in `linbreg`; by default all of two or more dimensions.
+
+    Returns:
+        The sum of the `effective_rank` of all leaves by the sum of their largest possible ranks:
+        a scalar in [0, 1], float32; jittable.
+
+    Raises:
+        ValueError: if ``mask`` marks no leaf or does not fit.
+
+    Example:
+        >>> import jax.numpy as jnp, bregjax
+        >>> print(bregjax.relative_rank({"kernel": jnp.outer(jnp.arange(4.0), jnp.ones(2))}))
+        0.5
+    """
+    leaves = [x for _, x in selected_leaves(params, mask)]
+    if not leaves:
+        raise ValueError("mask marks no leaf of params: there is nothing to count.")
+    largest = sum(min(fold(x)[0].shape) for x in leaves)
+    return sum(effective_rank(x) for x in leaves) / jnp.float32(largest)
+
+
 def regularizer_value(
     params: Any,
     regularizer: Regularizer,

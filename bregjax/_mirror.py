@@ -9,7 +9,7 @@ import optax
 from bregjax._numerics import wide_dtype
 from bregjax._prox import prox_stage
 from bregjax._regularizers._base import Regularizer
-from bregjax._stage import Stage, as_transformation, in_sequence, value_at
+from bregjax._stage import Stage, Wish, as_transformation, in_sequence, value_at
 from bregjax._validation import check_floating, check_range, check_regularizer
 
 
@@ -40,9 +40,11 @@ def mirror_stage(
 
         return MirrorState(dual=jax.tree_util.tree_map_with_path(dual_of, params))
 
-    def move(updates: Any, state: MirrorState, params: Any) -> tuple[Any, MirrorState]:
+    def move(updates: Any, state: MirrorState, params: Any, wish: Wish) -> tuple[Any, MirrorState]:
         del params
-        dual = jax.tree.map(lambda v, u: v + u.astype(v.dtype), state.dual, updates)
+        dual = state.dual
+        if not wish.hold_dual:
+            dual = jax.tree.map(lambda v, u: v + u.astype(v.dtype), dual, updates)
         point = jax.tree.map(lambda v: jnp.asarray(delta, v.dtype) * v, dual)
         return point, MirrorState(dual=dual)
 

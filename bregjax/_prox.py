@@ -8,7 +8,7 @@ import optax
 
 from bregjax._numerics import wide_dtype
 from bregjax._regularizers._base import Regularizer
-from bregjax._stage import Stage, as_transformation, value_at
+from bregjax._stage import Stage, Wish, as_transformation, value_at
 from bregjax._validation import check_floating, check_range, check_regularizer
 
 
@@ -41,14 +41,17 @@ def prox_stage(
         states = [regularizer.init_state(x, index) for index, x in enumerate(leaves)]
         return ProxState(count, treedef.unflatten(states))
 
-    def move(point: Any, state: ProxState, params: Any) -> tuple[Any, ProxState]:
+    def move(point: Any, state: ProxState, params: Any, wish: Wish) -> tuple[Any, ProxState]:
         del params
         current_strength = value_at(strength, state.count)
         current_step_size = value_at(step_size, state.count)
         count = None if state.count is None else jnp.asarray(optax.safe_increment(state.count))
 
         def threshold(x: jax.Array) -> jax.Array:
-            return jnp.asarray(current_step_size, x.dtype) * jnp.asarray(current_strength, x.dtype)
+            value = jnp.asarray(current_step_size, x.dtype) * jnp.asarray(current_strength, x.dtype)
+            if wish.strength_scale is None:
+                return value
+            return value * jnp.asarray(wish.strength_scale, x.dtype)
 
         if not regularizer.stateful:
             prox = jax.tree.map(lambda x: regularizer.prox(x, threshold(x)), point)
@@ -115,11 +118,11 @@ def prox_step(
     """
     prox = prox_stage(regularizer, strength, step_size)
 
-    def move(updates: Any, state: ProxState, params: Any) -> tuple[Any, ProxState]:
+    def move(updates: Any, state: ProxState, params: Any, wish: Wish) -> tuple[Any, ProxState]:
         def add(x: jax.Array, u: jax.Array) -> jax.Array:
             dtype = wide_dtype(x.dtype)
             return x.astype(dtype) + u.astype(dtype)
 
-        return prox.move(jax.tree.map(add, params, updates), state, params)
+        return prox.move(jax.tree.map(add, params, updates), state, params, wish)
 
     return as_transformation(Stage(prox.init, move))

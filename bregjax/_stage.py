@@ -7,16 +7,27 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
+from bregjax._validation import require_params
+
+
+class Wish(NamedTuple):
+    """What a caller asks of a single step, through the extra arguments of ``update``."""
+
+    strength_scale: ArrayLike | None = None
+    """a factor on the strength; None is 1"""
+    hold_dual: bool = False
+    """leave the dual as it is: the updates are not collected"""
+
 
 class Stage(NamedTuple):
     """A step from a tree (updates, or a point) to a point in parameter space.
 
-    ``init`` maps the parameters to a state. ``move`` maps (incoming tree, state, parameters) to
-    (point, next state); the point's leaves are in float32 or wider.
+    ``init`` maps the parameters to a state. ``move`` maps (incoming tree, state, parameters, wish)
+    to (point, next state); the point's leaves are in float32 or wider.
     """
 
     init: Callable[[Any], Any]
-    move: Callable[[Any, Any, Any], tuple[Any, Any]]
+    move: Callable[[Any, Any, Any, Wish], tuple[Any, Any]]
 
 
 def in_sequence(*stages: Stage) -> Stage:
@@ -25,10 +36,10 @@ def in_sequence(*stages: Stage) -> Stage:
     def init(params: Any) -> tuple:
         return tuple(stage.init(params) for stage in stages)
 
-    def move(incoming: Any, states: tuple, params: Any) -> tuple[Any, tuple]:
+    def move(incoming: Any, states: tuple, params: Any, wish: Wish) -> tuple[Any, tuple]:
         next_states = []
         for stage, state in zip(stages, states, strict=True):
-            incoming, next_state = stage.move(incoming, state, params)
+            incoming, next_state = stage.move(incoming, state, params, wish)
             next_states.append(next_state)
         return incoming, tuple(next_states)
 
@@ -41,20 +52,24 @@ def as_transformation(stage: Stage) -> optax.GradientTransformationExtraArgs:
     def init(params: Any) -> Any:
         return stage.init(params)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+    def update(
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        strength_scale: ArrayLike | None = None,
+        hold_dual: bool = False,
+        **extra_args: Any,
+    ) -> tuple[Any, Any]:
         del extra_args
-        if params is None:
-            raise ValueError(
-                "this transformation sets the parameters and needs them: call"
-                " tx.update(updates, state, params); got params=None."
-            )
+        require_params(params)
         expected, received = jax.tree.structure(params), jax.tree.structure(updates)
         if expected != received:
             raise ValueError(
                 "updates and params must have the same structure.\n"
                 f"params:  {expected}\nupdates: {received}"
             )
-        point, next_state = stage.move(updates, state, params)
+        point, next_state = stage.move(updates, state, params, Wish(strength_scale, hold_dual))
         return jax.tree.map(lambda y, x: y - x.astype(y.dtype), point, params), next_state
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -60,3 +60,20 @@ def check_floating(path: tuple, leaf: object) -> None:
             f"params{jax.tree_util.keystr(path)} has dtype {dtype}; this step needs real"
             " floating-point parameters. Leave other leaves out with mask=…."
         )
+
+
+def check_steps(name: str, value: object, *, at_least: int = 0) -> None:
+    """Raises `ValueError` unless ``value`` is a whole number of steps and not too small."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < at_least:
+        raise ValueError(
+            f"{name} must be a whole number of steps, at least {at_least}, got {name}={value!r}."
+        )
+
+
+def require_params(params: object) -> None:
+    """Raises `ValueError` where `update` was called without the parameters."""
+    if params is None:
+        raise ValueError(
+            "this transformation needs the parameters: call tx.update(updates, state, params);"
+            " got params=None."
+        )

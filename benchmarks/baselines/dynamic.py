@@ -8,8 +8,7 @@ import optax
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from benchmarks.baselines.checks import check_steps, require_params
-from benchmarks.baselines.masks import (
+from bregjax._masks import (
     keep_live,
     keep_live_state,
     mark_leaves,
@@ -19,7 +18,7 @@ from benchmarks.baselines.masks import (
 )
 from bregjax._selection import Mask
 from bregjax._stage import value_at
-from bregjax._validation import check_range
+from bregjax._validation import check_range, check_steps, require_params
 
 
 class DynamicSparsityState(NamedTuple):

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import optax
 
 import bregjax
-from benchmarks.baselines.checks import require_params
 from bregjax._selection import Mask
 from bregjax._stage import value_at
-from bregjax._validation import check_range, check_regularizer
+from bregjax._validation import check_range, check_regularizer, require_params
 
 
 class PenaltyState(NamedTuple):

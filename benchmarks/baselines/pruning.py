@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks.baselines.checks import check_steps, require_params
-from benchmarks.baselines.masks import (
+from bregjax._masks import (
     keep_live,
     keep_live_state,
     mark_leaves,
@@ -17,7 +16,7 @@ from benchmarks.baselines.masks import (
 )
 from bregjax._selection import Mask
 from bregjax._stage import value_at
-from bregjax._validation import check_range
+from bregjax._validation import check_range, check_steps, require_params
 
 
 class MagnitudePruningState(NamedTuple):

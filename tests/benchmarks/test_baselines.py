@@ -22,7 +22,7 @@ from benchmarks.baselines import (
     rigl,
     set_training,
 )
-from benchmarks.baselines.masks import top_k_masks, when_due
+from bregjax._masks import top_k_masks, when_due
 
 RATE, MOMENTUM = 0.1, 0.9
 SHAPES = {"dense": (12, 10), "conv": (3, 3, 2, 5), "bias": (10,)}

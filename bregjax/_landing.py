@@ -1,0 +1,270 @@
+"""Exact landing: as many weights as were asked for, to the weight."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from bregjax._masks import mark_leaves, top_k_masks, when_due
+from bregjax._measures import live_groups
+from bregjax._mirror import MirrorState
+from bregjax._numerics import wide_dtype
+from bregjax._regularizers._base import Regularizer
+from bregjax._regularizers._elementwise import l1
+from bregjax._selection import Mask
+from bregjax._support import FreezeSupportState, freeze_support
+from bregjax._validation import check_range, check_regularizer, check_steps, require_params
+
+_LARGEST_FINITE = int(np.finfo(np.float32).max.view(np.uint32))
+
+
+def land(
+    optimizer: optax.GradientTransformation,
+    state: Any,
+    params: Any,
+    *,
+    density: float | None = None,
+    count: int | None = None,
+    groups: Regularizer | None = None,
+    mask: Mask | None = None,
+    **extra_args: Any,
+) -> Any:
+    r"""Project the network to exactly the wanted number of weights, or of groups.
+
+    The parameters are read off the dual at another strength, the nearest at which the count is met:
+
+    .. math:: \theta = \operatorname{prox}_{\delta s \lambda J}(\delta v), \qquad
+        \#\{\theta \neq 0\} = \text{count}, \quad s \text{ next to } 1
+
+    so that those weights stay, or come, for which the training has collected most evidence, whether
+    there were too many before or too few; the last to come are next to zero. Where entries, or
+    groups, have equal evidence the first of them stay. The parameters that are not regularized stay
+    as they are. Train on with `freeze_support`.
+
+    Args:
+      optimizer: what the network was trained with: `linbreg`, `adabreg`, `steer` of them, or a
+        chain or partition with one in it.
+      state: its state.
+      params: the parameters.
+      density: the share of the entries, or groups, that stay: exactly ``round(density * n)`` of n.
+      count: their number, instead of ``density``.
+      groups: what is counted, as in `live_groups`; by default entries. Give the regularizer's own.
+      mask: which of the regularized leaves are counted, and landed; by default all with a dual.
+      **extra_args: passed to the optimizer's ``update``, where it needs any.
+
+    Returns:
+        The parameters. Jittable.
+
+    Raises:
+        ValueError: if not exactly one of ``density`` and ``count`` is given or it is out of range,
+          if the optimizer keeps no dual, or if fewer entries than asked for have any evidence.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, bregjax
+        >>> tx = bregjax.linbreg(0.1, bregjax.l1(), strength=1.0)
+        >>> params = jnp.array([[2.0, 1.0, 0.0, 0.0]])
+        >>> state = tx.init(params)
+        >>> updates, state = tx.update(jnp.array([[0.0, 0.0, -5.0, 1.0]]), state, params)
+        >>> params = optax.apply_updates(params, updates)
+        >>> print(bregjax.land(tx, state, params, count=1).astype("float16"))
+        [[1. 0. 0. 0.]]
+        >>> print(bregjax.land(tx, state, params, count=3) != 0)
+        [[ True  True  True False]]
+    """
+    groups = l1() if groups is None else groups
+    check_regularizer(groups, "groups")
+    leaves, treedef = jax.tree.flatten(params)
+    landed = _leaves_with_dual(state, params)
+    if not any(landed):
+        raise ValueError("state has no dual of params: land reads the weights off linbreg's dual.")
+    if mask is not None:
+        marks = mark_leaves(params, mask)
+        landed = [dual and marked for dual, marked in zip(landed, marks, strict=True)]
+    chosen = [i for i, marked in enumerate(landed) if marked]
+    if not chosen:
+        raise ValueError("mask marks no leaf of params that has a dual: there is nothing to land.")
+    total = sum(math.prod(live_groups(leaves[i], groups).shape) for i in chosen)
+    if (density is None) == (count is None):
+        raise ValueError(f"give either density or count, got density={density}, count={count}.")
+    if density is not None:
+        check_range("density", density, at_least=0, at_most=1)
+        count = round(density * total)
+    else:
+        check_steps("count", count)
+
+    nothing = jax.tree.map(jnp.zeros_like, params)
+    update = optax.with_extra_args_support(optimizer).update
+
+    def read_off(scale: jax.Array) -> list[jax.Array]:
+        updates, _ = update(
+            nothing, state, params, strength_scale=scale, hold_dual=True, **extra_args
+        )
+        reached = jax.tree.leaves(optax.apply_updates(params, updates))
+        return [reached[i] for i in chosen]
+
+    def live(weights: list[jax.Array]) -> list[jax.Array]:
+        return [live_groups(x, groups) for x in weights]
+
+    def number(scale: jax.Array) -> jax.Array:
+        return sum((jnp.sum(x) for x in live(read_off(scale))), start=jnp.int32(0))
+
+    # With too many, the largest strength that still has one too many: what goes is next to zero.
+    now = number(jnp.float32(1))
+    wanted = jnp.where(now > count, count + 1, count)
+
+    # The largest one at which so many are alive, bit by bit: the order of positive floats is that
+    # of their bits read as integers.
+    def set_bit(i: jax.Array, bits: jax.Array) -> jax.Array:
+        candidate = bits | (jnp.uint32(1) << jnp.asarray(30 - i, jnp.uint32))
+        scale = lax.bitcast_convert_type(jnp.minimum(candidate, _LARGEST_FINITE), jnp.float32)
+        fits = (candidate <= _LARGEST_FINITE) & (number(scale) >= wanted)
+        return jnp.where(fits, candidate, bits)
+
+    bits = lax.fori_loop(0, 31, set_bit, jnp.uint32(0))
+    scale = lax.bitcast_convert_type(bits, jnp.float32)
+    weights = read_off(jnp.where(now == count, 1, scale))
+    alive = live(weights)
+    available = sum(jnp.sum(x) for x in alive)
+    if not isinstance(available, jax.core.Tracer) and available < count:
+        raise ValueError(
+            f"only {available} of {total} have any evidence in the dual, got {count=}: ask for"
+            " fewer, or train longer."
+        )
+    # What shares the smallest evidence is alive together: some of it may be too many.
+    norms = [_group_norms(x, groups) for x in weights]
+    kept = top_k_masks(norms, jnp.int32(count), alive)
+    for i, x, stays in zip(chosen, weights, kept, strict=True):
+        stays = jnp.expand_dims(stays, groups.group_axes(x.ndim))
+        leaves[i] = jnp.where(stays, x, 0).astype(leaves[i].dtype)
+    return treedef.unflatten(leaves)
+
+
+class LandingState(NamedTuple):
+    """State of `landing`."""
+
+    count: jax.Array
+    """steps done, shape (), int32"""
+    inner_state: Any
+    tuning_state: FreezeSupportState
+
+
+def landing(
+    inner: optax.GradientTransformation,
+    tuner: optax.GradientTransformation,
+    step: int,
+    *,
+    density: float | None = None,
+    count: int | None = None,
+    groups: Regularizer | None = None,
+    mask: Mask | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Train, land on exactly the wanted number of weights, and tune those: all in one optimizer.
+
+    .. math:: \text{steps } 0, \dots, \text{step} - 1: \text{ inner}; \qquad
+        \text{step}: \theta \leftarrow \mathtt{land}; \qquad
+        \text{afterwards}: \text{ tuner, on the support}
+
+    The landing step uses no gradient. What the regularizer has taken from the weights, the tuner,
+    which has no regularizer, gives back.
+
+    Args:
+      inner: what `land` can land: `linbreg`, `adabreg`, `steer` of them, chains, partitions.
+      tuner: a dense optimizer, such as `optax.adam`; its schedules count from the landing.
+      step: the step that lands, at least 1.
+      density: as in `land`.
+      count: as in `land`.
+      groups: as in `land`.
+      mask: as in `land`; also which leaves have a support, by default all of two or more
+        dimensions.
+
+    Returns:
+        A `optax.GradientTransformationExtraArgs` with a `LandingState`.
+
+    Raises:
+        ValueError: if ``step`` is no positive whole number, or as `land`.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, bregjax
+        >>> tx = bregjax.landing(
+        ...     bregjax.linbreg(0.1, bregjax.l1(), strength=0.3), optax.sgd(0.5), 20, count=2
+        ... )
+        >>> params = jnp.zeros((1, 4))
+        >>> state = tx.init(params)
+        >>> for _ in range(40):
+        ...     gradient = params - jnp.array([[3.0, 1.0, 2.0, 0.5]])
+        ...     updates, state = tx.update(gradient, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(params.astype("float16"))
+        [[3. 0. 2. 0.]]
+    """
+    check_steps("step", step, at_least=1)
+    inner = optax.with_extra_args_support(inner)
+    tuner = freeze_support(tuner, mask=mask)
+
+    def init(params: Any) -> LandingState:
+        return LandingState(jnp.zeros([], jnp.int32), inner.init(params), tuner.init(params))
+
+    def update(
+        updates: Any, state: LandingState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, LandingState]:
+        require_params(params)
+        wide = jax.tree.map(lambda x: jnp.zeros(x.shape, wide_dtype(x.dtype)), params)
+
+        def train(inner_state: Any, tuning_state: Any) -> tuple[Any, Any, Any]:
+            moved, inner_state = inner.update(updates, inner_state, params, **extra_args)
+            return _like(wide, moved), inner_state, tuning_state
+
+        def tune(inner_state: Any, tuning_state: Any) -> tuple[Any, Any, Any]:
+            moved, tuning_state = tuner.update(updates, tuning_state, params, **extra_args)
+            return _like(wide, moved), inner_state, tuning_state
+
+        def touch_down(_: Any, inner_state: Any, params: Any) -> tuple[Any, Any]:
+            landed = land(
+                inner,
+                inner_state,
+                params,
+                density=density,
+                count=count,
+                groups=groups,
+                mask=mask,
+                **extra_args,
+            )
+            moved = jax.tree.map(jnp.subtract, _like(wide, landed), _like(wide, params))
+            return moved, tuner.init(landed)
+
+        moved, inner_state, tuning_state = lax.cond(
+            state.count < step, train, tune, state.inner_state, state.tuning_state
+        )
+        moved, tuning_state = when_due(
+            state.count == step, touch_down, (moved, tuning_state), state.inner_state, params
+        )
+        next_count = jnp.asarray(optax.safe_increment(state.count))
+        return moved, LandingState(next_count, inner_state, tuning_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _like(templates: Any, tree: Any) -> Any:
+    return jax.tree.map(lambda template, x: x.astype(template.dtype), templates, tree)
+
+
+def _leaves_with_dual(state: Any, params: Any) -> list[bool]:
+    """For each leaf of ``params`` whether some mirror step in ``state`` keeps a dual of it."""
+    treedef = jax.tree.structure(params)
+    has_dual = [False] * treedef.num_leaves
+    for part in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, MirrorState)):
+        if isinstance(part, MirrorState):
+            duals = treedef.flatten_up_to(part.dual)
+            has_dual = [
+                known or not isinstance(dual, optax.MaskedNode)
+                for known, dual in zip(has_dual, duals, strict=True)
+            ]
+    return has_dual
+
+
+def _group_norms(x: jax.Array, groups: Regularizer) -> jax.Array:
+    return jnp.sqrt(jnp.sum(x * x, axis=groups.group_axes(x.ndim)))

@@ -1,0 +1,177 @@
+"""Fixed supports: fine-tuning on the weights that are there, and multilevel training."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bregjax._masks import keep_live, mark_leaves, set_dead_to_zero
+from bregjax._selection import Mask
+from bregjax._validation import check_steps, require_params
+
+
+class FreezeSupportState(NamedTuple):
+    """State of `freeze_support`."""
+
+    support: Any
+    """which parameters are trained: booleans shaped like the parameters"""
+    inner_state: Any
+
+
+class MultilevelState(NamedTuple):
+    """State of `multilevel`."""
+
+    count: jax.Array
+    """steps done, shape (), int32"""
+    support: Any
+    """which parameters the last full step left alive: booleans shaped like the parameters"""
+    inner_state: Any
+
+
+def _support_of(params: Any, mask: Mask | None) -> Any:
+    """True at every non-zero entry, and everywhere in leaves that ``mask`` does not mark."""
+    leaves, treedef = jax.tree.flatten(params)
+    marks = mark_leaves(params, mask)
+    return treedef.unflatten(
+        [x != 0 if marked else jnp.ones(x.shape, bool) for x, marked in zip(leaves, marks)]
+    )
+
+
+def freeze_support(
+    inner: optax.GradientTransformation, *, mask: Mask | None = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Train the weights that are not zero at ``init``, and keep the others exactly zero.
+
+    .. math:: \theta \leftarrow M \odot (\theta + u(M \odot g)), \qquad M = [\theta_0 \neq 0]
+
+    with u the inner optimizer: the fine-tuning after `land`. Nothing may be chained after it;
+    weight decay belongs into ``inner``.
+
+    Args:
+      inner: any optimizer, usually a dense one such as `optax.adam`.
+      mask: which leaves have a support, as in `linbreg`; all entries of the others are trained.
+
+    Returns:
+        A `optax.GradientTransformationExtraArgs` with a `FreezeSupportState`.
+
+    Raises:
+        ValueError: at ``init``, if ``mask`` does not fit; at ``update``, if ``params`` is missing.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, bregjax
+        >>> tx = bregjax.freeze_support(optax.sgd(0.5))
+        >>> params = jnp.array([[2.0, 0.0, -1.0]])
+        >>> updates, _ = tx.update(jnp.ones((1, 3)), tx.init(params), params)
+        >>> print(optax.apply_updates(params, updates))
+        [[ 1.5  0.  -1.5]]
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: Any) -> FreezeSupportState:
+        return FreezeSupportState(_support_of(params, mask), inner.init(params))
+
+    def update(
+        updates: Any, state: FreezeSupportState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, FreezeSupportState]:
+        require_params(params)
+        updates, inner_state = inner.update(
+            keep_live(updates, state.support), state.inner_state, params, **extra_args
+        )
+        updates = set_dead_to_zero(updates, params, state.support)
+        return updates, state._replace(inner_state=inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def multilevel(
+    inner: optax.GradientTransformation, m: int, *, mask: Mask | None = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Alternate one full step with m coarse steps, which move the support's weights alone.
+
+    A full step is one of ``inner``. In the m steps after it every weight that it left at zero is
+    frozen, with its dual and its momenta:
+
+    .. math::
+        v^{k+1} = v^k - \tau\, M^k \odot g(\theta^k), \qquad
+        M^k = \begin{cases} 1 & k \equiv 0 \pmod{m + 1} \\
+        [\theta^{\,k_0} \neq 0] & \text{else, with } k_0 \text{ after the last full step} \end{cases}
+
+    (here for LinBreg), so that a coarse step needs the gradient of the support's weights alone: its
+    forward pass and both parts of its backward pass cost the density's share of a dense one. A
+    coarse step may put a weight to sleep and wake it again; a weight outside the support wakes at
+    full steps only.
+
+    Args:
+      inner: an optimizer of ours, or a chain or partition with one in it.
+      m: coarse steps after each full one, at least 0; 0 is ``inner`` itself.
+      mask: which leaves have a support, as in `linbreg`; all entries of the others always move.
+
+    Returns:
+        A `optax.GradientTransformationExtraArgs` with a `MultilevelState`.
+
+    Raises:
+        ValueError: if ``m`` is no whole number; at ``init``, if ``mask`` does not fit; at
+          ``update``, if ``params`` is missing.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, bregjax
+        >>> tx = bregjax.multilevel(bregjax.linbreg(1.0, bregjax.l1(), strength=1.0), m=2)
+        >>> params = jnp.zeros((1, 2))
+        >>> state = tx.init(params)
+        >>> for step in range(4):
+        ...     gradient = jnp.array([[-1.5, -0.75]])
+        ...     updates, state = tx.update(gradient, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        ...     print(step, params)
+        0 [[0.5 0. ]]
+        1 [[2. 0.]]
+        2 [[3.5 0. ]]
+        3 [[5.  0.5]]
+
+    References:
+        Lunk, Scott, Bungert, `Sparse Training of Neural Networks based on Multilevel Mirror
+        Descent <https://arxiv.org/abs/2602.03535>`_, 2026.
+    """
+    check_steps("m", m)
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: Any) -> MultilevelState:
+        everything = jax.tree.map(lambda x: jnp.ones(jnp.shape(x), bool), params)
+        return MultilevelState(jnp.zeros([], jnp.int32), everything, inner.init(params))
+
+    def update(
+        updates: Any, state: MultilevelState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, MultilevelState]:
+        require_params(params)
+        full = state.count % (m + 1) == 0
+        moving = jax.tree.map(lambda support: full | support, state.support)
+        updates, proposed = inner.update(
+            keep_live(updates, moving), state.inner_state, params, **extra_args
+        )
+        updates = keep_live(updates, moving)
+        inner_state = jax.tree.map(
+            jnp.where, _marks_of_state(inner, proposed, moving), proposed, state.inner_state
+        )
+        reached = _support_of(optax.apply_updates(params, updates), mask)
+        support = jax.tree.map(lambda new, old: jnp.where(full, new, old), reached, state.support)
+        count = jnp.asarray(optax.safe_increment(state.count))
+        return updates, MultilevelState(count, support, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _marks_of_state(inner: optax.GradientTransformation, state: Any, marks: Any) -> Any:
+    """A tree like ``state``: the marks for all that mirrors the parameters, True for the rest."""
+
+    def mark(x: Any, marked: jax.Array) -> Any:
+        return x if isinstance(x, optax.MaskedNode) else marked
+
+    return optax.tree_map_params(
+        inner,
+        mark,
+        state,
+        marks,
+        transform_non_params=lambda _: True,
+        is_leaf=lambda x: isinstance(x, optax.MaskedNode),
+    )
