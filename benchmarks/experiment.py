@@ -13,9 +13,9 @@ from benchmarks import data, results
 from benchmarks.checkpoints import Checkpoints
 from benchmarks.errors import BenchmarkError
 from benchmarks.interruption import Interrupted, Interruption
-from benchmarks.methods import Method
+from benchmarks.methods import Recipe
 from benchmarks.progress import console
-from benchmarks.training import Task, network_of, train
+from benchmarks.training import Result, Task, network_of, train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,13 +51,13 @@ class Experiment:
     redraw: bool = False
     """Only draw the figures again, from what an earlier run left in the folder."""
 
-    def cases(self) -> Iterator[tuple[str, Task, Method]]:
+    def cases(self) -> Iterator[tuple[str, Task, Recipe]]:
         """Everything that is trained: a name, what is trained on what, and how."""
         task = self.task(data.load(self.dataset, self.data_dir))
         for method in self.methods():
             yield method.name, task, method
 
-    def methods(self) -> list[Method]:
+    def methods(self) -> list[Recipe]:
         """What is compared."""
         raise NotImplementedError
 
@@ -74,6 +74,11 @@ class Experiment:
         """What ``exhibits.npz`` keeps of the first seed's final network."""
         del task, network
         return {}
+
+    def findings(self, task: Task, method: Recipe, result: Result) -> list[dict[str, Any]]:
+        """What a `results.Run` says besides, for each seed; keys are its optional fields."""
+        del task, method
+        return [{} for _ in result.test_loss]
 
     def draw(self, out: Path) -> None:
         """Draw the figures from the files in ``out``."""
@@ -134,7 +139,14 @@ class Experiment:
                     raise Interrupted(f"{name} {error}", stop.signal) from None
                 archive.add(
                     name,
-                    results.runs_of(self.name, name, settings, seeds, result),
+                    results.runs_of(
+                        self.name,
+                        name,
+                        settings,
+                        seeds,
+                        result,
+                        self.findings(task, method, result),
+                    ),
                     results.curve_rows(self.name, name, seeds, result),
                     result.snapshots,
                     self.exhibits(task, network_of(task, result)),
@@ -142,7 +154,7 @@ class Experiment:
         shutil.rmtree(folder, ignore_errors=True)
         results.print_table(archive.runs, self.title)
 
-    def _chosen(self) -> list[tuple[str, Task, Method]]:
+    def _chosen(self) -> list[tuple[str, Task, Recipe]]:
         everything = list(self.cases())
         chosen = [c for c in everything if not self.only or any(w in c[0] for w in self.only)]
         if not chosen:

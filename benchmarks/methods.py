@@ -117,8 +117,8 @@ class Targeted:
 
     method: Method
     """starts from a small strength"""
-    density: float
-    initial_density: float = 0.5
+    target_density: float
+    initial_target: float = 0.5
     """where the ramp begins"""
     ramp: float = 0.6
     """share of the steered epochs, until the target is reached"""
@@ -129,8 +129,8 @@ class Targeted:
 
     @property
     def name(self) -> str:
-        """Such as ``AdaBreg → 5%``."""
-        return f"{self.method.name.partition(' ')[0]} → {self.density:.3g}"
+        """Such as ``AdaBreg 5.0%``."""
+        return f"{self.method.name.partition(' ')[0]} {self.target_density:.1%}"
 
     @property
     def start(self) -> Start | None:
@@ -145,8 +145,8 @@ class Targeted:
         """See `Method`."""
         steered = self.steered_epochs(epochs)
         target = optax.polynomial_schedule(
-            self.initial_density,
-            self.density,
+            self.initial_target,
+            self.target_density,
             power=3,
             transition_steps=round(self.ramp * steered * steps_per_epoch),
         )
@@ -154,13 +154,17 @@ class Targeted:
             bregjax.steer(self.method.optimizer(steered, steps_per_epoch), target),
             Cosine(self.tuning_rate).build(optax.adam, max(1, epochs - steered), steps_per_epoch),
             steered * steps_per_epoch,
-            density=self.density,
+            density=self.target_density,
         )
 
     def record(self) -> dict[str, Any]:
         """See `Method`."""
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)[1:]}
-        return self.method.record() | own | {"target_density": self.density}
+        return self.method.record() | own
+
+
+Recipe = Method | Targeted
+"""What an experiment trains with."""
 
 
 def linbreg(
@@ -290,7 +294,7 @@ def one_shot_pruning(
         schedule = optax.piecewise_constant_schedule(1.0, {round(dense_share * steps): density})
         return baselines.magnitude_pruning(optax.sgd(rate, momentum=momentum), schedule)
 
-    settings = {"density": density, "dense_share": dense_share, "momentum": momentum}
+    settings = {"target_density": density, "dense_share": dense_share, "momentum": momentum}
     return Method(f"pruning, fine-tuning {density:.1%}", learning_rate, make, settings)
 
 
@@ -311,7 +315,7 @@ def gradual_pruning(
         )
         return baselines.magnitude_pruning(optax.sgd(rate, momentum=momentum), schedule)
 
-    settings = {"density": density, "start": start, "stop": stop, "momentum": momentum}
+    settings = {"target_density": density, "start": start, "stop": stop, "momentum": momentum}
     return Method(f"gradual pruning {density:.1%}", learning_rate, make, settings)
 
 
@@ -325,7 +329,7 @@ def set_training(
         every = _topology_interval(steps)
         return baselines.set_training(inner, key=jax.random.key(0), every=every, stop=steps)
 
-    settings = {"density": density, "momentum": momentum}
+    settings = {"target_density": density, "momentum": momentum}
     return Method(f"SET {density:.1%}", learning_rate, make, settings, ErdosRenyiStart(density))
 
 
@@ -337,7 +341,7 @@ def rigl(learning_rate: LearningRate, density: float, *, momentum: float | None 
         every = _topology_interval(steps)
         return baselines.rigl(inner, every=every, stop=round(0.75 * steps))
 
-    settings = {"density": density, "momentum": momentum}
+    settings = {"target_density": density, "momentum": momentum}
     return Method(f"RigL {density:.1%}", learning_rate, make, settings, ErdosRenyiStart(density))
 
 

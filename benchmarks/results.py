@@ -53,6 +53,12 @@ class Run:
     versions: dict[str, str]
     device: str
     commit: str | None
+    target_density: float | None = None
+    """what was asked for"""
+    steered_density: float | None = None
+    """what steering led to, before the landing made it exact"""
+    multiply_adds: float | None = None
+    """of the training, as a share of dense training's"""
 
 
 def prepare_folder(out: Path) -> Path:
@@ -75,8 +81,9 @@ def runs_of(
     settings: dict[str, Any],
     seeds: Sequence[int],
     result: Result,
+    findings: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[Run]:
-    """One `Run` for each seed of a `Result`."""
+    """One `Run` for each seed of a `Result`, with what the experiment found besides."""
     runs = []
     origin = provenance()
     for index, seed in enumerate(seeds):
@@ -97,6 +104,7 @@ def runs_of(
                 nonzero=report.weights[0],
                 seconds_per_epoch=_plain(np.float64(result.seconds_per_epoch) / len(seeds)),
                 **origin,
+                **(findings[index] if findings else {}),
             )
         )
     return runs

@@ -39,6 +39,8 @@ class TrainState(NamedTuple):
     params: Any
     other: Any
     opt_state: Any
+    hyperparameters: Any
+    """what the optimizer is made of, where that differs from seed to seed"""
     best: Best
     loss: Any
     """sum over the steps of the epoch so far"""
@@ -61,6 +63,12 @@ class EpochMetrics(NamedTuple):
     """sum of the absolute weights, biases and norms left out"""
     nonzero: Any
     """number of non-zero weights, biases and norms left out"""
+    density: Any
+    """their share"""
+    strength_scale: Any
+    """the factor that `bregjax.steer` has put on the strengths; NaN where nothing is steered"""
+    target: Any
+    """what it aims at, likewise"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,10 +126,11 @@ Snapshot = Callable[[Any], Mapping[str, np.ndarray]]
 
 def train(
     task: Task,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | Callable[[Any], optax.GradientTransformation],
     *,
     seeds: Sequence[int],
     epochs: int,
+    hyperparameters: Any = (),
     start: Start | None = None,
     select: Literal["last", "best"] = "last",
     patience: int | None = None,
@@ -132,11 +141,16 @@ def train(
 ) -> Result:
     """Train one network per seed, all at once, from the latest checkpoint if there is one.
 
+    Where there are several devices the seeds are spread over as many of them as divide their
+    number.
+
     Args:
       task: dataset, network, objective and batch size.
       optimizer: updates ``nnx.Param`` states; it gets the loss as the extra argument ``value``.
-      seeds: each gives its own initial weights, order of images and augmentation.
+      seeds: each gives its own initial weights, order of images and augmentation. They may repeat.
       epochs: passes over the training images.
+      hyperparameters: a tree of arrays with an entry for each seed, such as a path of strengths.
+        Then ``optimizer`` is a function from one seed's entries to its optimizer.
       start: thins the initial parameters out.
       select: whether the result is the network of the last epoch or the best on the validation
         images.
@@ -165,16 +179,23 @@ def train(
         jax.device_put((split.inputs, split.targets))
         for split in (task.dataset.validation, task.dataset.test)
     )
-    programs = _Programs(task, optax.with_extra_args_support(optimizer), start)
+    if isinstance(optimizer, optax.GradientTransformation):
+        make = functools.partial(_always, optimizer)
+    else:
+        make = optimizer
+    programs = _Programs(task, make, start)
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    start_keys, order_keys, augment_keys = jax.vmap(lambda key: jax.random.split(key, 3))(keys).T
+    start_keys, order_keys, augment_keys, hyperparameters = _spread(
+        (*jax.vmap(lambda key: jax.random.split(key, 3))(keys).T, hyperparameters), len(seeds)
+    )
+    begin = functools.partial(programs.initialize, start_keys, hyperparameters)
     history = _History()
     position = 0
-    saved = checkpoints and checkpoints.restore(jax.eval_shape(programs.initialize, start_keys))
+    saved = checkpoints and checkpoints.restore(jax.eval_shape(begin))
     if saved:
         position, state, history = saved.position, saved.state, _History(**saved.history)
     else:
-        state = programs.initialize(start_keys)
+        state = begin()
         history.add(0, programs.inspect(state, validation), snapshot(state.params))
 
     def save(position: int, *, must: bool = False) -> None:
@@ -232,6 +253,20 @@ def train(
     )
 
 
+def _always(optimizer: optax.GradientTransformation, _: Any) -> optax.GradientTransformation:
+    return optimizer
+
+
+def _spread(tree: Any, size: int) -> Any:
+    """The arrays, whose first axis has ``size`` entries, spread over the devices along it."""
+    devices = jax.devices()
+    count = max(n for n in range(1, len(devices) + 1) if size % n == 0)
+    if count == 1:
+        return tree
+    mesh = jax.sharding.Mesh(np.asarray(devices[:count]), ("seeds",))
+    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.P("seeds")))
+
+
 def network_of(task: Task, result: Result, index: int = 0) -> nnx.Module:
     """The trained network of the ``index``-th seed, in evaluation mode."""
     model = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
@@ -243,7 +278,9 @@ def network_of(task: Task, result: Result, index: int = 0) -> nnx.Module:
 class _Programs:
     """The compiled programs of a training; all map over the seeds."""
 
-    def __init__(self, task: Task, optimizer: optax.GradientTransformationExtraArgs, start: Any):
+    def __init__(
+        self, task: Task, optimizer: Callable[[Any], optax.GradientTransformation], start: Any
+    ):
         model = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
         model.train()
         self._training = nnx.graphdef(model)
@@ -258,7 +295,7 @@ class _Programs:
         self.inspect = jax.jit(jax.vmap(self._inspect, in_axes=(0, None)))
         self.evaluate = jax.jit(jax.vmap(self._evaluate, in_axes=(0, 0, None)))
 
-    def _initialize(self, key: jax.Array) -> TrainState:
+    def _initialize(self, key: jax.Array, hyperparameters: Any) -> TrainState:
         model_key, start_key = jax.random.split(key)
         model = self._task.build(nnx.Rngs(model_key))
         _, params, other = nnx.split(model, nnx.Param, ...)
@@ -266,12 +303,14 @@ class _Programs:
             params = self._start(start_key, params)
         best = Best(params, other, jnp.float32(-jnp.inf), jnp.int32(0))
         zero = jnp.float32(0)
-        return TrainState(params, other, self._optimizer.init(params), best, zero, zero)
+        opt_state = self._optimizer(hyperparameters).init(params)
+        return TrainState(params, other, opt_state, hyperparameters, best, zero, zero)
 
     def _advance(
         self, state: TrainState, piece: Any, key: jax.Array, first: jax.Array, data: Any
     ) -> tuple[TrainState, jax.Array]:
         """Train on the steps of ``piece``; the step numbers of the epoch count from ``first``."""
+        optimizer = optax.with_extra_args_support(self._optimizer(state.hyperparameters))
 
         def step(state: TrainState, numbered: tuple) -> tuple[TrainState, None]:
             number, item = numbered
@@ -287,7 +326,7 @@ class _Programs:
             (loss, (accuracy, other)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
                 state.params
             )
-            updates, opt_state = self._optimizer.update(
+            updates, opt_state = optimizer.update(
                 gradient, state.opt_state, state.params, value=loss
             )
             state = state._replace(
@@ -328,6 +367,8 @@ class _Programs:
             accuracy,
             bregjax.regularizer_value(state.params, bregjax.l1()),
             jnp.stack([jnp.count_nonzero(x) for x in weights]).sum(),
+            bregjax.density(state.params),
+            *_steering(state.opt_state),
         )
 
     def _evaluate(
@@ -359,6 +400,15 @@ class _Programs:
         model = nnx.merge(graphdef, params, other, copy=True)
         outputs = model(self._task.dataset.normalize(inputs))
         return outputs, nnx.split(model, nnx.Param, ...)[2]
+
+
+def _steering(opt_state: Any) -> tuple[Any, Any]:
+    """The factor on the strengths and the target; NaN where nothing is steered."""
+    parts = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, bregjax.SteerState))
+    for part in parts:
+        if isinstance(part, bregjax.SteerState):
+            return part.strength_scale, part.target
+    return jnp.float32(jnp.nan), jnp.float32(jnp.nan)
 
 
 class _History:

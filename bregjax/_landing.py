@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.core import Tracer
 
 from bregjax._masks import mark_leaves, top_k_masks, when_due
 from bregjax._measures import live_groups
@@ -16,7 +17,7 @@ from bregjax._numerics import wide_dtype
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._elementwise import l1
 from bregjax._selection import Mask
-from bregjax._support import FreezeSupportState, freeze_support
+from bregjax._support import freeze_support
 from bregjax._validation import check_range, check_regularizer, check_steps, require_params
 
 _LARGEST_FINITE = int(np.finfo(np.float32).max.view(np.uint32))
@@ -92,9 +93,9 @@ def land(
         raise ValueError(f"give either density or count, got density={density}, count={count}.")
     if density is not None:
         check_range("density", density, at_least=0, at_most=1)
-        count = round(density * total)
     else:
         check_steps("count", count)
+    wanted = count or 0 if density is None else round(density * total)
 
     nothing = jax.tree.map(jnp.zeros_like, params)
     update = optax.with_extra_args_support(optimizer).update
@@ -114,29 +115,29 @@ def land(
 
     # With too many, the largest strength that still has one too many: what goes is next to zero.
     now = number(jnp.float32(1))
-    wanted = jnp.where(now > count, count + 1, count)
+    at_least = jnp.where(now > wanted, wanted + 1, wanted)
 
     # The largest one at which so many are alive, bit by bit: the order of positive floats is that
     # of their bits read as integers.
     def set_bit(i: jax.Array, bits: jax.Array) -> jax.Array:
         candidate = bits | (jnp.uint32(1) << jnp.asarray(30 - i, jnp.uint32))
         scale = lax.bitcast_convert_type(jnp.minimum(candidate, _LARGEST_FINITE), jnp.float32)
-        fits = (candidate <= _LARGEST_FINITE) & (number(scale) >= wanted)
+        fits = (candidate <= _LARGEST_FINITE) & (number(scale) >= at_least)
         return jnp.where(fits, candidate, bits)
 
     bits = lax.fori_loop(0, 31, set_bit, jnp.uint32(0))
     scale = lax.bitcast_convert_type(bits, jnp.float32)
-    weights = read_off(jnp.where(now == count, 1, scale))
+    weights = read_off(jnp.where(now == wanted, 1, scale))
     alive = live(weights)
-    available = sum(jnp.sum(x) for x in alive)
-    if not isinstance(available, jax.core.Tracer) and available < count:
+    available = sum((jnp.sum(x) for x in alive), start=jnp.int32(0))
+    if not isinstance(available, Tracer) and available < wanted:
         raise ValueError(
-            f"only {available} of {total} have any evidence in the dual, got {count=}: ask for"
-            " fewer, or train longer."
+            f"only {available} of {total} have any evidence in the dual, got {density=},"
+            f" {count=}: ask for fewer, or train longer."
         )
     # What shares the smallest evidence is alive together: some of it may be too many.
     norms = [_group_norms(x, groups) for x in weights]
-    kept = top_k_masks(norms, jnp.int32(count), alive)
+    kept = top_k_masks(norms, jnp.int32(wanted), alive)
     for i, x, stays in zip(chosen, weights, kept, strict=True):
         stays = jnp.expand_dims(stays, groups.group_axes(x.ndim))
         leaves[i] = jnp.where(stays, x, 0).astype(leaves[i].dtype)
@@ -149,7 +150,8 @@ class LandingState(NamedTuple):
     count: jax.Array
     """steps done, shape (), int32"""
     inner_state: Any
-    tuning_state: FreezeSupportState
+    tuning_state: Any
+    """a `FreezeSupportState`"""
 
 
 def landing(
@@ -209,7 +211,7 @@ def landing(
         return LandingState(jnp.zeros([], jnp.int32), inner.init(params), tuner.init(params))
 
     def update(
-        updates: Any, state: LandingState, params: Any = None, **extra_args: Any
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, LandingState]:
         require_params(params)
         wide = jax.tree.map(lambda x: jnp.zeros(x.shape, wide_dtype(x.dtype)), params)

@@ -236,7 +236,7 @@ def steer(
         )
 
     def update(
-        updates: Any, state: SteerState, params: Any = None, **extra_args: Any
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, SteerState]:
         require_params(params)
         aim = jnp.asarray(value_at(target, state.count), jnp.float32)

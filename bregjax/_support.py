@@ -34,7 +34,10 @@ def _support_of(params: Any, mask: Mask | None) -> Any:
     leaves, treedef = jax.tree.flatten(params)
     marks = mark_leaves(params, mask)
     return treedef.unflatten(
-        [x != 0 if marked else jnp.ones(x.shape, bool) for x, marked in zip(leaves, marks)]
+        [
+            x != 0 if marked else jnp.ones(x.shape, bool)
+            for x, marked in zip(leaves, marks, strict=True)
+        ]
     )
 
 
@@ -72,7 +75,7 @@ def freeze_support(
         return FreezeSupportState(_support_of(params, mask), inner.init(params))
 
     def update(
-        updates: Any, state: FreezeSupportState, params: Any = None, **extra_args: Any
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, FreezeSupportState]:
         require_params(params)
         updates, inner_state = inner.update(
@@ -95,12 +98,12 @@ def multilevel(
     .. math::
         v^{k+1} = v^k - \tau\, M^k \odot g(\theta^k), \qquad
         M^k = \begin{cases} 1 & k \equiv 0 \pmod{m + 1} \\
-        [\theta^{\,k_0} \neq 0] & \text{else, with } k_0 \text{ after the last full step} \end{cases}
+        [\theta^{k_0} \neq 0] & \text{else} \end{cases}
 
-    (here for LinBreg), so that a coarse step needs the gradient of the support's weights alone: its
-    forward pass and both parts of its backward pass cost the density's share of a dense one. A
-    coarse step may put a weight to sleep and wake it again; a weight outside the support wakes at
-    full steps only.
+    (here for LinBreg; k₀ is right after the last full step), so that a coarse step needs the
+    gradient of the support's weights alone: its forward pass and both parts of its backward pass
+    cost the density's share of a dense one. A coarse step may put a weight to sleep and wake it
+    again; a weight outside the support wakes at full steps only.
 
     Args:
       inner: an optimizer of ours, or a chain or partition with one in it.
@@ -141,7 +144,7 @@ def multilevel(
         return MultilevelState(jnp.zeros([], jnp.int32), everything, inner.init(params))
 
     def update(
-        updates: Any, state: MultilevelState, params: Any = None, **extra_args: Any
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, MultilevelState]:
         require_params(params)
         full = state.count % (m + 1) == 0

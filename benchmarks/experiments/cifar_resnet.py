@@ -43,7 +43,7 @@ class CifarResNet(Experiment):
     density: float = 0.1
     """Share of the weights that pruning, SET and RigL leave."""
 
-    def methods(self) -> list[methods.Method]:
+    def methods(self) -> list[methods.Recipe]:
         """Ours with ℓ1 and with groups of kernels, and what a reviewer would ask about."""
         start = SparseStart(0.01)
         sparse = SparseStart(0.05)

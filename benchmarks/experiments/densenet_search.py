@@ -35,7 +35,7 @@ class DenseNetSearch(Experiment):
     seeds: int = 1
     """Number of runs of each method, each with its own initial weights and order of images."""
 
-    def methods(self) -> list[methods.Method]:
+    def methods(self) -> list[methods.Recipe]:
         """The published groups, and one group per connection; the linear layer is left dense."""
         start = SparseStart(0.03, gain=0.87, groups={"conv": per_kernel()})
         kernels = Regularization({"conv": Penalty(per_kernel(), 0.05)})

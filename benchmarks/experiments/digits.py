@@ -34,7 +34,7 @@ class Digits(Experiment):
     seeds: int = 3
     """Number of runs of each method, each with its own initial weights and order of images."""
 
-    def methods(self) -> list[methods.Method]:
+    def methods(self) -> list[methods.Recipe]:
         """Both Bregman optimizers beside their dense and shrinking counterparts."""
         start = SparseStart(0.05)
         return [

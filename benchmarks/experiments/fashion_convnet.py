@@ -42,7 +42,7 @@ class FashionConvNet(Experiment):
     density: float = 0.035
     """Share of the weights that pruning, SET and RigL leave."""
 
-    def methods(self) -> list[methods.Method]:
+    def methods(self) -> list[methods.Recipe]:
         """Ours with a rising strength, LinBreg as published, and every baseline."""
         rising = kernels_and_weights(Rising(0.02, 0.66), Rising(0.02, 0.68))
         published = kernels_and_weights(0.5, 0.5)

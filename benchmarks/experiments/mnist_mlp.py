@@ -32,7 +32,7 @@ class MnistMlp(Experiment):
     published_relu: bool = False
     """Put a ReLU after the logits, as the published experiment does; it kills classes at random."""
 
-    def methods(self) -> list[methods.Method]:
+    def methods(self) -> list[methods.Recipe]:
         """The paper's four, and ours."""
         start = SparseStart(0.01, gain=0.7)
         weights = partial(everywhere, l1())

@@ -2,13 +2,20 @@
 
 from benchmarks.figures.architectures import architectures, restored_images
 from benchmarks.figures.connections import surviving_connections
-from benchmarks.figures.curves import accuracy_and_density, learning_curves, plot_curves
+from benchmarks.figures.curves import (
+    accuracy_and_density,
+    accuracy_at_targets,
+    learning_curves,
+    plot_curves,
+    steering,
+)
 from benchmarks.figures.kernels import learned_kernels
 from benchmarks.figures.style import save
 from benchmarks.figures.weights import appearing_weights
 
 __all__ = [
     "accuracy_and_density",
+    "accuracy_at_targets",
     "appearing_weights",
     "architectures",
     "learned_kernels",
@@ -16,5 +23,6 @@ __all__ = [
     "plot_curves",
     "restored_images",
     "save",
+    "steering",
     "surviving_connections",
 ]

@@ -87,3 +87,76 @@ def accuracy_and_density(runs: Sequence[Run], title: str) -> Figure:
         axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
         axes.set_title(title)
     return figure
+
+
+def accuracy_at_targets(runs: Sequence[Run], title: str) -> Figure:
+    """Draw test accuracy over the sparsity asked for, a line per kind of method.
+
+    The kind is the first part of a method's name, before its density.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+        axes = figure.subplots()
+        targets = sorted({_target(run) for run in runs}, reverse=True)
+        place = {target: index for index, target in enumerate(targets)}
+        kinds = dict.fromkeys(_kind(run) for run in runs)
+        for index, kind in enumerate(kinds):
+            groups = {
+                target: [r for r in runs if _kind(r) == kind and _target(r) == target]
+                for target in targets
+            }
+            groups = {target: group for target, group in groups.items() if group}
+            accuracies = [[100 * (r.test_accuracy or np.nan) for r in g] for g in groups.values()]
+            axes.errorbar(
+                [place[target] for target in groups],
+                [np.mean(a) for a in accuracies],
+                yerr=[float(np.std(a, ddof=1)) if len(a) > 1 else 0.0 for a in accuracies],
+                marker="os^D"[index % 4],
+                capsize=2,
+                label=kind,
+            )
+        axes.set_xticks(list(place.values()), [f"{100 * (1 - target):g}" for target in targets])
+        axes.set_xlabel("sparsity asked for, share of zero weights in %")
+        axes.set_ylabel("test accuracy in %")
+        axes.legend()
+        axes.set_title(title)
+    return figure
+
+
+def _kind(run: Run) -> str:
+    return run.method.rpartition(" ")[0]
+
+
+def _target(run: Run) -> float:
+    assert run.target_density is not None
+    return run.target_density
+
+
+def steering(rows: Sequence[dict[str, Any]], title: str) -> Figure:
+    """Draw how the density follows its target over the epochs, and the factor on the strength."""
+    steered = [row for row in rows if row["target"] is not None]
+    optimizers = dict.fromkeys(row["method"].rpartition(" ")[0] for row in steered)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.0, 2.9 * len(optimizers)), layout="constrained")
+        panels = figure.subplots(len(optimizers), 2, squeeze=False, sharex=True)
+        for (left, right), optimizer in zip(panels, optimizers, strict=True):
+            mine = [row for row in steered if row["method"].rpartition(" ")[0] == optimizer]
+            plot_curves(left, mine, "density", f"{optimizer}: live weights in %", 100)
+            for method in dict.fromkeys(row["method"] for row in mine):
+                line = [row for row in mine if row["method"] == method]
+                line = [row for row in line if row["seed"] == line[0]["seed"] and row["epoch"]]
+                left.plot(
+                    [row["epoch"] for row in line],
+                    [100 * row["target"] for row in line],
+                    color="black",
+                    linestyle=":",
+                    linewidth=0.8,
+                )
+            plot_curves(right, mine, "strength_scale", f"{optimizer}: factor on the strength λ")
+            left.set_yscale("log")
+            right.set_yscale("log")
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        words = [f"target {label.rpartition(' ')[2]}" for label in labels]
+        figure.legend(handles, words, loc="outside lower center", ncols=len(labels))
+        figure.suptitle(f"{title}: density and its target (dotted), and the strength")
+    return figure

@@ -1,0 +1,126 @@
+"""Sparsities that are asked for, on three networks, beside pruning and RigL."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from benchmarks import figures, methods, results
+from benchmarks.augmentation import crop_and_flip
+from benchmarks.data import Dataset
+from benchmarks.experiment import Experiment
+from benchmarks.methods import Recipe, SparseStart, Targeted
+from benchmarks.models import MLP, ConvNet, resnet20
+from benchmarks.regularization import everywhere
+from benchmarks.schedules import Cosine
+from benchmarks.training import Result, Task
+from bregjax import l1
+
+
+class _Network(NamedTuple):
+    title: str
+    dataset: str
+    task: dict[str, Any]
+    sgd: float
+    """learning rate of the baselines, with momentum 0.9"""
+
+
+_NETWORKS = {
+    "mlp": _Network(
+        "MNIST, MLP 784-200-80-10",
+        "mnist",
+        {"build": lambda rngs: MLP((784, 200, 80, 10), rngs=rngs)},
+        0.05,
+    ),
+    "convnet": _Network(
+        "Fashion-MNIST, ConvNet",
+        "fashion_mnist",
+        {"build": lambda rngs: ConvNet(rngs=rngs), "steps_per_call": 89},
+        0.05,
+    ),
+    "resnet20": _Network(
+        "CIFAR-10, ResNet-20",
+        "cifar10",
+        {
+            "build": lambda rngs: resnet20(rngs=rngs),
+            "steps_per_call": 53,
+            "augment": crop_and_flip,
+        },
+        0.1,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TargetSparsity(Experiment):
+    """Ask for a sparsity and get it: LinBreg and AdaBreg, steered and landed.
+
+    One setting for every target: the strength follows from the sparsity asked for, the landing
+    makes the number of weights exact, and Adam tunes those. Beside them gradual magnitude pruning
+    and RigL with as many weights and epochs.
+    """
+
+    name: ClassVar[str] = "target_sparsity"
+
+    network: Literal["mlp", "convnet", "resnet20"] = "mlp"
+    """MNIST, Fashion-MNIST or CIFAR-10; the convolutions take their time without a GPU."""
+    sparsities: tuple[float, ...] = (0.75, 0.9, 0.95, 0.98, 0.99)
+    """What is asked for: the shares of all weights that are to be zero."""
+    epochs: int = 20
+    """Passes over the training images."""
+    seeds: int = 3
+    """Number of runs of each method, each with its own initial weights and order of images."""
+
+    @property
+    def title(self) -> str:
+        """The heading of table and figures."""
+        return _NETWORKS[self.network].title
+
+    @property
+    def dataset(self) -> str:
+        """The images of the network."""
+        return _NETWORKS[self.network].dataset
+
+    def methods(self) -> list[Recipe]:
+        """Ours and the baselines at every target."""
+        start = SparseStart(0.01, gain=0.7)
+        adabreg = methods.adabreg(Cosine(5e-3), everywhere(l1(), 1e-2), start=start)
+        linbreg = methods.linbreg(
+            Cosine(1.0, warmup_epochs=1), everywhere(l1(), 1e-3), start=start, momentum=0.9
+        )
+        sgd = Cosine(_NETWORKS[self.network].sgd, warmup_epochs=1)
+        densities = [round(1 - sparsity, 6) for sparsity in self.sparsities]
+        return [
+            method
+            for density in densities
+            for method in (
+                Targeted(adabreg, density),
+                Targeted(linbreg, density),
+                methods.gradual_pruning(sgd, density, momentum=0.9),
+                methods.rigl(sgd, density, momentum=0.9),
+            )
+        ]
+
+    def task(self, dataset: Dataset) -> Task:
+        """The network on its images."""
+        return Task(
+            dataset,
+            batch_size=128,
+            settings={"network": self.network},
+            **_NETWORKS[self.network].task,
+        )
+
+    def findings(self, task: Task, method: Recipe, result: Result) -> list[dict[str, Any]]:
+        """The densities asked for and steered to."""
+        del task
+        target = method.record()["target_density"]
+        if not isinstance(method, Targeted):
+            return [{"target_density": target} for _ in result.test_loss]
+        landing = method.steered_epochs(len(result.curve.density) - 1)
+        steered = result.curve.density[landing]
+        return [{"target_density": target, "steered_density": float(d)} for d in steered]
+
+    def draw(self, out: Path) -> None:
+        """Accuracy over sparsity, and how the steering went."""
+        runs, rows = results.read_runs(out), results.read_rows(out)
+        figures.save(figures.accuracy_at_targets(runs, self.title), out, "accuracy_at_targets")
+        figures.save(figures.steering(rows, self.title), out, "steering")
