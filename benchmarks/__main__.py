@@ -12,6 +12,7 @@ from benchmarks.experiments.densenet_search import DenseNetSearch
 from benchmarks.experiments.digits import Digits
 from benchmarks.experiments.fashion_convnet import FashionConvNet
 from benchmarks.experiments.mnist_mlp import MnistMlp
+from benchmarks.experiments.multilevel import Multilevel
 from benchmarks.experiments.target_sparsity import TargetSparsity
 from benchmarks.interruption import Interrupted
 from benchmarks.peers import Peers
@@ -27,6 +28,7 @@ COMMANDS = {
         DenseNetSearch,
         CifarResNet,
         TargetSparsity,
+        Multilevel,
         StepCost,
         Peers,
     )

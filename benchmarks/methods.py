@@ -93,6 +93,8 @@ class Method:
     """what it is made of, for summary.json"""
     start: Start | None = None
     """None starts dense"""
+    full_gradients: float = 1.0
+    """the share of steps that need the gradient of weights that are zero, too"""
 
     def optimizer(self, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
         """The optimizer of a training of so many epochs."""
@@ -204,6 +206,21 @@ def adabreg(
     return Method(f"AdaBreg {regularization}", learning_rate, make, settings, start)
 
 
+def multilevel(method: Method, m: int) -> Method:
+    """The method with m coarse steps, on its support, after each full one."""
+
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        return bregjax.multilevel(method.make(rate, steps), m)
+
+    return dataclasses.replace(
+        method,
+        name=f"{method.name}, m={m}",
+        make=make,
+        settings=method.settings | {"m": m},
+        full_gradients=1 / (m + 1),
+    )
+
+
 def prox_sgd(
     learning_rate: LearningRate,
     regularization: Regularization,
@@ -295,7 +312,8 @@ def one_shot_pruning(
         return baselines.magnitude_pruning(optax.sgd(rate, momentum=momentum), schedule)
 
     settings = {"target_density": density, "dense_share": dense_share, "momentum": momentum}
-    return Method(f"pruning, fine-tuning {density:.1%}", learning_rate, make, settings)
+    name = f"pruning, fine-tuning {density:.1%}"
+    return Method(name, learning_rate, make, settings, full_gradients=0)
 
 
 def gradual_pruning(
@@ -316,7 +334,8 @@ def gradual_pruning(
         return baselines.magnitude_pruning(optax.sgd(rate, momentum=momentum), schedule)
 
     settings = {"target_density": density, "start": start, "stop": stop, "momentum": momentum}
-    return Method(f"gradual pruning {density:.1%}", learning_rate, make, settings)
+    name = f"gradual pruning {density:.1%}"
+    return Method(name, learning_rate, make, settings, full_gradients=0)
 
 
 def set_training(
@@ -330,7 +349,8 @@ def set_training(
         return baselines.set_training(inner, key=jax.random.key(0), every=every, stop=steps)
 
     settings = {"target_density": density, "momentum": momentum}
-    return Method(f"SET {density:.1%}", learning_rate, make, settings, ErdosRenyiStart(density))
+    start = ErdosRenyiStart(density)
+    return Method(f"SET {density:.1%}", learning_rate, make, settings, start, full_gradients=0)
 
 
 def rigl(learning_rate: LearningRate, density: float, *, momentum: float | None = None) -> Method:
@@ -339,12 +359,18 @@ def rigl(learning_rate: LearningRate, density: float, *, momentum: float | None 
     def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
         inner = optax.sgd(rate, momentum=momentum)
         every = _topology_interval(steps)
-        return baselines.rigl(inner, every=every, stop=round(0.75 * steps))
+        return baselines.rigl(inner, every=every, stop=round(_RIGL_SHARE * steps))
 
     settings = {"target_density": density, "momentum": momentum}
-    return Method(f"RigL {density:.1%}", learning_rate, make, settings, ErdosRenyiStart(density))
+    start = ErdosRenyiStart(density)
+    full = _RIGL_SHARE / _RIGL_INTERVAL
+    return Method(f"RigL {density:.1%}", learning_rate, make, settings, start, full_gradients=full)
+
+
+_RIGL_INTERVAL = 100
+_RIGL_SHARE = 0.75  # of the training, while the support moves
 
 
 def _topology_interval(steps: int) -> int:
     """RigL's 100 steps, fewer where the training is short."""
-    return max(1, min(100, steps // 50))
+    return max(1, min(_RIGL_INTERVAL, steps // 50))

@@ -268,7 +268,9 @@ def print_table(runs: Sequence[Run], title: str) -> None:
     classes = all(run.test_accuracy is not None for run in runs)
     quality = "test acc./%" if classes else "test loss"
     table.add_column("method", no_wrap=True)
-    for column in (quality, "live weights", "share/%", "s/ep."):
+    counted = all(run.multiply_adds is not None for run in runs)
+    size = "mult.-adds/%" if counted else "live weights"
+    for column in (quality, size, "share/%", "s/ep."):
         table.add_column(column, justify="right", no_wrap=True)
     for method in dict.fromkeys(run.method for run in runs):
         group = [run for run in runs if run.method == method]
@@ -277,7 +279,9 @@ def print_table(runs: Sequence[Run], title: str) -> None:
             _mean_and_deviation([100 * (run.test_accuracy or 0) for run in group], "{:.2f}")
             if classes
             else _mean_and_deviation([run.test_loss for run in group], "{:.5f}"),
-            _mean_and_deviation([run.nonzero for run in group], "{:,.0f}"),
+            _mean_and_deviation([100 * (run.multiply_adds or 0) for run in group], "{:.1f}")
+            if counted
+            else _mean_and_deviation([run.nonzero for run in group], "{:,.0f}"),
             _mean_and_deviation([100 * run.density for run in group], "{:.2f}"),
             _seconds(group),
         )

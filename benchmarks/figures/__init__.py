@@ -3,6 +3,7 @@
 from benchmarks.figures.architectures import architectures, restored_images
 from benchmarks.figures.connections import surviving_connections
 from benchmarks.figures.curves import (
+    accuracy_and_cost,
     accuracy_and_density,
     accuracy_at_targets,
     learning_curves,
@@ -14,6 +15,7 @@ from benchmarks.figures.style import save
 from benchmarks.figures.weights import appearing_weights
 
 __all__ = [
+    "accuracy_and_cost",
     "accuracy_and_density",
     "accuracy_at_targets",
     "appearing_weights",

@@ -1,6 +1,6 @@
 """Learning curves, and where they end."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -65,15 +65,26 @@ def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
 
 def accuracy_and_density(runs: Sequence[Run], title: str) -> Figure:
     """Draw test accuracy over the share of live weights, a point per method, mean over seeds."""
+    return _accuracy_over(runs, lambda run: run.density, "live weights, share of all in %", title)
+
+
+def accuracy_and_cost(runs: Sequence[Run], title: str) -> Figure:
+    """Draw test accuracy over the multiply-adds of the training, likewise."""
+    label = "multiply-adds of the training, share of dense training's in %"
+    return _accuracy_over(runs, lambda run: run.multiply_adds or np.nan, label, title)
+
+
+def _accuracy_over(
+    runs: Sequence[Run], share: Callable[[Run], float], label: str, title: str
+) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.0, 4.2), layout="constrained")
         axes = figure.subplots()
         for index, method in enumerate(dict.fromkeys(run.method for run in runs)):
             group = [run for run in runs if run.method == method]
             accuracies = [100 * (run.test_accuracy or np.nan) for run in group]
-            densities = [100 * run.density for run in group]
             axes.errorbar(
-                np.mean(densities),
+                np.mean([100 * share(run) for run in group]),
                 np.mean(accuracies),
                 yerr=np.std(accuracies, ddof=1) if len(group) > 1 else None,
                 marker="osD^vPX*<>hp"[index % 12],
@@ -82,7 +93,7 @@ def accuracy_and_density(runs: Sequence[Run], title: str) -> Figure:
             )
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(PercentFormatter(decimals=None))
-        axes.set_xlabel("live weights, share of all in %")
+        axes.set_xlabel(label)
         axes.set_ylabel("test accuracy in %")
         axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
         axes.set_title(title)
@@ -152,7 +163,7 @@ def steering(rows: Sequence[dict[str, Any]], title: str) -> Figure:
                     linestyle=":",
                     linewidth=0.8,
                 )
-            plot_curves(right, mine, "strength_scale", f"{optimizer}: factor on the strength λ")
+            plot_curves(right, mine, "strength_scale", f"{optimizer}: factor on λ")
             left.set_yscale("log")
             right.set_yscale("log")
         handles, labels = panels[0, 0].get_legend_handles_labels()

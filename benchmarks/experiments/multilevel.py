@@ -1,0 +1,122 @@
+"""Multilevel training: mostly on the support, at a fraction of dense training's multiply-adds."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from benchmarks import figures, methods, results
+from benchmarks.data import Dataset
+from benchmarks.experiment import Experiment
+from benchmarks.methods import Method, Recipe, SparseStart
+from benchmarks.models import MLP
+from benchmarks.multiply_adds import LayerCost, layer_costs, training_share
+from benchmarks.regularization import everywhere
+from benchmarks.schedules import Cosine
+from benchmarks.training import Result, Task
+from bregjax import l1
+from bregjax._selection import leaf_name
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Multilevel(Experiment):
+    """How many multiply-adds does a training need? MNIST, MLP 784-200-80-10.
+
+    LinBreg and AdaBreg with 0, 9 and 99 coarse steps after each full one (Lunk, Scott, Bungert,
+    arXiv 2602.03535), beside dense SGD, pruning, SET and RigL. Counted are the forward pass and
+    both parts of the backward pass, layer by layer, for the weights that are live at the time.
+    """
+
+    name: ClassVar[str] = "multilevel"
+    title: ClassVar[str] = "MNIST, MLP 784-200-80-10"
+    dataset: ClassVar[str] = "mnist"
+
+    seeds: int = 3
+    """Number of runs of each method, each with its own initial weights and order of images."""
+    density: float = 0.05
+    """Share of the weights that pruning, SET and RigL leave."""
+
+    def methods(self) -> list[Recipe]:
+        """Ours with ever fewer full steps, and the baselines."""
+        start = SparseStart(0.01, gain=0.7)
+
+        def linbreg(strength: float) -> Method:
+            rate = Cosine(1.0, warmup_epochs=1)
+            return methods.linbreg(rate, everywhere(l1(), strength), start=start, momentum=0.9)
+
+        def adabreg(strength: float) -> Method:
+            return methods.adabreg(Cosine(5e-3), everywhere(l1(), strength), start=start)
+
+        sgd = Cosine(0.05, warmup_epochs=1)
+        return [
+            methods.sgd(sgd, momentum=0.9),
+            linbreg(0.2),
+            methods.multilevel(linbreg(0.1), 9),
+            methods.multilevel(linbreg(0.02), 99),
+            adabreg(1.2),
+            methods.multilevel(adabreg(0.3), 9),
+            methods.one_shot_pruning(sgd, self.density, momentum=0.9),
+            methods.gradual_pruning(sgd, self.density, momentum=0.9),
+            methods.set_training(sgd, self.density, momentum=0.9),
+            methods.rigl(sgd, self.density, momentum=0.9),
+        ]
+
+    def task(self, dataset: Dataset) -> Task:
+        """The paper's network and batch size."""
+        return Task(dataset, lambda rngs: MLP((784, 200, 80, 10), rngs=rngs), batch_size=128)
+
+    def snapshot(self, params: Any) -> dict[str, np.ndarray]:
+        """The density of each kernel, by seed."""
+        return {
+            _key(path): np.asarray(jnp.mean(x != 0, axis=tuple(range(1, x.ndim))))
+            for path, x in jax.tree_util.tree_leaves_with_path(params)
+            if x.ndim > 2  # the first axis is that of the seeds
+        }
+
+    def findings(self, task: Task, method: Recipe, result: Result) -> list[dict[str, Any]]:
+        """The multiply-adds."""
+        assert isinstance(method, Method)
+        costs = _costs(task)
+        epochs = range(len(result.curve.nonzero))
+        return [
+            {
+                "multiply_adds": training_share(
+                    costs,
+                    {
+                        name: [result.snapshots[name.replace("/", ".")][e][seed] for e in epochs]
+                        for name in costs
+                    },
+                    method.full_gradients,
+                )
+            }
+            for seed in range(len(result.test_loss))
+        ]
+
+    def draw(self, out: Path) -> None:
+        """Accuracy over multiply-adds, and the learning curves."""
+        runs = results.read_runs(out)
+        figures.save(figures.accuracy_and_cost(runs, self.title), out, "accuracy_and_cost")
+        figure = figures.learning_curves(results.read_rows(out), self.title)
+        figures.save(figure, out, "learning_curves")
+
+
+def _key(path: tuple) -> str:
+    """The leaf's name, without the slashes that part the keys of snapshots.npz."""
+    return leaf_name(path).replace("/", ".")
+
+
+def _costs(task: Task) -> dict[str, LayerCost]:
+    model = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
+    model.eval()
+    graphdef, params, other = nnx.split(model, nnx.Param, ...)
+    image = task.dataset.test.inputs[:1]
+
+    def apply(params: Any, inputs: jax.Array) -> jax.Array:
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), other)
+        return nnx.merge(graphdef, params, zeros)(task.dataset.normalize(inputs))
+
+    return layer_costs(apply, params, jax.ShapeDtypeStruct(image.shape, image.dtype))
