@@ -13,6 +13,7 @@ from benchmarks.experiments.digits import Digits
 from benchmarks.experiments.fashion_convnet import FashionConvNet
 from benchmarks.experiments.mnist_mlp import MnistMlp
 from benchmarks.experiments.multilevel import Multilevel
+from benchmarks.experiments.sparsity_path import SparsityPath
 from benchmarks.experiments.target_sparsity import TargetSparsity
 from benchmarks.interruption import Interrupted
 from benchmarks.peers import Peers
@@ -28,6 +29,7 @@ COMMANDS = {
         DenseNetSearch,
         CifarResNet,
         TargetSparsity,
+        SparsityPath,
         Multilevel,
         StepCost,
         Peers,

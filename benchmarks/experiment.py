@@ -2,14 +2,14 @@
 
 import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from flax import nnx
 
-from benchmarks import data, results
+from benchmarks import data, methods, results
 from benchmarks.checkpoints import Checkpoints
 from benchmarks.errors import BenchmarkError
 from benchmarks.interruption import Interrupted, Interruption
@@ -80,6 +80,11 @@ class Experiment:
         del task, method
         return [{} for _ in result.test_loss]
 
+    def remarks(self, runs: Sequence[results.Run]) -> Iterator[str]:
+        """Sentences below the table."""
+        del runs
+        yield from ()
+
     def draw(self, out: Path) -> None:
         """Draw the figures from the files in ``out``."""
         raise NotImplementedError
@@ -121,12 +126,14 @@ class Experiment:
                     about | settings,
                     seconds=self.checkpoint_seconds,
                 )
+                members = _members(method)
                 try:
                     result = train(
                         task,
                         method.optimizer(epochs, task.batches.steps),
-                        seeds=seeds,
+                        seeds=list(seeds) * len(members),
                         epochs=epochs,
+                        hyperparameters=_strengths(method, len(seeds)),
                         start=method.start,
                         select=self.select,
                         patience=self.patience,
@@ -137,22 +144,27 @@ class Experiment:
                     )
                 except Interrupted as error:
                     raise Interrupted(f"{name} {error}", stop.signal) from None
-                archive.add(
-                    name,
-                    results.runs_of(
-                        self.name,
+                for index, (name, settings) in enumerate(members):
+                    settings = settings | {"batch_size": task.batch_size} | task.settings
+                    part = result.part(index, len(seeds))
+                    archive.add(
                         name,
-                        settings,
-                        seeds,
-                        result,
-                        self.findings(task, method, result),
-                    ),
-                    results.curve_rows(self.name, name, seeds, result),
-                    result.snapshots,
-                    self.exhibits(task, network_of(task, result)),
-                )
+                        results.runs_of(
+                            self.name,
+                            name,
+                            settings,
+                            seeds,
+                            part,
+                            self.findings(task, method, part),
+                        ),
+                        results.curve_rows(self.name, name, seeds, part),
+                        part.snapshots,
+                        self.exhibits(task, network_of(task, part)),
+                    )
         shutil.rmtree(folder, ignore_errors=True)
         results.print_table(archive.runs, self.title)
+        for remark in self.remarks(archive.runs):
+            console.print(remark)
 
     def _chosen(self) -> list[tuple[str, Task, Recipe]]:
         everything = list(self.cases())
@@ -161,3 +173,17 @@ class Experiment:
             names = ", ".join(name for name, _, _ in everything)
             raise BenchmarkError(f"--only {' '.join(self.only)}: there are only {names}.")
         return chosen
+
+
+def _members(method: Recipe) -> list[tuple[str, dict[str, Any]]]:
+    """Names and settings of the runs that are trained together."""
+    if isinstance(method, methods.Path):
+        return [(each.name, each.record()) for each in map(method.at, method.strengths)]
+    return [(method.name, method.record())]
+
+
+def _strengths(method: Recipe, seeds: int) -> Any:
+    """The strength of each run, those of a strength together; nothing where all are the same."""
+    if isinstance(method, methods.Path):
+        return np.repeat(np.asarray(method.strengths, np.float32), seeds)
+    return ()

@@ -165,7 +165,32 @@ class Targeted:
         return self.method.record() | own
 
 
-Recipe = Method | Targeted
+@dataclasses.dataclass(frozen=True)
+class Path:
+    """One method at many strengths, side by side in one program."""
+
+    name: str
+    at: Callable[[Any], Method]
+    """the method at a strength, which may be traced"""
+    strengths: tuple[float, ...]
+
+    @property
+    def start(self) -> Start | None:
+        """That of the method."""
+        return self.at(self.strengths[0]).start
+
+    def optimizer(
+        self, epochs: int, steps_per_epoch: int
+    ) -> Callable[[Any], optax.GradientTransformation]:
+        """From a strength to the optimizer."""
+        return lambda strength: self.at(strength).optimizer(epochs, steps_per_epoch)
+
+    def record(self) -> dict[str, Any]:
+        """See `Method`."""
+        return self.at(self.strengths[0]).record() | {"strengths": list(self.strengths)}
+
+
+Recipe = Method | Targeted | Path
 """What an experiment trains with."""
 
 

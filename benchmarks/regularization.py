@@ -23,7 +23,7 @@ class Rising:
     """of the training steps, while it rises"""
 
     def __str__(self) -> str:
-        return f"{self.initial:g}→{self.final:g}"
+        return f"{_in_words(self.initial)}→{_in_words(self.final)}"
 
 
 Strength = float | Rising
@@ -92,11 +92,7 @@ class Regularization:
 
     def __str__(self) -> str:
         """The strengths, as ``λ=0.5`` or ``λ=0.5/0.02``, in the order of the labels."""
-        strengths = [
-            f"{p.strength:g}" if isinstance(p.strength, float) else str(p.strength)
-            for p in self.penalties.values()
-        ]
-        return "λ=" + "/".join(strengths)
+        return "λ=" + "/".join(_in_words(p.strength) for p in self.penalties.values())
 
 
 def everywhere(regularizer: bregjax.Regularizer, strength: Strength) -> Regularization:
@@ -109,6 +105,11 @@ def everywhere(regularizer: bregjax.Regularizer, strength: Strength) -> Regulari
 
 
 _PLAIN = "plain"
+
+
+def _in_words(strength: Any) -> str:
+    """A number in short; that of a whole path is traced and has none."""
+    return f"{strength:g}" if isinstance(strength, float) else str(strength)
 
 
 def _all(params: Any) -> Any:

@@ -53,6 +53,8 @@ class Run:
     versions: dict[str, str]
     device: str
     commit: str | None
+    validation_accuracy: float | None = None
+    """likewise"""
     target_density: float | None = None
     """what was asked for"""
     steered_density: float | None = None
@@ -103,6 +105,9 @@ def runs_of(
                 densities=report.densities(),
                 nonzero=report.weights[0],
                 seconds_per_epoch=_plain(np.float64(result.seconds_per_epoch) / len(seeds)),
+                validation_accuracy=_plain(
+                    result.curve.validation_accuracy[result.selected_epoch[index], index]
+                ),
                 **origin,
                 **(findings[index] if findings else {}),
             )

@@ -116,6 +116,24 @@ class Result:
     """of all seeds together; the first epoch of a process, which compiles, is left out where there
     are others"""
 
+    def part(self, index: int, size: int) -> "Result":
+        """The ``index``-th group of ``size`` seeds; a share of the time is theirs."""
+        total = len(self.test_loss)
+        if size == total:
+            return self
+        mine = slice(index * size, (index + 1) * size)
+        return dataclasses.replace(
+            self,
+            curve=EpochMetrics(*(column[:, mine] for column in self.curve)),
+            test_loss=self.test_loss[mine],
+            test_accuracy=self.test_accuracy[mine],
+            selected_epoch=self.selected_epoch[mine],
+            params=jax.tree.map(lambda x: x[mine], self.params),
+            other=jax.tree.map(lambda x: x[mine], self.other),
+            snapshots={},
+            seconds_per_epoch=self.seconds_per_epoch * size / total,
+        )
+
 
 Start = Callable[[jax.Array, Any], Any]
 """From a random key and the dense initial parameters to those that training starts with."""

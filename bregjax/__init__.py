@@ -8,6 +8,7 @@ from bregjax._measures import (
     live_groups,
     regularizer_value,
     relative_rank,
+    sparsest_within,
 )
 from bregjax._mirror import MirrorState, bregman_step, mirror_step
 from bregjax._optimizers import adabreg, linbreg, prox_sgd
@@ -82,6 +83,7 @@ __all__ = [
     "soft_bernoulli",
     "sparse_group",
     "sparse_initializer",
+    "sparsest_within",
     "sparsify",
     "sparsity_report",
     "steer",

@@ -1,6 +1,7 @@
 """How sparse it is: densities, live groups, ranks and the value of the regularizer."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from bregjax._numerics import wide_dtype
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._nuclear import fold, rank_tolerance
 from bregjax._selection import Mask, selected_leaves
-from bregjax._validation import check_regularizer
+from bregjax._validation import check_range, check_regularizer
 
 
 def live_groups(x: jax.Array, groups: Regularizer) -> jax.Array:
@@ -150,3 +151,33 @@ def regularizer_value(
     leaves = [x.astype(wide_dtype(x.dtype)) for _, x in selected_leaves(params, mask)]
     total = sum((regularizer.value(x) for x in leaves), start=jnp.zeros(()))
     return jnp.asarray(strength) * total
+
+
+def sparsest_within(scores: Sequence[float], densities: Sequence[float], tolerance: float) -> int:
+    """Pick the sparsest of several runs whose score is close to the best one's.
+
+    Args:
+      scores: how good each run is, such as accuracies on validation images; larger is better.
+      densities: how dense each one is.
+      tolerance: how far below the best score is good enough, at least 0, in the unit of the scores.
+
+    Returns:
+        The index of the run; of equally sparse ones that of the best, and then the first.
+
+    Raises:
+        ValueError: if the lists are empty or differ in length, or ``tolerance`` is negative.
+
+    Example:
+        >>> import bregjax
+        >>> bregjax.sparsest_within([0.98, 0.981, 0.97], [0.05, 0.2, 0.01], tolerance=0.002)
+        0
+    """
+    check_range("tolerance", tolerance, at_least=0)
+    if len(scores) != len(densities) or not len(scores):
+        raise ValueError(
+            "scores and densities need an entry for each run, got"
+            f" {len(scores)} scores and {len(densities)} densities."
+        )
+    enough = max(scores) - tolerance
+    good = [index for index, score in enumerate(scores) if score >= enough]
+    return min(good, key=lambda index: (densities[index], -scores[index]))

@@ -3,6 +3,7 @@
 from benchmarks.figures.architectures import architectures, restored_images
 from benchmarks.figures.connections import surviving_connections
 from benchmarks.figures.curves import (
+    accuracy_along_path,
     accuracy_and_cost,
     accuracy_and_density,
     accuracy_at_targets,
@@ -15,6 +16,7 @@ from benchmarks.figures.style import save
 from benchmarks.figures.weights import appearing_weights
 
 __all__ = [
+    "accuracy_along_path",
     "accuracy_and_cost",
     "accuracy_and_density",
     "accuracy_at_targets",

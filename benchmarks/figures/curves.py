@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from benchmarks.figures.style import STYLE
 from benchmarks.results import Run
+from bregjax import sparsest_within
 
 
 def plot_curves(
@@ -170,4 +171,36 @@ def steering(rows: Sequence[dict[str, Any]], title: str) -> Figure:
         words = [f"target {label.rpartition(' ')[2]}" for label in labels]
         figure.legend(handles, words, loc="outside lower center", ncols=len(labels))
         figure.suptitle(f"{title}: density and its target (dotted), and the strength")
+    return figure
+
+
+def accuracy_along_path(runs: Sequence[Run], title: str, tolerance: float) -> Figure:
+    """Draw validation and test accuracy over the share of live weights, and mark the choice."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.0, 4.0), layout="constrained")
+        axes = figure.subplots()
+        runs = sorted(runs, key=lambda run: run.density)
+        shares = [100 * run.density for run in runs]
+        validation = [run.validation_accuracy or np.nan for run in runs]
+        axes.plot(shares, [100 * a for a in validation], marker="o", label="validation")
+        test = [100 * (run.test_accuracy or np.nan) for run in runs]
+        axes.plot(shares, test, marker="s", label="test")
+        chosen = sparsest_within(validation, shares, tolerance)
+        axes.axhline(
+            100 * (max(validation) - tolerance), color="grey", linewidth=0.8, linestyle=":"
+        )
+        axes.annotate(
+            runs[chosen].method.partition(" ")[2],
+            (shares[chosen], 100 * validation[chosen]),
+            textcoords="offset points",
+            xytext=(0, -28),
+            ha="center",
+            arrowprops={"arrowstyle": "->"},
+        )
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(PercentFormatter(decimals=None))
+        axes.set_xlabel("live weights, share of all in %")
+        axes.set_ylabel("accuracy in %")
+        axes.legend(loc="lower right")
+        axes.set_title(f"{title}: a path of strengths, and the sparsest near the best")
     return figure

@@ -1,0 +1,99 @@
+"""A whole path of strengths in one program: accuracy over sparsity, and which strength to take."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from benchmarks import figures, methods, results
+from benchmarks.data import Dataset
+from benchmarks.errors import BenchmarkError
+from benchmarks.experiment import Experiment
+from benchmarks.methods import Method, Recipe, SparseStart
+from benchmarks.models import MLP
+from benchmarks.regularization import Rising, everywhere
+from benchmarks.schedules import Cosine
+from benchmarks.training import Task
+from bregjax import l1, sparsest_within
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SparsityPath(Experiment):
+    """Which strength is the right one? All of them at once on the MNIST MLP.
+
+    AdaBreg with a strength that rises to λ, for a grid of λ (times the seeds) side by side in one
+    program, spread over the devices there are; the middle one once more alone, for its cost. Names
+    the sparsest network whose validation accuracy is within the tolerance of the best.
+    """
+
+    name: ClassVar[str] = "sparsity_path"
+    title: ClassVar[str] = "MNIST, MLP 784-200-80-10"
+    dataset: ClassVar[str] = "mnist"
+
+    epochs: int = 20
+    """Passes over the training images."""
+    seeds: int = 1
+    """Number of runs at each strength, each with its own initial weights and order of images."""
+    strengths: int = 16
+    """How many λ, from --weakest to --strongest in equal ratios."""
+    weakest: float = 0.05
+    """The smallest λ."""
+    strongest: float = 5.0
+    """The largest λ."""
+    tolerance: float = 0.003
+    """How far the validation accuracy of the chosen network may be below the best, a fraction."""
+
+    def methods(self) -> list[Recipe]:
+        """The path, and one strength of it alone."""
+        if self.strengths < 2 or not 0 < self.weakest < self.strongest:
+            raise BenchmarkError(
+                "a path needs at least two strengths with 0 < weakest < strongest, got"
+                f" --strengths {self.strengths} --weakest {self.weakest} --strongest"
+                f" {self.strongest}."
+            )
+        grid = np.geomspace(self.weakest, self.strongest, self.strengths)
+        strengths = tuple(float(f"{strength:.3g}") for strength in grid)
+        at = partial(_adabreg, SparseStart(0.01, gain=0.7))
+        middle = at(strengths[len(strengths) // 2])
+        return [
+            methods.Path("AdaBreg path", at, strengths),
+            dataclasses.replace(middle, name=f"{middle.name} alone"),
+        ]
+
+    def task(self, dataset: Dataset) -> Task:
+        """The paper's network and batch size."""
+        return Task(dataset, lambda rngs: MLP((784, 200, 80, 10), rngs=rngs), batch_size=128)
+
+    def remarks(self, runs: Sequence[results.Run]) -> Iterator[str]:
+        """The choice, and the cost of the path."""
+        path = [run for run in runs if not run.method.endswith("alone")]
+        if path:
+            scores = [run.validation_accuracy or 0.0 for run in path]
+            chosen = path[sparsest_within(scores, [r.density for r in path], self.tolerance)]
+            yield (
+                f"Sparsest within {100 * self.tolerance:g} points of the best on the validation"
+                f" images: {chosen.method}, {100 * chosen.density:.2f} % of the weights, test"
+                f" accuracy {100 * (chosen.test_accuracy or 0):.2f} %."
+            )
+        alone = [run for run in runs if run.method.endswith("alone")]
+        if path and alone and path[0].seconds_per_epoch and alone[0].seconds_per_epoch:
+            ratio = path[0].seconds_per_epoch / alone[0].seconds_per_epoch
+            yield (
+                f"The path of {len(path)} runs in one program costs {ratio:.2f} times as much as"
+                " so many runs alone."
+            )
+
+    def draw(self, out: Path) -> None:
+        """Accuracy along the path, and the learning curves."""
+        runs = [r for r in results.read_runs(out) if not r.method.endswith("alone")]
+        if runs:
+            figure = figures.accuracy_along_path(runs, self.title, self.tolerance)
+            figures.save(figure, out, "accuracy_along_path")
+
+
+def _adabreg(start: SparseStart, strength: float) -> Method:
+    rising = Rising(0.1 * strength, strength)
+    return methods.adabreg(Cosine(5e-3), everywhere(l1(), rising), start=start)
