@@ -13,7 +13,7 @@ from jax.core import Tracer
 from bregjax._masks import mark_leaves, top_k_masks, when_due
 from bregjax._measures import live_groups
 from bregjax._mirror import MirrorState
-from bregjax._numerics import wide_dtype
+from bregjax._numerics import add_updates, wide_dtype
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._elementwise import l1
 from bregjax._selection import Mask
@@ -48,7 +48,9 @@ def land(
 
     Args:
       optimizer: what the network was trained with: `linbreg`, `adabreg`, `steer` of them, or a
-        chain or partition with one in it.
+        chain or partition with one in it. Of `steer` the strength is that of its next step. Not a
+        wrapper that holds updates back, such as `optax.MultiSteps` or `multilevel`: land what is
+        inside it.
       state: its state.
       params: the parameters.
       density: the share of the entries, or groups, that stay: exactly ``round(density * n)`` of n.
@@ -104,14 +106,14 @@ def land(
         updates, _ = update(
             nothing, state, params, strength_scale=scale, hold_dual=True, **extra_args
         )
-        reached = jax.tree.leaves(optax.apply_updates(params, updates))
+        reached = jax.tree.leaves(add_updates(params, updates))
         return [reached[i] for i in chosen]
 
     def live(weights: list[jax.Array]) -> list[jax.Array]:
         return [live_groups(x, groups) for x in weights]
 
     def number(scale: jax.Array) -> jax.Array:
-        return sum((jnp.sum(x) for x in live(read_off(scale))), start=jnp.int32(0))
+        return sum((jnp.sum(x, dtype=jnp.int32) for x in live(read_off(scale))), start=jnp.int32(0))
 
     # With too many, the largest strength that still has one too many: what goes is next to zero.
     now = number(jnp.float32(1))
@@ -129,7 +131,7 @@ def land(
     scale = lax.bitcast_convert_type(bits, jnp.float32)
     weights = read_off(jnp.where(now == wanted, 1, scale))
     alive = live(weights)
-    available = sum((jnp.sum(x) for x in alive), start=jnp.int32(0))
+    available = sum((jnp.sum(x, dtype=jnp.int32) for x in alive), start=jnp.int32(0))
     if not isinstance(available, Tracer) and available < wanted:
         raise ValueError(
             f"only {available} of {total} have any evidence in the dual, got {density=},"
@@ -269,4 +271,9 @@ def _leaves_with_dual(state: Any, params: Any) -> list[bool]:
 
 
 def _group_norms(x: jax.Array, groups: Regularizer) -> jax.Array:
-    return jnp.sqrt(jnp.sum(x * x, axis=groups.group_axes(x.ndim)))
+    axes, wide = groups.group_axes(x.ndim), jnp.abs(x.astype(wide_dtype(x.dtype)))
+    if not axes:  # the square of a small number would be zero
+        return wide
+    largest = jnp.max(wide, axis=axes, keepdims=True)
+    scaled = wide / jnp.where(largest > 0, largest, 1)
+    return jnp.squeeze(largest, axes) * jnp.sqrt(jnp.sum(scaled * scaled, axis=axes))

@@ -45,18 +45,18 @@ def top_k_masks(
 
     def set_bit(i: jax.Array, threshold: jax.Array) -> jax.Array:
         candidate = threshold | (jnp.uint32(1) << jnp.asarray(31 - i, jnp.uint32))
-        enough = sum(jnp.sum(rank >= candidate) for rank in ranks) >= k
+        enough = sum(jnp.sum(rank >= candidate, dtype=jnp.int32) for rank in ranks) >= k
         return jnp.where(enough, candidate, threshold)
 
     # The largest threshold that k entries reach; of the entries that equal it some are too many.
     threshold = lax.fori_loop(0, 32, set_bit, jnp.uint32(0))
-    wanted = k - sum(jnp.sum(rank > threshold) for rank in ranks)
+    wanted = k - sum(jnp.sum(rank > threshold, dtype=jnp.int32) for rank in ranks)
     marked = []
     for rank, eligible in zip(ranks, among, strict=True):
         ties = rank == threshold
-        place = jnp.cumsum(ties).reshape(ties.shape)
+        place = jnp.cumsum(ties, dtype=jnp.int32).reshape(ties.shape)
         marked.append(((rank > threshold) | (ties & (place <= wanted))) & eligible)
-        wanted -= jnp.sum(ties)
+        wanted -= jnp.sum(ties, dtype=jnp.int32)
     return marked
 
 

@@ -120,7 +120,8 @@ def relative_rank(params: Any, *, mask: Mask | None = None) -> jax.Array:
     if not leaves:
         raise ValueError("mask marks no leaf of params: there is nothing to count.")
     largest = sum(min(fold(x)[0].shape) for x in leaves)
-    return sum(effective_rank(x) for x in leaves) / jnp.float32(largest)
+    ranks = sum((effective_rank(x) for x in leaves), start=jnp.int32(0))
+    return ranks.astype(jnp.float32) / largest
 
 
 def regularizer_value(

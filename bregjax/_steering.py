@@ -60,13 +60,14 @@ def adaptive_rule(
     With the gap g = actual − target density,
 
     .. math::
-        \lambda \leftarrow \lambda\,(1 + \alpha |g|)^{\operatorname{sign} g}; \qquad
-        \alpha \leftarrow \max(\rho\alpha, \alpha_{\min}) \text{ when } g \text{ changes its sign.}
+        \alpha \leftarrow \max(\rho\alpha, \alpha_{\min}) \text{ if } g \text{ changed its sign};
+        \qquad \lambda \leftarrow \lambda\,(1 + \alpha |g|)^{\operatorname{sign} g}.
 
     Args:
       rate: α > 0 at the start: too dense by 100 % of the weights, λ grows by this share.
       shrink: ρ in (0, 1]; 1 keeps α.
-      minimum_rate: α_min ≥ 0, so that λ can follow a target or a network that still moves.
+      minimum_rate: α_min ≥ 0, so that λ can follow a target or a network that still moves; a rate
+        that begins below it stays.
 
     Returns:
         A `SteeringRule` for `steer`.
@@ -177,6 +178,10 @@ def steer(
     `optax.partition` all parts get the same factor, so that their strengths keep their ratio. The
     dual keeps what it has collected: a larger strength puts those weights to sleep for which there
     is least evidence, and makes all others smaller by δ times the change.
+
+    While the evidence of the sleeping weights grows by some share at each step, so must the
+    strength, and the density stays ahead of its target by about that share divided by the rule's
+    α. A learning rate that decays to zero closes the gap.
 
     Start with a strength that is too small rather than too large. A strength that falls far makes
     the weights of the sparse start larger by δ times its fall.

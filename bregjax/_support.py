@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from bregjax._masks import keep_live, mark_leaves, set_dead_to_zero
+from bregjax._numerics import add_updates
 from bregjax._selection import Mask
 from bregjax._validation import check_steps, require_params
 
@@ -32,6 +33,8 @@ class MultilevelState(NamedTuple):
 def _support_of(params: Any, mask: Mask | None) -> Any:
     """True at every non-zero entry, and everywhere in leaves that ``mask`` does not mark."""
     leaves, treedef = jax.tree.flatten(params)
+    if not leaves:  # optax.tree_map_params asks for the state of a placeholder
+        return params
     marks = mark_leaves(params, mask)
     return treedef.unflatten(
         [
@@ -156,7 +159,7 @@ def multilevel(
         inner_state = jax.tree.map(
             jnp.where, _marks_of_state(inner, proposed, moving), proposed, state.inner_state
         )
-        reached = _support_of(optax.apply_updates(params, updates), mask)
+        reached = _support_of(add_updates(params, updates), mask)
         support = jax.tree.map(lambda new, old: jnp.where(full, new, old), reached, state.support)
         count = jnp.asarray(optax.safe_increment(state.count))
         return updates, MultilevelState(count, support, inner_state)
@@ -168,7 +171,10 @@ def _marks_of_state(inner: optax.GradientTransformation, state: Any, marks: Any)
     """A tree like ``state``: the marks for all that mirrors the parameters, True for the rest."""
 
     def mark(x: Any, marked: jax.Array) -> Any:
-        return x if isinstance(x, optax.MaskedNode) else marked
+        if isinstance(x, optax.MaskedNode):
+            return x
+        # What a stateful regularizer keeps, such as a random key, need not have an entry each.
+        return marked if jnp.shape(x) == jnp.shape(marked) else True
 
     return optax.tree_map_params(
         inner,

@@ -42,6 +42,37 @@ def prox_chain(
     )
 
 
+def steer(
+    learning_rate: Any, regularizer: Any, strength: Any
+) -> optax.GradientTransformationExtraArgs:
+    # The scale of this rule is exact: no rounding of the density comes into the parameters.
+    rule = bregjax.discrepancy_rule(0.25)
+    inner = bregjax.linbreg(learning_rate, regularizer, strength)
+    return bregjax.steer(inner, 0.3, rule=rule, every=2)
+
+
+def multilevel(
+    learning_rate: Any, regularizer: Any, strength: Any
+) -> optax.GradientTransformationExtraArgs:
+    return bregjax.multilevel(
+        bregjax.linbreg(learning_rate, regularizer, strength, momentum=0.5), 1
+    )
+
+
+def landing(
+    learning_rate: Any, regularizer: Any, strength: Any
+) -> optax.GradientTransformationExtraArgs:
+    inner = bregjax.linbreg(learning_rate, regularizer, strength)
+    return bregjax.landing(inner, optax.sgd(learning_rate, momentum=0.5), 2, density=0.3)
+
+
+def freeze_support(
+    learning_rate: Any, regularizer: Any, strength: Any
+) -> optax.GradientTransformationExtraArgs:
+    inner = bregjax.prox_sgd(learning_rate, regularizer, strength, momentum=0.5)
+    return bregjax.freeze_support(inner)
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """A factory and its keyword arguments."""
@@ -59,7 +90,7 @@ class Case:
 
     @property
     def has_dual(self) -> bool:
-        return self.factory not in (bregjax.prox_sgd, prox_chain)
+        return self.factory not in (bregjax.prox_sgd, prox_chain, freeze_support)
 
     @property
     def is_adam(self) -> bool:
@@ -114,6 +145,11 @@ CASES = {
     ),
     "bregman_chain": case(bregman_chain, bregjax.l1(), delta=0.5),
     "prox_chain": case(prox_chain, bregjax.l1(), rising_strength),
+    "steer": case(steer, bregjax.l1()),
+    "multilevel": case(multilevel, bregjax.l1()),
+    # With a schedule, whose count stops at the landing: no row for the tests with constants.
+    "landing": case(landing, bregjax.l1(), rising_strength),
+    "freeze_support": case(freeze_support, bregjax.l1(), 2.0),
 }
 
 
@@ -206,7 +242,10 @@ def assert_close(actual: Any, expected: Any, tolerance: float = 1e-12) -> None:
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
 
     def check(x: Any, y: Any) -> None:
-        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
+        x, y = np.asarray(x), np.asarray(y)
+        # In double precision, too, steer keeps its scalars in float32.
+        rounding = max(tolerance, 1e-6) if x.dtype == np.float32 else tolerance
+        np.testing.assert_allclose(x, y, rtol=rounding, atol=rounding)
         np.testing.assert_array_equal(x == 0, y == 0)
 
     jax.tree.map(check, plain(actual), plain(expected))

@@ -131,6 +131,20 @@ def test_effective_rank_along_the_reference_traces(x64, reference):
         np.testing.assert_array_equal(with_theirs, ranks)
 
 
+def test_relative_rank_is_the_sum_of_ranks_by_the_sum_of_the_largest_ones():
+    rng = np.random.default_rng(0)
+    matrices = [rng.normal(size=(9, r)) @ rng.normal(size=(r, n)) for r, n in ((2, 5), (3, 12))]
+    kernels = [*(jnp.asarray(x, jnp.float32) for x in matrices), jnp.zeros((3, 3, 2, 4))]
+    params = {"kernels": kernels, "bias": jnp.ones(7)}
+    result = jax.jit(bregjax.relative_rank)(params)
+    assert (result.dtype, result.shape) == (jnp.float32, ())
+    np.testing.assert_allclose(result, (2 + 3 + 0) / (5 + 9 + 4), rtol=1e-6)
+    mask = {"kernels": [False, True, False], "bias": False}
+    np.testing.assert_allclose(bregjax.relative_rank(params, mask=mask), 3 / 9, rtol=1e-6)
+    with pytest.raises(ValueError, match="mask marks no leaf"):
+        bregjax.relative_rank({"bias": jnp.ones(3)})
+
+
 def test_regularizer_value_sums_over_the_regularized_leaves():
     params = {"a": jnp.array([[3.0], [-4.0]]), "b": jnp.ones((2, 2)), "bias": jnp.ones(9)}
     value = bregjax.regularizer_value
