@@ -26,7 +26,7 @@ from bregjax._selection import leaf_name
 class Multilevel(Experiment):
     """How many multiply-adds does a training need? MNIST, MLP 784-200-80-10.
 
-    LinBreg and AdaBreg with 0, 9 and 99 coarse steps after each full one (Lunk, Scott, Bungert,
+    LinBreg and AdaBreg with up to 99 coarse steps after each full one (Lunk, Scott, Bungert,
     arXiv 2602.03535), beside dense SGD, pruning, SET and RigL. Counted are the forward pass and
     both parts of the backward pass, layer by layer, for the weights that are live at the time.
     """
@@ -58,7 +58,7 @@ class Multilevel(Experiment):
             methods.multilevel(linbreg(0.1), 9),
             methods.multilevel(linbreg(0.02), 99),
             adabreg(1.2),
-            methods.multilevel(adabreg(0.3), 9),
+            methods.multilevel(adabreg(0.25), 19),
             methods.one_shot_pruning(sgd, self.density, momentum=0.9),
             methods.gradual_pruning(sgd, self.density, momentum=0.9),
             methods.set_training(sgd, self.density, momentum=0.9),
