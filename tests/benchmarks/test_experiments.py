@@ -13,6 +13,9 @@ FIGURES = {
     "denoising_autoencoder": ["learning_curves", "architectures", "restored_images"],
     "densenet_search": ["learning_curves", "connections"],
     "cifar_resnet": ["learning_curves", "accuracy_and_density"],
+    "target_sparsity": ["accuracy_at_targets", "steering"],
+    "sparsity_path": ["accuracy_along_path"],
+    "multilevel": ["accuracy_and_cost", "learning_curves"],
 }
 
 
@@ -23,7 +26,7 @@ def check(name: str, out, *options: str) -> list[dict]:
         assert (out / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
     runs = json.loads((out / "summary.json").read_text())
     for run in runs:
-        assert 0 < run["density"] <= 1
+        assert 0 <= run["density"] <= 1
         assert run["epochs"] == 2
         assert (run["test_accuracy"] is None) == (name == "denoising_autoencoder")
     return runs
@@ -34,6 +37,31 @@ def test_a_quick_trial_of_the_convnet(tmp_path):
     (run,) = check("fashion_convnet", tmp_path, "--only", "AdaBreg")
     assert set(run["densities"]) == {"conv", "conv_kernels", "dense"}
     assert run["settings"]["strength"]["dense"]["initial"] == 0.02
+
+
+@needs_mnist
+def test_a_quick_trial_of_a_target(tmp_path):
+    (run,) = check("target_sparsity", tmp_path, "--only", "AdaBreg 5.0%")
+    assert run["target_density"] == 0.05
+    assert run["nonzero"] == round(0.05 * 173_600)
+    assert 0 < run["steered_density"] < 1
+
+
+@needs_mnist
+def test_a_quick_trial_of_a_path(tmp_path):
+    runs = check("sparsity_path", tmp_path, "--strengths", "4", "--strongest", "0.2")
+    *path, alone = runs
+    assert [run["settings"]["strength"]["final"] for run in path] == [0.05, 0.0794, 0.126, 0.2]
+    densities = [run["density"] for run in path]
+    assert densities == sorted(densities, reverse=True)
+    assert alone["density"] == path[2]["density"]
+
+
+@needs_mnist
+def test_a_quick_trial_of_multilevel_training(tmp_path):
+    dense, coarse = check("multilevel", tmp_path, "--only", "SGD", "LinBreg+m λ=0.02, m=99")
+    assert dense["multiply_adds"] == 1
+    assert 0.01 < coarse["multiply_adds"] < 0.03
 
 
 @needs_mnist

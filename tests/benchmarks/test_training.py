@@ -8,14 +8,16 @@ import pytest
 from flax import nnx
 
 import bregjax
-from benchmarks import data
+from benchmarks import data, methods
 from benchmarks.checkpoints import Checkpoints
 from benchmarks.data import Dataset, Split
 from benchmarks.errors import BenchmarkError
 from benchmarks.feeds import StreamedFeed
-from benchmarks.methods import SparseStart
+from benchmarks.methods import SparseStart, Targeted
 from benchmarks.models import MLP
 from benchmarks.objectives import reconstruction
+from benchmarks.regularization import everywhere
+from benchmarks.schedules import Constant
 from benchmarks.training import Result, Task, train
 
 
@@ -249,3 +251,45 @@ def test_mixed_precision_computes_in_half_and_keeps_the_rest():
     assert {x.dtype for x in jax.tree.leaves(result.params)} == {jnp.dtype(jnp.float32)}
     assert result.curve.train_loss.dtype == np.float32
     assert (result.test_accuracy > 0.9).all()
+
+
+def test_a_path_of_hyperparameters_is_as_many_trainings():
+    strengths = np.array([0.05, 0.3, 0.05], np.float32)
+
+    def optimizer(strength):
+        return bregjax.linbreg(0.5, bregjax.l1(), strength)
+
+    options = {"epochs": 2, "start": SparseStart(0.2)}
+    together = train(task(), optimizer, seeds=[0, 0, 1], hyperparameters=strengths, **options)
+    assert together.curve.nonzero[-1, 0] > together.curve.nonzero[-1, 1] > 0
+    for index, (seed, strength) in enumerate(zip([0, 0, 1], strengths, strict=True)):
+        alone = train(task(), optimizer(float(strength)), seeds=[seed], **options)
+        part = together.part(index, 1)
+        np.testing.assert_array_equal(part.curve.nonzero, alone.curve.nonzero)
+        np.testing.assert_allclose(part.curve.train_loss, alone.curve.train_loss, rtol=1e-5)
+        np.testing.assert_allclose(part.test_loss, alone.test_loss, rtol=1e-5)
+
+
+def test_a_steered_training_logs_its_target_and_lands_on_it():
+    method = Targeted(
+        methods.adabreg(Constant(0.02), everywhere(bregjax.l1(), 0.01), start=SparseStart(0.1)),
+        target_density=0.1,
+        initial_target=0.6,
+    )
+    result = train(task(), method.optimizer(10, 6), seeds=[0, 1], epochs=10, start=method.start)
+    landing = method.steered_epochs(10)
+    assert landing == 8
+    # The last step of the ramp that an epoch has seen; it ends after 0.6 of the steered epochs.
+    steps = np.arange(1, landing + 1) * 6 - 1
+    ramp = 0.1 + 0.5 * (1 - np.minimum(steps / round(0.6 * 48), 1)) ** 3
+    np.testing.assert_allclose(result.curve.target[1 : landing + 1, 0], ramp, rtol=1e-5)
+    assert np.all(result.curve.strength_scale[landing] != 1)
+    total = 36 * 16 + 16 * 3
+    np.testing.assert_array_equal(result.curve.nonzero[landing + 1 :], round(0.1 * total))
+    np.testing.assert_allclose(result.curve.density, result.curve.nonzero / total, rtol=1e-6)
+
+
+def test_nothing_is_steered_by_default():
+    result = train(task(), optax.sgd(0.1), seeds=[0], epochs=1)
+    assert np.isnan(result.curve.target).all()
+    assert np.isnan(result.curve.strength_scale).all()
