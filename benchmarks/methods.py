@@ -131,13 +131,19 @@ class Targeted:
 
     @property
     def name(self) -> str:
-        """Such as ``AdaBreg 5.0%``."""
-        return f"{self.method.name.partition(' ')[0]} {self.target_density:.1%}"
+        """Such as ``AdaBreg 5.0%`` or ``AdaBreg, m=9 5.0%``: the method's without the strength."""
+        optimizer, more = self.method.name.partition(" ")[0], self.method.name.partition(", ")[2]
+        return f"{', '.join(filter(None, (optimizer, more)))} {self.target_density:.1%}"
 
     @property
     def start(self) -> Start | None:
         """That of the method."""
         return self.method.start
+
+    @property
+    def full_gradients(self) -> float:
+        """As in `Method`; the tuning needs none."""
+        return (1 - self.tuning) * self.method.full_gradients
 
     def steered_epochs(self, epochs: int) -> int:
         """The epochs before the landing."""

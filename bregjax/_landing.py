@@ -49,8 +49,7 @@ def land(
     Args:
       optimizer: what the network was trained with: `linbreg`, `adabreg`, `steer` of them, or a
         chain or partition with one in it. Of `steer` the strength is that of its next step. Not a
-        wrapper that holds updates back, such as `optax.MultiSteps` or `multilevel`: land what is
-        inside it.
+        wrapper that holds updates back, such as `optax.MultiSteps`: land what is inside it.
       state: its state.
       params: the parameters.
       density: the share of the entries, or groups, that stay: exactly ``round(density * n)`` of n.

@@ -150,7 +150,8 @@ def multilevel(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, MultilevelState]:
         require_params(params)
-        full = state.count % (m + 1) == 0
+        # Reading the parameters off the dual, as land does, is no step: everything may move.
+        full = (state.count % (m + 1) == 0) | extra_args.get("hold_dual", False)
         moving = jax.tree.map(lambda support: full | support, state.support)
         updates, proposed = inner.update(
             keep_live(updates, moving), state.inner_state, params, **extra_args

@@ -12,7 +12,7 @@ from flax import nnx
 from benchmarks import figures, methods, results
 from benchmarks.data import Dataset
 from benchmarks.experiment import Experiment
-from benchmarks.methods import Method, Recipe, SparseStart
+from benchmarks.methods import Method, Recipe, SparseStart, Targeted
 from benchmarks.models import MLP
 from benchmarks.multiply_adds import LayerCost, layer_costs, training_share
 from benchmarks.regularization import everywhere
@@ -27,8 +27,9 @@ class Multilevel(Experiment):
     """How many multiply-adds does a training need? MNIST, MLP 784-200-80-10.
 
     LinBreg and AdaBreg with up to 99 coarse steps after each full one (Lunk, Scott, Bungert,
-    arXiv 2602.03535), beside dense SGD, pruning, SET and RigL. Counted are the forward pass and
-    both parts of the backward pass, layer by layer, for the weights that are live at the time.
+    arXiv 2602.03535), at a given strength and steered to a given density, beside dense SGD,
+    pruning, SET and RigL. Counted are the forward pass and both parts of the backward pass, layer
+    by layer, for the weights that are live at the time.
     """
 
     name: ClassVar[str] = "multilevel"
@@ -51,14 +52,19 @@ class Multilevel(Experiment):
         def adabreg(strength: float) -> Method:
             return methods.adabreg(Cosine(5e-3), everywhere(l1(), strength), start=start)
 
+        def steered(m: int, density: float) -> Targeted:
+            return Targeted(methods.multilevel(adabreg(0.01), m), density, 2 * density)
+
         sgd = Cosine(0.05, warmup_epochs=1)
         return [
             methods.sgd(sgd, momentum=0.9),
             linbreg(0.2),
-            methods.multilevel(linbreg(0.1), 9),
             methods.multilevel(linbreg(0.02), 99),
             adabreg(1.2),
             methods.multilevel(adabreg(0.25), 19),
+            steered(19, 0.05),
+            steered(19, 0.02),
+            steered(99, 0.05),
             methods.one_shot_pruning(sgd, self.density, momentum=0.9),
             methods.gradual_pruning(sgd, self.density, momentum=0.9),
             methods.set_training(sgd, self.density, momentum=0.9),
@@ -79,7 +85,7 @@ class Multilevel(Experiment):
 
     def findings(self, task: Task, method: Recipe, result: Result) -> list[dict[str, Any]]:
         """The multiply-adds."""
-        assert isinstance(method, Method)
+        assert isinstance(method, (Method, Targeted))
         costs = _costs(task)
         epochs = range(len(result.curve.nonzero))
         return [
