@@ -38,7 +38,7 @@ class MnistMlp(Experiment):
         weights = partial(everywhere, l1())
         return [
             methods.linbreg(Cosine(0.2), weights(1e-3), start=start),
-            methods.linbreg(Cosine(0.2), weights(1e-1), start=start),
+            methods.linbreg(Cosine(0.17), weights(1e-1), start=start),
             methods.sgd(Cosine(0.2), start=start),
             methods.prox_sgd(Cosine(0.2), weights(1e-4), start=start),
             methods.adabreg(Cosine(5e-3), weights(Rising(0.1, 1.2)), start=start),

@@ -190,11 +190,10 @@ def accuracy_along_path(runs: Sequence[Run], title: str, tolerance: float) -> Fi
             100 * (max(validation) - tolerance), color="grey", linewidth=0.8, linestyle=":"
         )
         axes.annotate(
-            runs[chosen].method.partition(" ")[2],
+            f"sparsest near the best:\n{runs[chosen].method.partition(' ')[2]}",
             (shares[chosen], 100 * validation[chosen]),
             textcoords="offset points",
-            xytext=(0, -28),
-            ha="center",
+            xytext=(30, -60),
             arrowprops={"arrowstyle": "->"},
         )
         axes.set_xscale("log")
@@ -202,5 +201,5 @@ def accuracy_along_path(runs: Sequence[Run], title: str, tolerance: float) -> Fi
         axes.set_xlabel("live weights, share of all in %")
         axes.set_ylabel("accuracy in %")
         axes.legend(loc="lower right")
-        axes.set_title(f"{title}: a path of strengths, and the sparsest near the best")
+        axes.set_title(f"{title}: a path of strengths")
     return figure
