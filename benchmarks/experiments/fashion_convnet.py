@@ -43,12 +43,16 @@ class FashionConvNet(Experiment):
     """Share of the weights that pruning, SET and RigL leave."""
 
     def methods(self) -> list[methods.Recipe]:
-        """Ours with a rising strength, LinBreg as published, and every baseline."""
+        """Ours with a rising strength and with a density, LinBreg as published, every baseline."""
         rising = kernels_and_weights(Rising(0.02, 0.66), Rising(0.02, 0.68))
+        steered = kernels_and_weights(0.011, 0.01)
         published = kernels_and_weights(0.5, 0.5)
         sgd = Cosine(0.05, warmup_epochs=1)
         return [
             methods.adabreg(Cosine(5e-3), rising, start=SparseStart(0.05)),
+            methods.Targeted(
+                methods.adabreg(Cosine(5e-3), steered, start=SparseStart(0.05)), 0.032
+            ),
             methods.linbreg(Plateau(0.07), published, start=SparseStart(0.01, bias=10)),
             methods.sgd(sgd, momentum=0.9),
             methods.adam(Cosine(1e-3)),
