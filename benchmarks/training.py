@@ -211,7 +211,8 @@ def train(
     position = 0
     saved = checkpoints and checkpoints.restore(jax.eval_shape(begin))
     if saved:
-        position, state, history = saved.position, saved.state, _History(**saved.history)
+        position, history = saved.position, _History(**saved.history)
+        state = _spread(saved.state, len(seeds))
     else:
         state = begin()
         history.add(0, programs.inspect(state, validation), snapshot(state.params))

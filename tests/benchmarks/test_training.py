@@ -13,6 +13,7 @@ from benchmarks.checkpoints import Checkpoints
 from benchmarks.data import Dataset, Split
 from benchmarks.errors import BenchmarkError
 from benchmarks.feeds import StreamedFeed
+from benchmarks.interruption import Interrupted
 from benchmarks.methods import SparseStart, Targeted
 from benchmarks.models import MLP
 from benchmarks.objectives import reconstruction
@@ -287,6 +288,29 @@ def test_a_steered_training_logs_its_target_and_lands_on_it():
     total = 36 * 16 + 16 * 3
     np.testing.assert_array_equal(result.curve.nonzero[landing + 1 :], round(0.1 * total))
     np.testing.assert_allclose(result.curve.density, result.curve.nonzero / total, rtol=1e-6)
+
+
+@pytest.mark.parametrize("stop_after", [2, 8])
+def test_a_steered_path_goes_on_from_a_checkpoint_on_several_devices(tmp_path, stop_after):
+    # After 8 of 10 epochs it has landed.
+    def optimizer(strength):
+        method = methods.adabreg(Constant(0.02), everywhere(bregjax.l1(), strength), start=None)
+        return Targeted(method, target_density=0.2).optimizer(10, 6)
+
+    def run(**more):
+        options = {
+            "epochs": 10,
+            "start": SparseStart(0.1),
+            "hyperparameters": jnp.array([0.01, 0.1]),
+        }
+        return train(task(), optimizer, seeds=[0, 1], **options, **more)
+
+    asked = iter(range(100))  # twice at the end of each epoch
+    checkpoints = Checkpoints(tmp_path / "run", {})
+    with pytest.raises(Interrupted):
+        run(checkpoints=checkpoints, stop=lambda: next(asked) >= 2 * stop_after - 2)
+    assert checkpoints.positions() == [6 * stop_after]
+    assert_same_bits(run(checkpoints=Checkpoints(tmp_path / "run", {})), run())
 
 
 def test_nothing_is_steered_by_default():
