@@ -145,10 +145,13 @@ def _is_key(leaf: Any) -> bool:
 
 def _stored(leaf: Any) -> Any:
     """A leaf as it is stored: random keys as their data, all else as it is."""
-    if not _is_key(leaf):
-        return leaf
-    abstract = isinstance(leaf, jax.ShapeDtypeStruct)
-    return jax.eval_shape(jax.random.key_data, leaf) if abstract else jax.random.key_data(leaf)
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    if _is_key(leaf):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    # It comes back on one device, however many wrote it.
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
 
 
 def _loaded(stored: jax.Array, template: Any) -> jax.Array:

@@ -95,6 +95,13 @@ class Experiment:
             value = getattr(self, option)
             if value is not None and value < 1:
                 raise BenchmarkError(f"--{option} must be at least 1, got {value}.")
+        if self.select == "best" or self.patience is not None:
+            for name, _, method in self._chosen():
+                if isinstance(method, methods.Targeted):
+                    raise BenchmarkError(
+                        f"{name} lands near the end: it can be trained neither with --select best"
+                        " nor with --patience."
+                    )
         out = results.prepare_folder(self.out or Path("out") / self.name)
         if not self.redraw:
             self._train_all(out)

@@ -11,6 +11,7 @@ import optax
 
 import bregjax
 from benchmarks import baselines
+from benchmarks.errors import BenchmarkError
 from benchmarks.regularization import Regularization
 from benchmarks.schedules import Cosine, LearningRate
 from bregjax._selection import leaf_name
@@ -147,10 +148,15 @@ class Targeted:
 
     def steered_epochs(self, epochs: int) -> int:
         """The epochs before the landing."""
-        return max(1, epochs - max(1, round(self.tuning * epochs)))
+        return epochs - max(1, round(self.tuning * epochs))
 
     def optimizer(self, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
         """See `Method`."""
+        if epochs < 2:
+            raise BenchmarkError(
+                f"{self.name} needs an epoch before its landing and one after it: got --epochs"
+                f" {epochs}."
+            )
         steered = self.steered_epochs(epochs)
         target = optax.polynomial_schedule(
             self.initial_target,
@@ -160,7 +166,7 @@ class Targeted:
         )
         return bregjax.landing(
             bregjax.steer(self.method.optimizer(steered, steps_per_epoch), target),
-            Cosine(self.tuning_rate).build(optax.adam, max(1, epochs - steered), steps_per_epoch),
+            Cosine(self.tuning_rate).build(optax.adam, epochs - steered, steps_per_epoch),
             steered * steps_per_epoch,
             density=self.target_density,
         )

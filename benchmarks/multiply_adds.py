@@ -65,6 +65,8 @@ def training_share(
         + \underbrace{(f + (1 - f) d) M}_{\text{weights' gradient}}
 
     for each example. A layer that sees the raw input has no second term. Dense training has d = 1.
+    Between two of the given densities a straight line is assumed: a fall all at once, as in
+    pruning, is charged up to half that distance too much.
 
     Args:
       costs: of `layer_costs`.

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -262,6 +262,36 @@ def _explained(path: Path) -> Iterator[Path]:
         raise BenchmarkError(
             f"{path} cannot be read ({error}): run the experiment first."
         ) from error
+
+
+class Mean(NamedTuple):
+    """A method's mean over its seeds; NaN where there is nothing to average."""
+
+    method: str
+    density: float
+    test_accuracy: float
+    validation_accuracy: float
+
+
+def means(runs: Sequence[Run]) -> list[Mean]:
+    """The `Mean` of each method."""
+
+    def mean(values: Iterable[float | None]) -> float:
+        return float(np.mean([math.nan if value is None else value for value in values]))
+
+    groups = {
+        method: [run for run in runs if run.method == method]
+        for method in dict.fromkeys(run.method for run in runs)
+    }
+    return [
+        Mean(
+            method,
+            mean(run.density for run in group),
+            mean(run.test_accuracy for run in group),
+            mean(run.validation_accuracy for run in group),
+        )
+        for method, group in groups.items()
+    ]
 
 
 def print_table(runs: Sequence[Run], title: str) -> None:

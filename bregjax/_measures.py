@@ -97,12 +97,16 @@ def effective_rank(x: jax.Array, tolerance: ArrayLike | None = None) -> jax.Arra
     return jnp.sum(singular_values > tolerance, dtype=jnp.int32)
 
 
-def relative_rank(params: Any, *, mask: Mask | None = None) -> jax.Array:
+def relative_rank(
+    params: Any, *, mask: Mask | None = None, tolerance: ArrayLike | None = None
+) -> jax.Array:
     """Compute the share of the rank that the arrays could have: a target for `steer`.
 
     Args:
       params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).
       mask: which leaves count, as in `linbreg`; by default all of two or more dimensions.
+      tolerance: as in `effective_rank`; parameters narrower than float32 need one, as their
+        rounding makes every rank full.
 
     Returns:
         The sum of the `effective_rank` of all leaves by the sum of their largest possible ranks:
@@ -120,7 +124,7 @@ def relative_rank(params: Any, *, mask: Mask | None = None) -> jax.Array:
     if not leaves:
         raise ValueError("mask marks no leaf of params: there is nothing to count.")
     largest = sum(min(fold(x)[0].shape) for x in leaves)
-    ranks = sum((effective_rank(x) for x in leaves), start=jnp.int32(0))
+    ranks = sum((effective_rank(x, tolerance) for x in leaves), start=jnp.int32(0))
     return ranks.astype(jnp.float32) / largest
 
 
@@ -163,10 +167,12 @@ def sparsest_within(scores: Sequence[float], densities: Sequence[float], toleran
       tolerance: how far below the best score is good enough, at least 0, in the unit of the scores.
 
     Returns:
-        The index of the run; of equally sparse ones that of the best, and then the first.
+        The index of the run; of equally sparse ones that of the best, and then the first. Runs
+        whose score is NaN are passed over.
 
     Raises:
-        ValueError: if the lists are empty or differ in length, or ``tolerance`` is negative.
+        ValueError: if the lists differ in length, no score is a number, or ``tolerance`` is
+          negative.
 
     Example:
         >>> import bregjax
@@ -174,11 +180,15 @@ def sparsest_within(scores: Sequence[float], densities: Sequence[float], toleran
         0
     """
     check_range("tolerance", tolerance, at_least=0)
-    if len(scores) != len(densities) or not len(scores):
+    if len(scores) != len(densities):
         raise ValueError(
             "scores and densities need an entry for each run, got"
             f" {len(scores)} scores and {len(densities)} densities."
         )
-    enough = max(scores) - tolerance
-    good = [index for index, score in enumerate(scores) if score >= enough]
+    known = [index for index, score in enumerate(scores) if not math.isnan(score)]
+    if not known:
+        raise ValueError(f"no run has a score, got scores={list(scores)}.")
+    best = max(scores[index] for index in known)
+    # Half a millionth of slack, as scores in float32 are rounded.
+    good = [index for index in known if scores[index] >= best - tolerance - 5e-7]
     return min(good, key=lambda index: (densities[index], -scores[index]))

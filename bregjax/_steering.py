@@ -7,9 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bregjax._masks import when_due
 from bregjax._measures import density
+from bregjax._prox import ProxState
 from bregjax._stage import value_at
 from bregjax._validation import check_range, check_steps, require_params
+
+_LARGEST_SCALE = 1e15  # an unreachable target must not lead to where there is no way back
 
 
 class SteeringRule(NamedTuple):
@@ -63,6 +67,8 @@ def adaptive_rule(
         \alpha \leftarrow \max(\rho\alpha, \alpha_{\min}) \text{ if } g \text{ changed its sign};
         \qquad \lambda \leftarrow \lambda\,(1 + \alpha |g|)^{\operatorname{sign} g}.
 
+    The factor on λ stays between 1e-15 and 1e15.
+
     Args:
       rate: α > 0 at the start: too dense by 100 % of the weights, λ grows by this share.
       shrink: ρ in (0, 1]; 1 keeps α.
@@ -101,6 +107,7 @@ def adaptive_rule(
         new_rate = jnp.where(sign * state.sign < 0, slower, state.rate)
         factor = 1 + new_rate * jnp.abs(gap)
         scale = jnp.where(gap > 0, scale * factor, scale / factor)
+        scale = jnp.clip(scale, 1 / _LARGEST_SCALE, _LARGEST_SCALE)
         return scale, AdaptiveState(new_rate, jnp.where(sign == 0, state.sign, sign))
 
     return SteeringRule(init, update)
@@ -195,7 +202,8 @@ def steer(
         ``lambda params: bregjax.density(params, bregjax.per_neuron())`` for live neurons or
         `relative_rank`. The default is the density of all weights.
       rule: `adaptive_rule` (the default) or `discrepancy_rule`.
-      every: measure and change the strength at every so many steps.
+      every: measure and change the strength at every so many steps. Around `multilevel`, where
+        nothing wakes in between, m + 1 unless the target only falls.
 
     Returns:
         A `optax.GradientTransformationExtraArgs` with a `SteerState`, whose ``strength_scale``,
@@ -203,19 +211,19 @@ def steer(
 
     Raises:
         ValueError: if ``target`` is outside [0, 1] or ``every`` is no positive integer; at
-          ``update``, if ``params`` is missing.
+          ``init``, if ``inner`` has no prox step; at ``update``, if ``params`` is missing.
 
     Example:
         >>> import jax.numpy as jnp, optax, bregjax
         >>> tx = bregjax.steer(bregjax.linbreg(0.1, bregjax.l1(), strength=0.01), target=0.3)
-        >>> solution = jnp.linspace(-1.0, 1.0, 20).reshape(4, 5)
-        >>> params = jnp.zeros((4, 5))
+        >>> solution = jnp.linspace(-1.0, 1.0, 400).reshape(20, 20)
+        >>> params = jnp.zeros((20, 20))
         >>> state = tx.init(params)
         >>> for _ in range(400):
         ...     gradient = 0.1 * (params - solution)
         ...     updates, state = tx.update(gradient, state, params)
         ...     params = optax.apply_updates(params, updates)
-        >>> print(bregjax.density(params))
+        >>> print(bregjax.density(params).round(1))
         0.3
 
     References:
@@ -231,8 +239,12 @@ def steer(
     rule = adaptive_rule() if rule is None else rule
 
     def init(params: Any) -> SteerState:
+        inner_state = inner.init(params)
+        parts = jax.tree.leaves(inner_state, is_leaf=lambda x: isinstance(x, ProxState))
+        if not any(isinstance(part, ProxState) for part in parts):
+            raise ValueError(f"inner has no prox_step, there is nothing to steer: got {inner!r}.")
         return SteerState(
-            inner_state=inner.init(params),
+            inner_state=inner_state,
             count=jnp.zeros([], jnp.int32),
             strength_scale=jnp.ones([], jnp.float32),
             target=jnp.asarray(value_at(target, jnp.zeros([], jnp.int32)), jnp.float32),
@@ -246,17 +258,18 @@ def steer(
         require_params(params)
         aim = jnp.asarray(value_at(target, state.count), jnp.float32)
 
-        def adjust() -> tuple[jax.Array, jax.Array, Any]:
+        def adjust(before: tuple, params: Any, aim: jax.Array) -> tuple:
+            _, scale, rule_state = before
             gap = jnp.asarray(measure(params), jnp.float32) - aim
-            return gap, *rule.update(state.strength_scale, gap, state.rule_state)
+            return gap, *rule.update(scale, gap, rule_state)
 
-        def keep() -> tuple[jax.Array, jax.Array, Any]:
-            return state.gap, state.strength_scale, state.rule_state
-
-        if every == 1:
-            gap, scale, rule_state = adjust()
-        else:
-            gap, scale, rule_state = jax.lax.cond(state.count % every == 0, adjust, keep)
+        gap, scale, rule_state = when_due(
+            state.count % every == 0,
+            adjust,
+            (state.gap, state.strength_scale, state.rule_state),
+            params,
+            aim,
+        )
         outer = extra_args.pop("strength_scale", None)
         updates, inner_state = inner.update(
             updates,

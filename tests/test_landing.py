@@ -312,3 +312,35 @@ def test_landing_needs_the_parameters():
     params = jnp.ones((2, 2))
     with pytest.raises(ValueError, match="params=None"):
         tx.update(params, tx.init(params))
+
+
+def test_of_mixed_regularizers_only_the_weakest_unit_is_cut():
+    # Kernels of four entries wake as a whole; dense entries one by one.
+    kernel = jnp.asarray(np.random.default_rng(0).normal(size=(2, 2, 3, 5)), jnp.float32)
+    dense = jnp.asarray(np.random.default_rng(1).normal(size=(6, 7)), jnp.float32)
+    params = {"conv": jnp.zeros_like(kernel), "dense": jnp.zeros_like(dense)}
+    tx = optax.partition(
+        {
+            "conv": bregjax.linbreg(1.0, bregjax.per_kernel(), 0.5),
+            "dense": bregjax.linbreg(1.0, bregjax.l1(), 1.0),
+        },
+        bregjax.label_by_kind,
+    )
+    _, state = tx.update({"conv": -kernel, "dense": -dense}, tx.init(params), params)
+    # The strength at which each entry wakes.
+    norms = np.sqrt(np.sum(np.asarray(kernel) ** 2, axis=(0, 1), keepdims=True))
+    wakes = np.broadcast_to(norms / (2 * 0.5), kernel.shape)
+    evidence = np.concatenate([wakes.ravel(), np.abs(dense).ravel() / 1.0])
+    for count in (1, 7, 20, 41, 60):
+        landed = bregjax.land(tx, state, params, count=count)
+        live = np.concatenate([np.asarray(landed[n]).ravel() != 0 for n in ("conv", "dense")])
+        assert live.sum() == count
+        weakest = evidence[live].min()
+        assert live[evidence > weakest * (1 + 1e-6)].all()
+
+
+def test_landing_checks_its_arguments_when_it_is_built():
+    with pytest.raises(ValueError, match="give either density or count"):
+        bregjax.landing(bregjax.linbreg(0.1, bregjax.l1(), 1.0), optax.sgd(0.1), 3)
+    with pytest.raises(ValueError, match="density must be at most 1, got density=2"):
+        bregjax.landing(bregjax.linbreg(0.1, bregjax.l1(), 1.0), optax.sgd(0.1), 3, density=2)

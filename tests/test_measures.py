@@ -1,5 +1,7 @@
 """Counts, ranks and the report."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -285,3 +287,23 @@ def test_frozen_linen_variables_are_reported_like_plain_ones():
     frozen = bregjax.sparsity_report(freeze(variables))
     assert str(frozen) == str(bregjax.sparsity_report(variables))
     assert frozen.total_parameters == 9
+
+
+def test_the_sparsest_run_within_a_tolerance():
+    scores, densities = [0.97, 0.98, 0.981, 0.95], [0.02, 0.05, 0.2, 0.01]
+    assert bregjax.sparsest_within(scores, densities, 0.0) == 2
+    assert bregjax.sparsest_within(scores, densities, 0.002) == 1
+    assert bregjax.sparsest_within(scores, densities, 1.0) == 3
+    # Equally sparse: the better one, then the first.
+    assert bregjax.sparsest_within([0.9, 0.91, 0.91], [0.1, 0.1, 0.1], 0.1) == 1
+    # Nine of 3,000 images are the tolerance to the digit, also in float32.
+    rounded = [float(np.float32(2940 / 3000)), float(np.float32(2931 / 3000))]
+    assert bregjax.sparsest_within(rounded, [0.5, 0.1], 0.003) == 1
+    assert bregjax.sparsest_within([math.nan, 0.9, math.nan], [0.1, 0.5, 0.2], 0.1) == 1
+    for bad in ([], [math.nan]):
+        with pytest.raises(ValueError, match="no run has a score"):
+            bregjax.sparsest_within(bad, [0.1] * len(bad), 0.1)
+    with pytest.raises(ValueError, match="2 scores and 1 densities"):
+        bregjax.sparsest_within([0.1, 0.2], [0.1], 0.1)
+    with pytest.raises(ValueError, match=r"tolerance must be at least 0, got tolerance=-0\.1"):
+        bregjax.sparsest_within([0.1], [0.1], -0.1)

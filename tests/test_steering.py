@@ -369,3 +369,20 @@ def test_steering_needs_the_parameters():
     params = jnp.ones((2, 2))
     with pytest.raises(ValueError, match="params=None"):
         tx.update(params, tx.init(params))
+
+
+def test_a_target_out_of_reach_leaves_a_way_back():
+    rule = bregjax.adaptive_rule()
+    for gap in (0.5, -0.5):
+        scale, state = jnp.float32(1), rule.init()
+        step = jax.jit(lambda carry, gap=gap: rule.update(carry[0], jnp.float32(gap), carry[1]))
+        for _ in range(400):
+            scale, state = step((scale, state))
+        assert 1e-16 < scale < 1e16
+        back, _ = rule.update(scale, jnp.float32(-gap), state)
+        assert (back < scale) == (gap > 0)
+
+
+def test_there_must_be_a_prox_step_to_steer():
+    with pytest.raises(ValueError, match="inner has no prox_step"):
+        bregjax.steer(optax.adam(1e-3), 0.1).init(jnp.ones((2, 2)))

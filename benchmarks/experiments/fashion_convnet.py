@@ -81,11 +81,13 @@ class FashionConvNet(Experiment):
         """The learning curves, and the kernels of the sparsest AdaBreg network."""
         figure = figures.learning_curves(results.read_rows(out), self.title)
         figures.save(figure, out, "learning_curves")
-        for method, kernels in results.read_exhibits(out).items():
-            if method.startswith("AdaBreg"):
-                layers = {
-                    "First convolution": kernels["first"].astype(np.float32),
-                    "Second convolution": kernels["second"].astype(np.float32),
-                }
-                figure = figures.learned_kernels(layers, f"{self.title}, {method}")
-                figures.save(figure, out, "learned_kernels")
+        runs = {r.method: r for r in results.read_runs(out) if r.method.startswith("AdaBreg")}
+        if runs:
+            method = min(runs, key=lambda method: runs[method].density)
+            kernels = results.read_exhibits(out)[method]
+            layers = {
+                "First convolution": kernels["first"].astype(np.float32),
+                "Second convolution": kernels["second"].astype(np.float32),
+            }
+            figure = figures.learned_kernels(layers, f"{self.title}, {method}")
+            figures.save(figure, out, "learned_kernels")

@@ -71,12 +71,13 @@ class SparsityPath(Experiment):
         """The choice, and the cost of the path."""
         path = [run for run in runs if not run.method.endswith("alone")]
         if path:
-            scores = [run.validation_accuracy or 0.0 for run in path]
-            chosen = path[sparsest_within(scores, [r.density for r in path], self.tolerance)]
+            means = results.means(path)
+            scores = [mean.validation_accuracy for mean in means]
+            chosen = means[sparsest_within(scores, [m.density for m in means], self.tolerance)]
             yield (
                 f"Sparsest within {100 * self.tolerance:g} points of the best on the validation"
                 f" images: {chosen.method}, {100 * chosen.density:.2f} % of the weights, test"
-                f" accuracy {100 * (chosen.test_accuracy or 0):.2f} %."
+                f" accuracy {100 * chosen.test_accuracy:.2f} %."
             )
         alone = [run for run in runs if run.method.endswith("alone")]
         if path and alone and path[0].seconds_per_epoch and alone[0].seconds_per_epoch:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from benchmarks import figures, methods, results
 from benchmarks.augmentation import crop_and_flip
 from benchmarks.data import Dataset
+from benchmarks.errors import BenchmarkError
 from benchmarks.experiment import Experiment
 from benchmarks.methods import Recipe, SparseStart, Targeted
 from benchmarks.models import MLP, ConvNet, resnet20
@@ -82,6 +83,12 @@ class TargetSparsity(Experiment):
 
     def methods(self) -> list[Recipe]:
         """Ours and the baselines at every target."""
+        names = {f"{sparsity:.1%}" for sparsity in self.sparsities}
+        if any(not 0 < s < 1 for s in self.sparsities) or len(names) < len(self.sparsities):
+            raise BenchmarkError(
+                "--sparsities must be between 0 and 1 and differ by 0.001, got"
+                f" {' '.join(map(str, self.sparsities))}."
+            )
         start = SparseStart(0.01, gain=0.7)
         adabreg = methods.adabreg(Cosine(5e-3), everywhere(l1(), 1e-2), start=start)
         linbreg = methods.linbreg(
@@ -123,4 +130,5 @@ class TargetSparsity(Experiment):
         """Accuracy over sparsity, and how the steering went."""
         runs, rows = results.read_runs(out), results.read_rows(out)
         figures.save(figures.accuracy_at_targets(runs, self.title), out, "accuracy_at_targets")
-        figures.save(figures.steering(rows, self.title), out, "steering")
+        if any(row["target"] is not None for row in rows):
+            figures.save(figures.steering(rows, self.title), out, "steering")

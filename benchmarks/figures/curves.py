@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from benchmarks.figures.style import STYLE
-from benchmarks.results import Run
+from benchmarks.results import Run, means
 from bregjax import sparsest_within
 
 
@@ -179,18 +179,17 @@ def accuracy_along_path(runs: Sequence[Run], title: str, tolerance: float) -> Fi
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.0, 4.0), layout="constrained")
         axes = figure.subplots()
-        runs = sorted(runs, key=lambda run: run.density)
-        shares = [100 * run.density for run in runs]
-        validation = [run.validation_accuracy or np.nan for run in runs]
+        points = sorted(means(runs), key=lambda mean: mean.density)
+        shares = [100 * point.density for point in points]
+        validation = [point.validation_accuracy for point in points]
         axes.plot(shares, [100 * a for a in validation], marker="o", label="validation")
-        test = [100 * (run.test_accuracy or np.nan) for run in runs]
-        axes.plot(shares, test, marker="s", label="test")
+        axes.plot(shares, [100 * p.test_accuracy for p in points], marker="s", label="test")
         chosen = sparsest_within(validation, shares, tolerance)
         axes.axhline(
-            100 * (max(validation) - tolerance), color="grey", linewidth=0.8, linestyle=":"
+            100 * (np.nanmax(validation) - tolerance), color="grey", linewidth=0.8, linestyle=":"
         )
         axes.annotate(
-            f"sparsest near the best:\n{runs[chosen].method.partition(' ')[2]}",
+            f"sparsest near the best:\n{points[chosen].method.partition(' ')[2]}",
             (shares[chosen], 100 * validation[chosen]),
             textcoords="offset points",
             xytext=(30, -60),
