@@ -8,6 +8,9 @@ from matplotlib.figure import Figure
 
 from benchmarks.errors import BenchmarkError
 
+_COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+_LINES = ["-", "--", "-.", ":"]
+
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.grid": True,
@@ -15,10 +18,15 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "grid.alpha": 0.3,
     "figure.constrained_layout.use": True,
-    # Okabe and Ito's palette keeps the lines apart for colour-blind readers and in grey.
+    # Okabe and Ito's palette keeps the lines apart for colour-blind readers and in grey; after a round
+    # of it each colour comes with another kind of line.
     "axes.prop_cycle": cycler(
-        color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"],
-        linestyle=["-", "--", "-.", ":", "-", "--", "-."],
+        color=_COLORS * len(_LINES),
+        linestyle=[
+            _LINES[(place + turn) % len(_LINES)]
+            for turn in range(len(_LINES))
+            for place in range(len(_COLORS))
+        ],
     ),
 }
 
