@@ -18,8 +18,8 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "grid.alpha": 0.3,
     "figure.constrained_layout.use": True,
-    # Okabe and Ito's palette keeps the lines apart for colour-blind readers and in grey; after a round
-    # of it each colour comes with another kind of line.
+    # Okabe and Ito's palette keeps the lines apart for colour-blind readers and in grey; after a
+    # round of it each colour comes with another kind of line.
     "axes.prop_cycle": cycler(
         color=_COLORS * len(_LINES),
         linestyle=[
