@@ -34,7 +34,7 @@ def check(name: str, out, *options: str) -> list[dict]:
 
 @needs_mnist
 def test_a_quick_trial_of_the_convnet(tmp_path):
-    (run,) = check("fashion_convnet", tmp_path, "--only", "AdaBreg")
+    (run,) = check("fashion_convnet", tmp_path, "--only", "AdaBreg λ")
     assert set(run["densities"]) == {"conv", "conv_kernels", "dense"}
     assert run["settings"]["strength"]["dense"]["initial"] == 0.02
 
@@ -58,6 +58,7 @@ def test_a_quick_trial_of_a_path(tmp_path):
 
 
 @needs_mnist
+@pytest.mark.slow
 def test_a_quick_trial_of_multilevel_training(tmp_path):
     dense, coarse = check("multilevel", tmp_path, "--only", "SGD", "LinBreg+m λ=0.02, m=99")
     assert dense["multiply_adds"] == 1
