@@ -58,8 +58,8 @@ class Dataset:
     """likewise"""
     classes: int = 10
 
-    def first(self, training: int, others: int) -> "Dataset":
-        """The first images of each split, for trials."""
+    def first(self, training: int | None, others: int | None) -> "Dataset":
+        """The first images of each split, for trials; None is all."""
         return dataclasses.replace(
             self,
             train=Split(*self.train[:training]),

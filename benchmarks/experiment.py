@@ -36,6 +36,8 @@ class Experiment:
     """Folder of the tfds datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     out: Path | None = None
     """Folder for summary.json, metrics.jsonl and the figures; by default out/NAME."""
+    images: int | None = None
+    """Train on the first so many images only, where time is short; by default on all."""
     quick: bool = False
     """A trial: at most two epochs, one seed, 2,000 images to train on and 500 to test."""
     select: Literal["last", "best"] = "last"
@@ -91,7 +93,7 @@ class Experiment:
 
     def run(self) -> None:
         """Train every method, write the results after each, print the table, draw the figures."""
-        for option in ("epochs", "seeds", "patience"):
+        for option in ("epochs", "seeds", "patience", "images"):
             value = getattr(self, option)
             if value is not None and value < 1:
                 raise BenchmarkError(f"--{option} must be at least 1, got {value}.")
@@ -117,30 +119,28 @@ class Experiment:
             shutil.rmtree(folder, ignore_errors=True)
         with Interruption() as stop:
             for name, task, method in self._chosen():
-                if self.quick:
-                    task = dataclasses.replace(task, dataset=task.dataset.first(2000, 500))
-                settings = method.record() | {"batch_size": task.batch_size} | task.settings
+                if self.quick or self.images:
+                    limits = (2000, 500) if self.quick else (self.images, None)
+                    task = dataclasses.replace(task, dataset=task.dataset.first(*limits))
                 about = {
                     "experiment": self.name,
                     "method": name,
                     "epochs": epochs,
                     "seeds": list(seeds),
                     "steps_per_call": task.steps_per_call,
-                    "images": len(task.dataset.train),
                 }
                 checkpoints = Checkpoints(
                     folder / results.file_name(name),
-                    about | settings,
+                    about | _settings(task, method),
                     seconds=self.checkpoint_seconds,
                 )
-                members = _members(method)
                 try:
                     result = train(
                         task,
                         method.optimizer(epochs, task.batches.steps),
-                        seeds=list(seeds) * len(members),
+                        seeds=list(seeds) * len(method.members),
                         epochs=epochs,
-                        hyperparameters=_strengths(method, len(seeds)),
+                        hyperparameters=method.hyperparameters(len(seeds)),
                         start=method.start,
                         select=self.select,
                         patience=self.patience,
@@ -151,20 +151,21 @@ class Experiment:
                     )
                 except Interrupted as error:
                     raise Interrupted(f"{name} {error}", stop.signal) from None
-                for index, (name, settings) in enumerate(members):
-                    settings = settings | {"batch_size": task.batch_size} | task.settings
+                for index, member in enumerate(method.members):
                     part = result.part(index, len(seeds))
+                    member_name = name if member is method else member.name
+                    runs = results.runs_of(
+                        self.name,
+                        member_name,
+                        _settings(task, member),
+                        seeds,
+                        part,
+                        self.findings(task, member, part),
+                    )
                     archive.add(
-                        name,
-                        results.runs_of(
-                            self.name,
-                            name,
-                            settings,
-                            seeds,
-                            part,
-                            self.findings(task, method, part),
-                        ),
-                        results.curve_rows(self.name, name, seeds, part),
+                        member_name,
+                        runs,
+                        results.curve_rows(self.name, member_name, seeds, part),
                         part.snapshots,
                         self.exhibits(task, network_of(task, part)),
                     )
@@ -182,15 +183,7 @@ class Experiment:
         return chosen
 
 
-def _members(method: Recipe) -> list[tuple[str, dict[str, Any]]]:
-    """Names and settings of the runs that are trained together."""
-    if isinstance(method, methods.Path):
-        return [(each.name, each.record()) for each in map(method.at, method.strengths)]
-    return [(method.name, method.record())]
-
-
-def _strengths(method: Recipe, seeds: int) -> Any:
-    """The strength of each run, those of a strength together; nothing where all are the same."""
-    if isinstance(method, methods.Path):
-        return np.repeat(np.asarray(method.strengths, np.float32), seeds)
-    return ()
+def _settings(task: Task, method: Recipe) -> dict[str, Any]:
+    """The settings of a run, for summary.json."""
+    images = {"batch_size": task.batch_size, "images": len(task.dataset.train)}
+    return method.record() | images | task.settings

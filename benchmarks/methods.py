@@ -4,9 +4,10 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import jax
+import numpy as np
 import optax
 
 import bregjax
@@ -82,8 +83,22 @@ class SparseStart:
         }
 
 
+class _Single:
+    """A recipe for one run with each seed."""
+
+    @property
+    def members(self) -> tuple[Self]:
+        """The recipes of the runs that are trained together."""
+        return (self,)
+
+    def hyperparameters(self, seeds: int) -> Any:
+        """What the optimizer is made of, run by run, where that is not the same for all."""
+        del seeds
+        return ()
+
+
 @dataclasses.dataclass(frozen=True)
-class Method:
+class Method(_Single):
     """An optimizer to be built once the length of the training is known."""
 
     name: str
@@ -111,7 +126,7 @@ class Method:
 
 
 @dataclasses.dataclass(frozen=True)
-class Targeted:
+class Targeted(_Single):
     """One of our methods, told the density that it ends with instead of a strength.
 
     `bregjax.steer` leads it there along a cubic ramp; over the last epochs the network has landed
@@ -187,9 +202,18 @@ class Path:
     strengths: tuple[float, ...]
 
     @property
+    def members(self) -> tuple[Method, ...]:
+        """The method at each strength."""
+        return tuple(map(self.at, self.strengths))
+
+    def hyperparameters(self, seeds: int) -> Any:
+        """The strength of each run, those of a strength together."""
+        return np.repeat(np.asarray(self.strengths, np.float32), seeds)
+
+    @property
     def start(self) -> Start | None:
         """That of the method."""
-        return self.at(self.strengths[0]).start
+        return self.members[0].start
 
     def optimizer(
         self, epochs: int, steps_per_epoch: int
@@ -199,11 +223,21 @@ class Path:
 
     def record(self) -> dict[str, Any]:
         """See `Method`."""
-        return self.at(self.strengths[0]).record() | {"strengths": list(self.strengths)}
+        return self.members[0].record() | {"strengths": list(self.strengths)}
 
 
 Recipe = Method | Targeted | Path
 """What an experiment trains with."""
+
+
+def densities_asked_for(method: Recipe, densities: np.ndarray) -> list[dict[str, Any]]:
+    """What `results.Run` says of the target of each seed, from its densities after each epoch."""
+    epochs, seeds = len(densities) - 1, densities.shape[1]
+    target = method.record().get("target_density")
+    if not isinstance(method, Targeted):
+        return [{"target_density": target} for _ in range(seeds)]
+    steered = densities[method.steered_epochs(epochs)]
+    return [{"target_density": target, "steered_density": float(d)} for d in steered]
 
 
 def linbreg(
@@ -241,6 +275,17 @@ def adabreg(
 
     settings = {"delta": delta} | regularization.record()
     return Method(f"AdaBreg {regularization}", learning_rate, make, settings, start)
+
+
+def decayed(method: Method, weight_decay: float) -> Method:
+    """The method with weight decay in front, on the weights alone."""
+
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        decay = optax.add_decayed_weights(weight_decay, bregjax.weight_mask)
+        return optax.chain(decay, method.make(rate, steps))
+
+    settings = method.settings | {"weight_decay": weight_decay}
+    return dataclasses.replace(method, make=make, settings=settings)
 
 
 def multilevel(method: Method, m: int) -> Method:

@@ -279,10 +279,6 @@ def means(runs: Sequence[Run]) -> list[Mean]:
     def mean(values: Iterable[float | None]) -> float:
         return float(np.mean([math.nan if value is None else value for value in values]))
 
-    groups = {
-        method: [run for run in runs if run.method == method]
-        for method in dict.fromkeys(run.method for run in runs)
-    }
     return [
         Mean(
             method,
@@ -290,8 +286,16 @@ def means(runs: Sequence[Run]) -> list[Mean]:
             mean(run.test_accuracy for run in group),
             mean(run.validation_accuracy for run in group),
         )
-        for method, group in groups.items()
+        for method, group in by_method(runs).items()
     ]
+
+
+def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs of each method, in the order of their first ones."""
+    return {
+        method: [run for run in runs if run.method == method]
+        for method in dict.fromkeys(run.method for run in runs)
+    }
 
 
 def print_table(runs: Sequence[Run], title: str) -> None:
@@ -307,8 +311,7 @@ def print_table(runs: Sequence[Run], title: str) -> None:
     size = "mult.-adds/%" if counted else "live weights"
     for column in (quality, size, "share/%", "s/ep."):
         table.add_column(column, justify="right", no_wrap=True)
-    for method in dict.fromkeys(run.method for run in runs):
-        group = [run for run in runs if run.method == method]
+    for method, group in by_method(runs).items():
         table.add_row(
             method,
             _mean_and_deviation([100 * (run.test_accuracy or 0) for run in group], "{:.2f}")

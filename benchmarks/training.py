@@ -20,6 +20,7 @@ from benchmarks.feeds import Feed, ResidentFeed
 from benchmarks.interruption import Interrupted
 from benchmarks.objectives import Objective, classification
 from benchmarks.progress import Progress
+from bregjax._stage import parts_of
 
 _EVALUATED_AT_ONCE = 500  # images; larger batches need memory and are no faster
 
@@ -198,10 +199,9 @@ def train(
         for split in (task.dataset.validation, task.dataset.test)
     )
     if isinstance(optimizer, optax.GradientTransformation):
-        make = functools.partial(_always, optimizer)
+        programs = _Programs(task, lambda _: optimizer, start, len(seeds))
     else:
-        make = optimizer
-    programs = _Programs(task, make, start)
+        programs = _Programs(task, optimizer, start, len(seeds))
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     start_keys, order_keys, augment_keys, hyperparameters = _spread(
         (*jax.vmap(lambda key: jax.random.split(key, 3))(keys).T, hyperparameters), len(seeds)
@@ -272,10 +272,6 @@ def train(
     )
 
 
-def _always(optimizer: optax.GradientTransformation, _: Any) -> optax.GradientTransformation:
-    return optimizer
-
-
 def _spread(tree: Any, size: int) -> Any:
     """The arrays, whose first axis has ``size`` entries, spread over the devices along it."""
     devices = jax.devices()
@@ -284,6 +280,19 @@ def _spread(tree: Any, size: int) -> Any:
         return tree
     mesh = jax.sharding.Mesh(np.asarray(devices[:count]), ("seeds",))
     return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.P("seeds")))
+
+
+def _for_one_seed(function: Callable, in_axes: tuple) -> Callable:
+    """`jax.vmap` over an axis of length one: conditions stay conditions, as nothing is batched."""
+
+    def mapped(*args: Any) -> Any:
+        single = [
+            arg if axis is None else jax.tree.map(lambda x: x[0], arg)
+            for arg, axis in zip(args, in_axes, strict=True)
+        ]
+        return jax.tree.map(lambda x: jnp.expand_dims(x, 0), function(*single))
+
+    return mapped
 
 
 def network_of(task: Task, result: Result, index: int = 0) -> nnx.Module:
@@ -298,7 +307,11 @@ class _Programs:
     """The compiled programs of a training; all map over the seeds."""
 
     def __init__(
-        self, task: Task, optimizer: Callable[[Any], optax.GradientTransformation], start: Any
+        self,
+        task: Task,
+        optimizer: Callable[[Any], optax.GradientTransformation],
+        start: Start | None,
+        seeds: int,
     ):
         model = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
         model.train()
@@ -306,13 +319,12 @@ class _Programs:
         model.eval()
         self._evaluation = nnx.graphdef(model)
         self._task, self._optimizer, self._start = task, optimizer, start
-        self.initialize = jax.jit(jax.vmap(self._initialize))
-        self.advance = jax.jit(
-            jax.vmap(self._advance, in_axes=(0, 0, 0, None, None)), donate_argnums=0
-        )
-        self.finish = jax.jit(jax.vmap(self._finish, in_axes=(0, None, None)), donate_argnums=0)
-        self.inspect = jax.jit(jax.vmap(self._inspect, in_axes=(0, None)))
-        self.evaluate = jax.jit(jax.vmap(self._evaluate, in_axes=(0, 0, None)))
+        over_seeds = jax.vmap if seeds > 1 else _for_one_seed
+        self.initialize = jax.jit(over_seeds(self._initialize, (0, 0)))
+        self.advance = jax.jit(over_seeds(self._advance, (0, 0, 0, None, None)), donate_argnums=0)
+        self.finish = jax.jit(over_seeds(self._finish, (0, None, None)), donate_argnums=0)
+        self.inspect = jax.jit(over_seeds(self._inspect, (0, None)))
+        self.evaluate = jax.jit(over_seeds(self._evaluate, (0, 0, None)))
 
     def _initialize(self, key: jax.Array, hyperparameters: Any) -> TrainState:
         model_key, start_key = jax.random.split(key)
@@ -378,6 +390,7 @@ class _Programs:
     def _inspect(self, state: TrainState, validation: tuple[jax.Array, jax.Array]) -> EpochMetrics:
         loss, accuracy = self._evaluate(state.params, state.other, validation)
         weights = [x for x in jax.tree.leaves(state.params) if x.ndim >= 2]
+        nonzero = jnp.stack([jnp.count_nonzero(x) for x in weights]).sum()
         steps = self._task.batches.steps
         return EpochMetrics(
             state.loss / steps,
@@ -385,8 +398,8 @@ class _Programs:
             loss,
             accuracy,
             bregjax.regularizer_value(state.params, bregjax.l1()),
-            jnp.stack([jnp.count_nonzero(x) for x in weights]).sum(),
-            bregjax.density(state.params),
+            nonzero,
+            nonzero / sum(x.size for x in weights),
             *_steering(state.opt_state),
         )
 
@@ -423,10 +436,8 @@ class _Programs:
 
 def _steering(opt_state: Any) -> tuple[Any, Any]:
     """The factor on the strengths and the target; NaN where nothing is steered."""
-    parts = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, bregjax.SteerState))
-    for part in parts:
-        if isinstance(part, bregjax.SteerState):
-            return part.strength_scale, part.target
+    for part in parts_of(opt_state, bregjax.SteerState):
+        return part.strength_scale, part.target
     return jnp.float32(jnp.nan), jnp.float32(jnp.nan)
 
 

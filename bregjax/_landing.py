@@ -17,8 +17,9 @@ from bregjax._numerics import add_updates, wide_dtype
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._elementwise import l1
 from bregjax._selection import Mask
+from bregjax._stage import parts_of
 from bregjax._support import freeze_support
-from bregjax._validation import check_range, check_regularizer, check_steps, require_params
+from bregjax._validation import check_range, check_regularizer, check_whole, require_params
 
 _LARGEST_FINITE = int(np.finfo(np.float32).max.view(np.uint32))
 
@@ -81,6 +82,10 @@ def land(
     """
     _check_wish(density, count, groups)
     groups = l1() if groups is None else groups
+
+    def live(weights: list[jax.Array]) -> list[jax.Array]:
+        return [live_groups(x, groups) for x in weights]
+
     leaves, treedef = jax.tree.flatten(params)
     landed = _leaves_with_dual(state, params)
     if not any(landed):
@@ -91,7 +96,7 @@ def land(
     chosen = [i for i, marked in enumerate(landed) if marked]
     if not chosen:
         raise ValueError("mask marks no leaf of params that has a dual: there is nothing to land.")
-    total = sum(math.prod(live_groups(leaves[i], groups).shape) for i in chosen)
+    total = sum(math.prod(x.shape) for x in jax.eval_shape(live, [leaves[i] for i in chosen]))
     wanted = count or 0 if density is None else round(density * total)
 
     nothing = jax.tree.map(jnp.zeros_like, params)
@@ -104,15 +109,12 @@ def land(
         reached = jax.tree.leaves(add_updates(params, updates))
         return [reached[i] for i in chosen]
 
-    def live(weights: list[jax.Array]) -> list[jax.Array]:
-        return [live_groups(x, groups) for x in weights]
-
-    def number(weights: list[jax.Array]) -> jax.Array:
-        return sum((jnp.sum(x, dtype=jnp.int32) for x in live(weights)), start=jnp.int32(0))
+    def number(alive: list[jax.Array]) -> jax.Array:
+        return sum((jnp.sum(x, dtype=jnp.int32) for x in alive), start=jnp.int32(0))
 
     # With too many, the largest strength that still has one too many: what goes is next to zero.
     unchanged = read_off(jnp.float32(1))
-    now = number(unchanged)
+    now = number(live(unchanged))
     at_least = jnp.where(now > wanted, wanted + 1, wanted)
 
     # The largest one at which so many are alive, bit by bit: the order of positive floats is that
@@ -121,20 +123,20 @@ def land(
         candidate = found[0] | (jnp.uint32(1) << jnp.asarray(30 - i, jnp.uint32))
         bits = jnp.minimum(candidate, _LARGEST_FINITE)
         weights = read_off(lax.bitcast_convert_type(bits, jnp.float32))
-        fits = (candidate <= _LARGEST_FINITE) & (number(weights) >= at_least)
+        fits = (candidate <= _LARGEST_FINITE) & (number(live(weights)) >= at_least)
         return jax.tree.map(lambda new, old: jnp.where(fits, new, old), (candidate, weights), found)
 
     bits, weights = lax.fori_loop(0, 31, set_bit, (jnp.uint32(0), read_off(jnp.float32(0))))
     weights = jax.tree.map(lambda x, y: jnp.where(now == wanted, x, y), unchanged, weights)
     alive = live(weights)
-    available = sum((jnp.sum(x, dtype=jnp.int32) for x in alive), start=jnp.int32(0))
+    available = number(alive)
     if not isinstance(available, Tracer) and available < wanted:
         raise ValueError(
             f"only {available} of {total} have any evidence in the dual, got {density=},"
             f" {count=}: ask for fewer, or train longer."
         )
-    # What shares the smallest evidence wakes together: some of it may be too many.
-    # What would be alive at the next larger strength, too, has more evidence than that.
+    # What shares the smallest evidence wakes together, and some of it may be too many. All else is
+    # sure to stay: it would be alive at the next larger strength, too.
     next_bits = jnp.minimum(bits + 1, _LARGEST_FINITE)
     sure = live(read_off(lax.bitcast_convert_type(next_bits, jnp.float32)))
     norms = [
@@ -195,20 +197,20 @@ def landing(
           asked for have any evidence, all of those stay.
 
     Example:
-        >>> import jax.numpy as jnp, optax, bregjax
+        >>> import jax, jax.numpy as jnp, optax, bregjax
         >>> tx = bregjax.landing(
         ...     bregjax.linbreg(0.1, bregjax.l1(), strength=0.3), optax.sgd(0.5), 20, count=2
         ... )
         >>> params = jnp.zeros((1, 4))
-        >>> state = tx.init(params)
+        >>> state, update = tx.init(params), jax.jit(tx.update)
         >>> for _ in range(40):
         ...     gradient = params - jnp.array([[3.0, 1.0, 2.0, 0.5]])
-        ...     updates, state = tx.update(gradient, state, params)
+        ...     updates, state = update(gradient, state, params)
         ...     params = optax.apply_updates(params, updates)
         >>> print(params.astype("float16"))
         [[3. 0. 2. 0.]]
     """
-    check_steps("step", step, at_least=1)
+    check_whole("step", step, at_least=1)
     _check_wish(density, count, groups)
     inner = optax.with_extra_args_support(inner)
     tuner = freeze_support(tuner, mask=mask)
@@ -261,7 +263,7 @@ def _check_wish(density: float | None, count: int | None, groups: Regularizer | 
     if density is not None:
         check_range("density", density, at_least=0, at_most=1)
     else:
-        check_steps("count", count)
+        check_whole("count", count)
     if groups is not None:
         check_regularizer(groups, "groups")
 
@@ -275,13 +277,12 @@ def _leaves_with_dual(state: Any, params: Any) -> list[bool]:
     """For each leaf of ``params`` whether some mirror step in ``state`` keeps a dual of it."""
     treedef = jax.tree.structure(params)
     has_dual = [False] * treedef.num_leaves
-    for part in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, MirrorState)):
-        if isinstance(part, MirrorState):
-            duals = treedef.flatten_up_to(part.dual)
-            has_dual = [
-                known or not isinstance(dual, optax.MaskedNode)
-                for known, dual in zip(has_dual, duals, strict=True)
-            ]
+    for part in parts_of(state, MirrorState):
+        duals = treedef.flatten_up_to(part.dual)
+        has_dual = [
+            known or not isinstance(dual, optax.MaskedNode)
+            for known, dual in zip(has_dual, duals, strict=True)
+        ]
     return has_dual
 
 

@@ -96,9 +96,12 @@ def linbreg(
         >>> tx = bregjax.linbreg(0.1, bregjax.l1(), strength=10.0)
         >>> w = jnp.zeros((50, 1))
         >>> state = tx.init(w)
-        >>> for _ in range(100):
+        >>> @jax.jit
+        ... def step(w, state):
         ...     updates, state = tx.update(jax.grad(loss)(w), state, w)
-        ...     w = optax.apply_updates(w, updates)
+        ...     return optax.apply_updates(w, updates), state
+        >>> for _ in range(100):
+        ...     w, state = step(w, state)
         >>> print(jnp.flatnonzero(w))
         [3 7]
 

@@ -1,13 +1,15 @@
 """Steps that say where the parameters go, and the transformations made of them."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import optax
 from jax.typing import ArrayLike
 
 from bregjax._validation import require_params
+
+PartT = TypeVar("PartT")
 
 
 class Wish(NamedTuple):
@@ -73,6 +75,12 @@ def as_transformation(stage: Stage) -> optax.GradientTransformationExtraArgs:
         return jax.tree.map(lambda y, x: y - x.astype(y.dtype), point, params), next_state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def parts_of(state: Any, kind: type[PartT]) -> list[PartT]:
+    """The states of one kind, wherever they are in an optimizer's state."""
+    nodes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind))
+    return [node for node in nodes if isinstance(node, kind)]
 
 
 def value_at(value: optax.ScalarOrSchedule, count: Any) -> ArrayLike:

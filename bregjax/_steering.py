@@ -10,8 +10,8 @@ import optax
 from bregjax._masks import when_due
 from bregjax._measures import density
 from bregjax._prox import ProxState
-from bregjax._stage import value_at
-from bregjax._validation import check_range, check_steps, require_params
+from bregjax._stage import parts_of, value_at
+from bregjax._validation import check_range, check_whole, require_params
 
 _LARGEST_SCALE = 1e15  # an unreachable target must not lead to where there is no way back
 
@@ -153,8 +153,8 @@ def discrepancy_rule(
         each change, which throws away the evidence for every sleeping weight; here the dual stays.
     """
     check_range("increment", increment, above=0)
-    check_steps("warmup", warmup)
-    check_steps("cooldown", cooldown)
+    check_whole("warmup", warmup)
+    check_whole("cooldown", cooldown)
 
     def init() -> DiscrepancyState:
         return DiscrepancyState(jnp.asarray(warmup, jnp.int32))
@@ -214,14 +214,14 @@ def steer(
           ``init``, if ``inner`` has no prox step; at ``update``, if ``params`` is missing.
 
     Example:
-        >>> import jax.numpy as jnp, optax, bregjax
+        >>> import jax, jax.numpy as jnp, optax, bregjax
         >>> tx = bregjax.steer(bregjax.linbreg(0.1, bregjax.l1(), strength=0.01), target=0.3)
         >>> solution = jnp.linspace(-1.0, 1.0, 400).reshape(20, 20)
         >>> params = jnp.zeros((20, 20))
-        >>> state = tx.init(params)
+        >>> state, update = tx.init(params), jax.jit(tx.update)
         >>> for _ in range(400):
         ...     gradient = 0.1 * (params - solution)
-        ...     updates, state = tx.update(gradient, state, params)
+        ...     updates, state = update(gradient, state, params)
         ...     params = optax.apply_updates(params, updates)
         >>> print(bregjax.density(params).round(1))
         0.3
@@ -234,14 +234,13 @@ def steer(
         `land`, which makes the number of weights exact afterwards.
     """
     check_range("target", target, at_least=0, at_most=1, schedule=True)
-    check_steps("every", every, at_least=1)
+    check_whole("every", every, at_least=1)
     inner = optax.with_extra_args_support(inner)
     rule = adaptive_rule() if rule is None else rule
 
     def init(params: Any) -> SteerState:
         inner_state = inner.init(params)
-        parts = jax.tree.leaves(inner_state, is_leaf=lambda x: isinstance(x, ProxState))
-        if not any(isinstance(part, ProxState) for part in parts):
+        if not parts_of(inner_state, ProxState):
             raise ValueError(f"inner has no prox_step, there is nothing to steer: got {inner!r}.")
         return SteerState(
             inner_state=inner_state,

@@ -9,7 +9,7 @@ import optax
 from bregjax._masks import keep_live, mark_leaves, set_dead_to_zero
 from bregjax._numerics import add_updates
 from bregjax._selection import Mask
-from bregjax._validation import check_steps, require_params
+from bregjax._validation import check_whole, require_params
 
 
 class FreezeSupportState(NamedTuple):
@@ -145,7 +145,7 @@ def multilevel(
         correction goes on: in `adabreg` with m = 99 the dual of a weight with a constant gradient
         moves by up to 5.8 times the learning rate at a full step.
     """
-    check_steps("m", m)
+    check_whole("m", m)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Any) -> MultilevelState:

@@ -62,11 +62,11 @@ def check_floating(path: tuple, leaf: object) -> None:
         )
 
 
-def check_steps(name: str, value: object, *, at_least: int = 0) -> None:
-    """Raises `ValueError` unless ``value`` is a whole number of steps and not too small."""
+def check_whole(name: str, value: object, *, at_least: int = 0) -> None:
+    """Raises `ValueError` unless ``value`` is a whole number and not too small."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < at_least:
         raise ValueError(
-            f"{name} must be a whole number of steps, at least {at_least}, got {name}={value!r}."
+            f"{name} must be a whole number, at least {at_least}, got {name}={value!r}."
         )
 
 

@@ -18,7 +18,7 @@ from bregjax._masks import (
 )
 from bregjax._selection import Mask
 from bregjax._stage import value_at
-from bregjax._validation import check_range, check_steps, require_params
+from bregjax._validation import check_range, check_whole, require_params
 
 
 class DynamicSparsityState(NamedTuple):
@@ -87,8 +87,8 @@ def dynamic_sparsity(
         change is at step ``every``. As the inner optimizer waits too, a schedule inside it does not
         count those steps.
     """
-    check_steps("every", every, at_least=1)
-    check_steps("stop", stop, at_least=1)
+    check_whole("every", every, at_least=1)
+    check_whole("stop", stop, at_least=1)
     check_range("drop_fraction", drop_fraction, above=0, at_most=1, schedule=True)
     if grow not in ("gradient", "random"):
         raise ValueError(f'grow must be "gradient" or "random", got grow={grow!r}.')
@@ -197,7 +197,7 @@ def rigl(
         Evci, Gale, Menick, Castro, Elsen, `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_,
         ICML 2020.
     """
-    check_steps("stop", stop, at_least=1)
+    check_whole("stop", stop, at_least=1)
     check_range("drop_fraction", drop_fraction, above=0, at_most=1)
     schedule = optax.cosine_decay_schedule(drop_fraction, stop)
     return dynamic_sparsity(inner, every=every, stop=stop, drop_fraction=schedule, mask=mask)

@@ -16,7 +16,7 @@ from bregjax._masks import (
 )
 from bregjax._selection import Mask
 from bregjax._stage import value_at
-from bregjax._validation import check_range, check_steps, require_params
+from bregjax._validation import check_range, check_whole, require_params
 
 
 class MagnitudePruningState(NamedTuple):
@@ -62,9 +62,9 @@ def cubic_density_schedule(
     """
     check_range("initial", initial, above=0, at_most=1)
     check_range("final", final, above=0, at_most=initial)
-    check_steps("start", start, at_least=0)
-    check_steps("stop", stop, at_least=start + 1)
-    check_steps("every", every, at_least=1)
+    check_whole("start", start, at_least=0)
+    check_whole("stop", stop, at_least=start + 1)
+    check_whole("every", every, at_least=1)
 
     def schedule(count: Any) -> jax.Array:
         since_start = jnp.clip(count - start, 0, stop - start)

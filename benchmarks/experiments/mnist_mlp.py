@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from benchmarks import figures, methods, results
 from benchmarks.data import Dataset
-from benchmarks.experiment import Experiment
+from benchmarks.experiments.mnist import MnistExperiment
 from benchmarks.methods import SparseStart
 from benchmarks.models import MLP
 from benchmarks.regularization import Rising, everywhere
@@ -17,7 +17,7 @@ from bregjax import l1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MnistMlp(Experiment):
+class MnistMlp(MnistExperiment):
     """The paper's MLP on MNIST: 784-200-80-10, starting with 1 % of its weights.
 
     LinBreg with a small and a large strength, SGD and proximal SGD, as in the paper (Bungert et
@@ -26,8 +26,6 @@ class MnistMlp(Experiment):
     """
 
     name: ClassVar[str] = "mnist_mlp"
-    title: ClassVar[str] = "MNIST, MLP 784-200-80-10"
-    dataset: ClassVar[str] = "mnist"
 
     published_relu: bool = False
     """Put a ReLU after the logits, as the published experiment does; it kills classes at random."""
@@ -46,7 +44,7 @@ class MnistMlp(Experiment):
         ]
 
     def task(self, dataset: Dataset) -> Task:
-        """The paper's network and batch size."""
+        """With the published ReLU where it is wanted."""
         return Task(
             dataset,
             lambda rngs: MLP((784, 200, 80, 10), final_relu=self.published_relu, rngs=rngs),

@@ -10,10 +10,8 @@ import numpy as np
 from flax import nnx
 
 from benchmarks import figures, methods, results
-from benchmarks.data import Dataset
-from benchmarks.experiment import Experiment
+from benchmarks.experiments.mnist import MnistExperiment
 from benchmarks.methods import Method, Recipe, SparseStart, Targeted
-from benchmarks.models import MLP
 from benchmarks.multiply_adds import LayerCost, layer_costs, training_share
 from benchmarks.regularization import everywhere
 from benchmarks.schedules import Cosine
@@ -23,7 +21,7 @@ from bregjax._selection import leaf_name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Multilevel(Experiment):
+class Multilevel(MnistExperiment):
     """How many multiply-adds does a training need? MNIST, MLP 784-200-80-10.
 
     LinBreg and AdaBreg with up to 99 coarse steps after each full one (Lunk, Scott, Bungert,
@@ -33,8 +31,6 @@ class Multilevel(Experiment):
     """
 
     name: ClassVar[str] = "multilevel"
-    title: ClassVar[str] = "MNIST, MLP 784-200-80-10"
-    dataset: ClassVar[str] = "mnist"
 
     seeds: int = 3
     """Number of runs of each method, each with its own initial weights and order of images."""
@@ -71,14 +67,10 @@ class Multilevel(Experiment):
             methods.rigl(sgd, self.density, momentum=0.9),
         ]
 
-    def task(self, dataset: Dataset) -> Task:
-        """The paper's network and batch size."""
-        return Task(dataset, lambda rngs: MLP((784, 200, 80, 10), rngs=rngs), batch_size=128)
-
     def snapshot(self, params: Any) -> dict[str, np.ndarray]:
         """The density of each kernel, by seed."""
         return {
-            _key(path): np.asarray(jnp.mean(x != 0, axis=tuple(range(1, x.ndim))))
+            _key(leaf_name(path)): np.asarray(jnp.mean(x != 0, axis=tuple(range(1, x.ndim))))
             for path, x in jax.tree_util.tree_leaves_with_path(params)
             if x.ndim > 2  # the first axis is that of the seeds
         }
@@ -93,7 +85,7 @@ class Multilevel(Experiment):
                 "multiply_adds": training_share(
                     costs,
                     {
-                        name: [result.snapshots[name.replace("/", ".")][e][seed] for e in epochs]
+                        name: [result.snapshots[_key(name)][e][seed] for e in epochs]
                         for name in costs
                     },
                     method.full_gradients,
@@ -110,9 +102,9 @@ class Multilevel(Experiment):
         figures.save(figure, out, "learning_curves")
 
 
-def _key(path: tuple) -> str:
-    """The leaf's name, without the slashes that part the keys of snapshots.npz."""
-    return leaf_name(path).replace("/", ".")
+def _key(name: str) -> str:
+    """A leaf's name without the slashes that part the keys of snapshots.npz."""
+    return name.replace("/", ".")
 
 
 def _costs(task: Task) -> dict[str, LayerCost]:

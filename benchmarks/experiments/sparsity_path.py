@@ -9,19 +9,16 @@ from typing import ClassVar
 import numpy as np
 
 from benchmarks import figures, methods, results
-from benchmarks.data import Dataset
 from benchmarks.errors import BenchmarkError
-from benchmarks.experiment import Experiment
+from benchmarks.experiments.mnist import MnistExperiment
 from benchmarks.methods import Method, Recipe, SparseStart
-from benchmarks.models import MLP
 from benchmarks.regularization import Rising, everywhere
 from benchmarks.schedules import Cosine
-from benchmarks.training import Task
 from bregjax import l1, sparsest_within
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SparsityPath(Experiment):
+class SparsityPath(MnistExperiment):
     """Which strength is the right one? All of them at once on the MNIST MLP.
 
     AdaBreg with a strength that rises to λ, for a grid of λ (times the seeds) side by side in one
@@ -30,8 +27,6 @@ class SparsityPath(Experiment):
     """
 
     name: ClassVar[str] = "sparsity_path"
-    title: ClassVar[str] = "MNIST, MLP 784-200-80-10"
-    dataset: ClassVar[str] = "mnist"
 
     epochs: int = 20
     """Passes over the training images."""
@@ -62,10 +57,6 @@ class SparsityPath(Experiment):
             methods.Path("AdaBreg path", at, strengths),
             dataclasses.replace(middle, name=f"{middle.name} alone"),
         ]
-
-    def task(self, dataset: Dataset) -> Task:
-        """The paper's network and batch size."""
-        return Task(dataset, lambda rngs: MLP((784, 200, 80, 10), rngs=rngs), batch_size=128)
 
     def remarks(self, runs: Sequence[results.Run]) -> Iterator[str]:
         """The choice, and the cost of the path."""

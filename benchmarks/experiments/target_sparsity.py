@@ -119,12 +119,7 @@ class TargetSparsity(Experiment):
     def findings(self, task: Task, method: Recipe, result: Result) -> list[dict[str, Any]]:
         """The densities asked for and steered to."""
         del task
-        target = method.record()["target_density"]
-        if not isinstance(method, Targeted):
-            return [{"target_density": target} for _ in result.test_loss]
-        landing = method.steered_epochs(len(result.curve.density) - 1)
-        steered = result.curve.density[landing]
-        return [{"target_density": target, "steered_density": float(d)} for d in steered]
+        return methods.densities_asked_for(method, result.curve.density)
 
     def draw(self, out: Path) -> None:
         """Accuracy over sparsity, and how the steering went."""

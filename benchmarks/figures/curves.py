@@ -1,6 +1,6 @@
 """Learning curves, and where they end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from benchmarks.figures.style import STYLE
-from benchmarks.results import Run, means
+from benchmarks.results import Run, by_method, means
 from bregjax import sparsest_within
 
 
@@ -81,8 +81,7 @@ def _accuracy_over(
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.0, 4.2), layout="constrained")
         axes = figure.subplots()
-        for index, method in enumerate(dict.fromkeys(run.method for run in runs)):
-            group = [run for run in runs if run.method == method]
+        for index, (method, group) in enumerate(by_method(runs).items()):
             accuracies = [100 * (run.test_accuracy or np.nan) for run in group]
             axes.errorbar(
                 np.mean([100 * share(run) for run in group]),
@@ -96,6 +95,30 @@ def _accuracy_over(
         axes.xaxis.set_major_formatter(PercentFormatter(decimals=None))
         axes.set_xlabel(label)
         axes.set_ylabel("test accuracy in %")
+        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.set_title(title)
+    return figure
+
+
+def layer_densities(layers: Mapping[str, Mapping[str, np.ndarray]], title: str) -> Figure:
+    """Draw the share of live weights in each layer, a line per method.
+
+    Args:
+      layers: for each method the density by the name of the layer, in the network's order.
+      title: of the figure.
+    """
+    names = list(next(iter(layers.values())))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.0, 5.0), layout="constrained")
+        axes = figure.subplots()
+        for method, densities in layers.items():
+            shares = [100 * float(densities[name]) or np.nan for name in names]
+            axes.plot(shares, marker="o", markersize=3, label=method)
+        labels = [name.removesuffix(".kernel") for name in names]
+        axes.set_xticks(range(len(names)), labels, rotation=90, fontsize="small")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(PercentFormatter(decimals=None))
+        axes.set_ylabel("live weights, share of the layer's in %")
         axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
         axes.set_title(title)
     return figure

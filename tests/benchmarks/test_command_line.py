@@ -125,11 +125,12 @@ def test_restart_discards_what_was_saved(tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_step_cost_reports_ratios(tmp_path):
+def test_step_cost_reports_ratios(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.step_cost._SHAPES", {"conv": (3, 3, 4, 8), "head": (8, 10)})
     assert main(["step_cost", "--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "summary.json").read_text())
     assert [row["baseline"] for row in rows[:2]] == ["SGD, momentum", "Adam"]
-    assert all(row["weights"] == 11_164_352 for row in rows)
+    assert all(row["weights"] == 9 * 4 * 8 + 80 for row in rows)
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

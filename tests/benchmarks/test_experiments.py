@@ -12,7 +12,7 @@ FIGURES = {
     "fashion_convnet": ["learning_curves", "learned_kernels"],
     "denoising_autoencoder": ["learning_curves", "architectures", "restored_images"],
     "densenet_search": ["learning_curves", "connections"],
-    "cifar_resnet": ["learning_curves", "accuracy_and_density"],
+    "cifar_resnet": ["learning_curves", "accuracy_and_density", "layer_densities"],
     "target_sparsity": ["accuracy_at_targets", "steering"],
     "sparsity_path": ["accuracy_along_path"],
     "multilevel": ["accuracy_and_cost", "learning_curves"],
@@ -33,6 +33,7 @@ def check(name: str, out, *options: str) -> list[dict]:
 
 
 @needs_mnist
+@pytest.mark.slow
 def test_a_quick_trial_of_the_convnet(tmp_path):
     (run,) = check("fashion_convnet", tmp_path, "--only", "AdaBreg λ")
     assert set(run["densities"]) == {"conv", "conv_kernels", "dense"}
@@ -48,6 +49,7 @@ def test_a_quick_trial_of_a_target(tmp_path):
 
 
 @needs_mnist
+@pytest.mark.slow
 def test_a_quick_trial_of_a_path(tmp_path):
     runs = check("sparsity_path", tmp_path, "--strengths", "4", "--strongest", "0.2")
     *path, alone = runs

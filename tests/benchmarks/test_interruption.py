@@ -17,6 +17,8 @@ ROOT = SCRIPT.parents[2]
 
 def begin(folder: Path, result: Path) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    # What a killed process leaves half-written must not be read by other tests.
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     return subprocess.Popen(
         [sys.executable, SCRIPT, folder, result],
         env=environment,
