@@ -17,6 +17,13 @@ def classification(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax
     return losses, (jnp.argmax(logits, axis=-1) == labels).astype(losses.dtype)
 
 
+def smoothed_classification(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`classification` with label smoothing 0.1: a tenth of the target is spread evenly."""
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), 0.1)
+    losses = optax.softmax_cross_entropy(logits, targets)
+    return losses, (jnp.argmax(logits, axis=-1) == labels).astype(losses.dtype)
+
+
 def reconstruction(images: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean squared error per pixel of images (n, ...)."""
     losses = jnp.mean(jnp.square(images - targets), axis=tuple(range(1, images.ndim)))
