@@ -17,24 +17,31 @@ from bregjax._validation import check_range
 _MAX_SLICES = 32
 
 
-def _sum_of_squares(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The sum of x² over ``axes``, which stay as axes of size one.
+Pointwise = Callable[[jax.Array], jax.Array]
+
+
+def _sum_of_squares(x: jax.Array, axes: tuple[int, ...], of: Pointwise = jnp.asarray) -> jax.Array:
+    """The sum of of(x)² over ``axes``, which stay as axes of size one.
 
     Over leading axes it is a sum of slices, in rounds: XLA's CPU backend runs a plain reduction
     over the (kh, kw) axes of a Conv kernel 50 times as slowly, and one over all axes but the last
     twice as slowly where ``x`` is computed on the way.
     """
+
+    def square(entries: jax.Array) -> jax.Array:
+        return jnp.square(of(entries))
+
     if axes != tuple(range(len(axes))) or len(axes) == x.ndim or not x.size:
-        return jnp.sum(x * x, axis=axes, keepdims=True)
+        return jnp.sum(square(x), axis=axes, keepdims=True)
     kept = x.shape[len(axes) :]
-    total = x.reshape(-1, *kept)
-    total = _sum_of_slices(total, lambda entries: entries * entries)
+    # Each slice by itself: what is computed of all of x at first is kept in memory.
+    total = _sum_of_slices(x.reshape(-1, *kept), square)
     while total.shape[0] > 1:
         total = _sum_of_slices(total, lambda sums: sums)
     return total.reshape((1,) * len(axes) + kept)
 
 
-def _sum_of_slices(x: jax.Array, term: Callable[[jax.Array], jax.Array]) -> jax.Array:
+def _sum_of_slices(x: jax.Array, term: Pointwise) -> jax.Array:
     """Shortens the first axis by its largest divisor up to `_MAX_SLICES`, or sums it up."""
     rows = x.shape[0]
     slices = max(d for d in range(1, _MAX_SLICES + 1) if rows % d == 0)
@@ -95,15 +102,14 @@ class _GroupL2(Regularizer):
         wide = x.astype(wide_dtype(x.dtype))
         return (wide * self.factor(wide, step)).astype(x.dtype)
 
-    def factor(self, magnitudes: jax.Array, step: ArrayLike) -> jax.Array:
-        """What the prox multiplies each group with, from the magnitudes of its entries."""
-        limits = jnp.finfo(magnitudes.dtype)
-        step = jnp.asarray(step, magnitudes.dtype)
-        threshold = jnp.minimum(step * self.weight(magnitudes), limits.max)
+    def factor(self, x: jax.Array, step: ArrayLike, of: Pointwise = jnp.asarray) -> jax.Array:
+        """What the prox of of(x) multiplies each group with."""
+        limits = jnp.finfo(x.dtype)
+        threshold = jnp.minimum(jnp.asarray(step, x.dtype) * self.weight(x), limits.max)
         # The floors keep values and derivatives finite. Every group with a norm below the
         # threshold has a quotient above one, hence a factor of exactly zero. Both end in costly
         # operations, which XLA does not repeat for every entry of the group.
-        square = _sum_of_squares(magnitudes, self.group_axes(magnitudes.ndim))
+        square = _sum_of_squares(x, self.group_axes(x.ndim), of)
         norm = jnp.sqrt(jnp.maximum(square, limits.tiny))
         return jnp.maximum(1 - threshold / jnp.maximum(norm, threshold / 2), 0)
 
@@ -130,10 +136,12 @@ class _SparseGroup(Regularizer):
         wide = x.astype(wide_dtype(x.dtype))
         step = jnp.asarray(step, wide.dtype)
         threshold = self.l1_weight * step
-        # The norms are those of the soft-thresholded array, written another way: the same
-        # expression would be kept in memory between its two uses.
-        magnitudes = jnp.maximum(jnp.abs(wide) - threshold, 0)
-        factor = self.group.factor(magnitudes, self.group_weight * step)
+
+        def magnitude(x: jax.Array) -> jax.Array:
+            # Not the soft-thresholding itself, which would be kept in memory between its two uses.
+            return jnp.maximum(jnp.abs(x) - threshold, 0)
+
+        factor = self.group.factor(wide, self.group_weight * step, magnitude)
         return (soft_threshold(wide, threshold) * factor).astype(x.dtype)
 
     def subgradient(self, x: jax.Array) -> jax.Array:
