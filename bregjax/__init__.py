@@ -1,5 +1,6 @@
 """Sparse neural networks by Bregman iterations, as Optax gradient transformations."""
 
+from bregjax._factorize import factorize
 from bregjax._initializers import sparse_initializer, sparsify
 from bregjax._landing import LandingState, land, landing
 from bregjax._measures import (
@@ -12,6 +13,7 @@ from bregjax._measures import (
 )
 from bregjax._mirror import MirrorState, bregman_step, mirror_step
 from bregjax._optimizers import adabreg, linbreg, prox_sgd
+from bregjax._plateau import PlateauState, grow_rank_on_plateau, relax_on_plateau
 from bregjax._prox import ProxState, prox_step
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._elementwise import l1, none, nonneg_l1
@@ -23,7 +25,7 @@ from bregjax._regularizers._group import (
     per_neuron,
     sparse_group,
 )
-from bregjax._regularizers._nuclear import nuclear
+from bregjax._regularizers._nuclear import NuclearState, nuclear
 from bregjax._regularizers._soft_bernoulli import soft_bernoulli
 from bregjax._report import LayerSparsity, SparsityReport, sparsity_report
 from bregjax._selection import label_by_kind, label_by_path, weight_mask
@@ -44,6 +46,8 @@ __all__ = [
     "LayerSparsity",
     "MirrorState",
     "MultilevelState",
+    "NuclearState",
+    "PlateauState",
     "ProxState",
     "Regularizer",
     "SparsityReport",
@@ -58,8 +62,10 @@ __all__ = [
     "effective_rank",
     "elastic_net",
     "elastic_net_conjugate_grad",
+    "factorize",
     "freeze_support",
     "group_l2",
+    "grow_rank_on_plateau",
     "l1",
     "label_by_kind",
     "label_by_path",
@@ -80,6 +86,7 @@ __all__ = [
     "prox_step",
     "regularizer_value",
     "relative_rank",
+    "relax_on_plateau",
     "soft_bernoulli",
     "sparse_group",
     "sparse_initializer",

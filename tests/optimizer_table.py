@@ -128,6 +128,7 @@ CASES = {
     "linbreg_per_input_channel": case(bregjax.linbreg, bregjax.per_input_channel(), 0.3),
     "linbreg_sparse_group": case(bregjax.linbreg, bregjax.sparse_group(bregjax.per_neuron()), 0.2),
     "linbreg_nuclear": case(bregjax.linbreg, bregjax.nuclear(), 1.5),
+    "linbreg_nuclear_warm": case(bregjax.linbreg, bregjax.nuclear(method="warm"), 1.5),
     "linbreg_soft_bernoulli": case(bregjax.linbreg, bregjax.soft_bernoulli(0.2), 0.5),
     "adabreg": case(bregjax.adabreg, bregjax.l1(), 0.5),
     "adabreg_per_kernel": case(bregjax.adabreg, bregjax.per_kernel(), 0.5, delta=2.0),

@@ -4,14 +4,30 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 from jax.typing import ArrayLike
 
 from bregjax._numerics import wide_dtype
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._group import check_axes
+from bregjax._regularizers._spectral import (
+    Truncated,
+    basis_widths,
+    draw_basis,
+    matmul,
+    refresh_basis,
+    shrink_by_gram,
+    shrink_by_svd,
+    shrink_leading,
+)
+from bregjax._validation import check_range, check_whole
+
+Method = Literal["svd", "gram", "randomized", "warm"]
 
 
 def fold(
@@ -47,9 +63,6 @@ def rank_tolerance(matrix: jax.Array, singular_values: jax.Array) -> jax.Array:
     return jnp.max(singular_values) * max(matrix.shape) * jnp.finfo(matrix.dtype).eps
 
 
-_matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-
-
 def _derivative(
     dx: jax.Array, u: jax.Array, s: jax.Array, vt: jax.Array, f: jax.Array, slope: jax.Array
 ) -> jax.Array:
@@ -63,38 +76,69 @@ def _derivative(
         return jnp.where(b == 0, otherwise, a / jnp.where(b == 0, 1, b))
 
     zero = jnp.zeros_like(s)
-    left, right = _matmul(u.T, dx), _matmul(dx, vt.T)
-    inside = _matmul(left, vt.T)
+    left, right = matmul(u.T, dx), matmul(dx, vt.T)
+    inside = matmul(left, vt.T)
     plus = ratio(f[:, None] + f, s[:, None] + s, zero)
     minus = ratio(f[:, None] - f, s[:, None] - s, slope)
     core = minus * (inside + inside.T) / 2 + plus * (inside - inside.T) / 2
     outside = ratio(f, s, zero)
-    rows = _matmul((right - _matmul(u, inside)) * outside, vt)
-    columns = _matmul(u * outside, left - _matmul(inside, vt))
-    return _matmul(u, _matmul(core, vt)) + rows + columns
+    rows = matmul((right - matmul(u, inside)) * outside, vt)
+    columns = matmul(u * outside, left - matmul(inside, vt))
+    return matmul(u, matmul(core, vt)) + rows + columns
 
 
-@jax.custom_jvp
-def _shrink(matrix: jax.Array, step: jax.Array) -> jax.Array:
-    """U·diag(max(σ − step, 0))·Vᵀ."""
-    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
-    return _matmul(u * jnp.maximum(s - step, 0), vt)
+@dataclasses.dataclass(frozen=True)
+class _Shrinkage:
+    """f(σ) = max(σ − step, 0) for the first singular values, 0 for the others."""
+
+    step: jax.Array
+    limit: jax.Array
+    """how many may live"""
+    energy: float
+    """share of Σ f² that the kept ones have at least"""
+
+    def __call__(self, s: jax.Array) -> jax.Array:
+        f = jnp.maximum(s - self.step, 0)
+        f = jnp.where(jnp.arange(len(s), dtype=jnp.int32) < self.limit, f, 0)
+        if self.energy == 1:
+            return f
+        largest = jnp.max(f, initial=0)
+        squares = jnp.square(f / jnp.where(largest > 0, largest, 1))
+        before = jnp.cumsum(squares) - squares
+        return jnp.where(before < self.energy * jnp.sum(squares), f, 0)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _shrink(
+    how: "_Nuclear", matrix: jax.Array, step: jax.Array, limit: jax.Array, state: Any
+) -> tuple[jax.Array, Any]:
+    """U·diag(f(σ))·Vᵀ and the next state."""
+    return how.shrink(matrix, step, limit, state)
 
 
 @_shrink.defjvp
-def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    (matrix, step), (dx, dstep) = primals, tangents
+def _(how: "_Nuclear", primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    matrix, step, limit, _ = primals
+    dx, dstep, _, _ = tangents
     u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
-    f, live = jnp.maximum(s - step, 0), (s > step).astype(s.dtype)
-    change = _derivative(dx, u, s, vt, f, live) - dstep * _matmul(u * live, vt)
-    return _matmul(u * f, vt), change
+    f = _Shrinkage(step, limit, how.energy)(s)
+    live = (f > 0).astype(s.dtype)
+    change = _derivative(dx, u, s, vt, f, live) - dstep * matmul(u * live, vt)
+    shrunk, state = _shrink(how, *primals)
+    return (shrunk, state), (change, jax.tree.map(_no_tangent, state))
+
+
+def _no_tangent(x: jax.Array) -> Any:
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return jnp.zeros_like(x)
+    return np.zeros(x.shape, jax.dtypes.float0)
 
 
 @jax.custom_jvp
 def _polar(matrix: jax.Array) -> jax.Array:
     """U·Vᵀ over the singular values that are not rounding error."""
     u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
-    return _matmul(u * (s > rank_tolerance(matrix, s)).astype(s.dtype), vt)
+    return matmul(u * (s > rank_tolerance(matrix, s)).astype(s.dtype), vt)
 
 
 @_polar.defjvp
@@ -102,46 +146,182 @@ def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     (matrix,), (dx,) = primals, tangents
     u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
     live = (s > rank_tolerance(matrix, s)).astype(s.dtype)
-    return _matmul(u * live, vt), _derivative(dx, u, s, vt, live, jnp.zeros_like(s))
+    return matmul(u * live, vt), _derivative(dx, u, s, vt, live, jnp.zeros_like(s))
+
+
+class NuclearState(NamedTuple):
+    """What `nuclear` keeps for each matrix."""
+
+    rank: jax.Array
+    """number of live singular values, shape (), int32"""
+    rank_limit: jax.Array
+    """how many there may be at most, shape (), int32"""
+    count: jax.Array
+    """steps done, shape (), int32"""
+    basis: jax.Array | None
+    """with method ``"warm"``: approximate right singular vectors of the tall matrix, shape
+    (columns, largest width)"""
+    width: jax.Array
+    """how many columns of a basis are in use; all of the matrix's is a full decomposition"""
+    error: jax.Array
+    """bound on the Frobenius norm of the error of the last prox; 0 with the exact methods"""
+    certified: jax.Array
+    """whether the singular values next to the live ones are known to be below the threshold; where
+    not, one may have been missed by the last prox, shape (), bool"""
+    overflows: jax.Array
+    """how often more singular values were live than the basis had room for, and it was made
+    larger, shape (), int32"""
+    key: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
 class _Nuclear(Regularizer):
     row_axes: tuple[int, ...] | None
+    method: Method
+    rank: int | optax.Schedule | None
+    energy: float
+    tolerance: float
+    stateful: ClassVar[bool] = True
 
     def value(self, x: jax.Array) -> jax.Array:
         matrix, _ = fold(x.astype(wide_dtype(x.dtype)), self.row_axes)
         return jnp.sum(jnp.linalg.svd(matrix, compute_uv=False)).astype(x.dtype)
 
-    def prox(self, x: jax.Array, step: ArrayLike) -> jax.Array:
-        matrix, unfold = fold(x.astype(wide_dtype(x.dtype)), self.row_axes)
-        return unfold(_shrink(matrix, jnp.asarray(step, matrix.dtype))).astype(x.dtype)
-
     def subgradient(self, x: jax.Array) -> jax.Array:
         matrix, unfold = fold(x.astype(wide_dtype(x.dtype)), self.row_axes)
         return unfold(_polar(matrix)).astype(x.dtype)
 
+    def prox(self, x: jax.Array, step: ArrayLike) -> jax.Array:
+        return self.prox_with_state(x, step, self.init_state(x, 0))[0]
 
-def nuclear(*, row_axes: int | tuple[int, ...] | None = None) -> Regularizer:
+    def init_state(self, x: jax.Array, index: int) -> NuclearState:
+        matrix, _ = fold(x, self.row_axes)
+        columns, dtype = min(matrix.shape), wide_dtype(x.dtype)
+        widths = basis_widths(columns)
+        key = jax.random.key(index)
+        basis = None
+        if self.method == "warm":
+            basis = draw_basis(key, columns, widths[-1] if widths else 0, dtype)
+        truncated = self.method in ("randomized", "warm")
+        return NuclearState(
+            rank=jnp.zeros([], jnp.int32),
+            rank_limit=jnp.asarray(columns, jnp.int32),
+            count=jnp.zeros([], jnp.int32),
+            basis=basis,
+            width=jnp.asarray(widths[0] if widths and truncated else columns, jnp.int32),
+            error=jnp.zeros([], dtype),
+            certified=jnp.ones([], bool),
+            overflows=jnp.zeros([], jnp.int32),
+            key=key,
+        )
+
+    def prox_with_state(
+        self, x: jax.Array, step: ArrayLike, state: NuclearState
+    ) -> tuple[jax.Array, NuclearState]:
+        matrix, unfold = fold(x.astype(wide_dtype(x.dtype)), self.row_axes)
+        wide = matrix.shape[0] < matrix.shape[1]
+        limit = state.rank_limit
+        if self.rank is not None:
+            rank = self.rank(state.count) if callable(self.rank) else self.rank
+            limit = jnp.minimum(limit, jnp.asarray(rank, jnp.int32))
+        step = jnp.asarray(step, matrix.dtype)
+        shrunk, state = _shrink(self, matrix.T if wide else matrix, step, limit, state)
+        state = state._replace(count=jnp.asarray(optax.safe_increment(state.count)))
+        return unfold(shrunk.T if wide else shrunk).astype(x.dtype), state
+
+    def shrink(
+        self, matrix: jax.Array, step: jax.Array, limit: jax.Array, state: NuclearState
+    ) -> tuple[jax.Array, NuclearState]:
+        """The prox of a tall matrix."""
+        if self.method in ("svd", "gram"):
+            exact = shrink_by_svd if self.method == "svd" else shrink_by_gram
+            shrunk = exact(matrix, _Shrinkage(step, limit, self.energy))
+            return shrunk.matrix, state._replace(rank=shrunk.rank)
+
+        # Under vmap one matrix after the other: a batch would take every branch for each of them.
+        @jax.custom_batching.sequential_vmap
+        def truncated(
+            matrix: jax.Array, step: jax.Array, limit: jax.Array, state: NuclearState
+        ) -> Truncated:
+            basis, key = state.basis, jax.random.fold_in(state.key, state.count)
+            if basis is not None:
+                basis = refresh_basis(basis, state.width, key, state.count)
+            return shrink_leading(
+                matrix,
+                _Shrinkage(step, limit, self.energy),
+                basis,
+                state.width,
+                key,
+                self.tolerance,
+            )
+
+        found = truncated(matrix, step, limit, state)
+        return found.shrunk.matrix, state._replace(
+            rank=found.shrunk.rank,
+            basis=found.basis,
+            width=found.width,
+            error=found.error,
+            certified=found.certified,
+            overflows=state.overflows + found.overflows,
+        )
+
+
+def nuclear(
+    *,
+    row_axes: int | tuple[int, ...] | None = None,
+    method: Method = "svd",
+    rank: int | optax.Schedule | None = None,
+    energy: float = 1.0,
+    tolerance: float = 3e-6,
+) -> Regularizer:
     r"""The nuclear norm, :math:`J(X) = \sum_i \sigma_i(X)`, for matrices of low rank.
 
     .. math:: \operatorname{prox}_{sJ}(X) = U \operatorname{diag}(\max(\sigma_i - s,\, 0))\, V^\top,
         \qquad X = U \operatorname{diag}(\sigma)\, V^\top
 
     The subgradient is :math:`U_r V_r^\top` over the singular values that are not rounding error.
-    Every call computes a full singular value decomposition.
+    How the prox is computed is up to ``method``:
+
+    ================  ==========================================================================
+    ``"svd"``         a full singular value decomposition at every step
+    ``"gram"``        the eigenvalues of the smaller of :math:`X^\top X` and :math:`X X^\top`:
+                      faster, and as exact in float64; in float32 a singular value σ has the
+                      error :math:`10^{-7} \sigma_1^2 / \sigma`
+    ``"randomized"``  only the live singular values, by subspace iteration from a random basis
+    ``"warm"``        the same from the basis of the step before, which has hardly changed: one or
+                      two rounds suffice
+    ================  ==========================================================================
+
+    The last two iterate until the bound on their error, :math:`(\sum_i \|X^\top u_i - \sigma_i
+    v_i\|^2)^{1/2}` over the live singular values, is below ``tolerance``, and until the next ones
+    are known to be below the threshold. Their basis has eight columns more than there are live
+    singular values, so that those that come next are followed before they come. When it has not,
+    it is made larger within the same step, up to a full decomposition where a third of the singular
+    values are live. Now and then a column is drawn anew, so that no direction stays hidden. With
+    ``rank`` or ``energy`` the bound does not hold: a cut between two singular values that are close
+    to each other blows errors up. `NuclearState` tells rank, width, error, whether a singular value
+    may have been missed, and how often the basis was too small.
 
     Args:
       row_axes: the axes that make the rows of the matrix; the others make its columns. The default
         is all but the last: ``(kh·kw·in, out)`` for a Conv kernel. ``(-2, -1)`` gives the authors'
         ``(out·in, kh·kw)``.
+      method: ``"svd"``, ``"gram"``, ``"randomized"`` or ``"warm"``.
+      rank: at most so many singular values live, the largest: a number or a schedule of the step.
+        Then the prox is that of J on the matrices of such a rank, which is no convex set any more.
+        `grow_rank_on_plateau` sets another limit.
+      energy: keep only the first singular values that have this share of :math:`\sum_i f_i^2`,
+        with :math:`f_i = \max(\sigma_i - s, 0)`; in (0, 1].
+      tolerance: of the last two methods, relative to the norm of the result; below about 1e-6
+        float32 has no more to give.
 
     Returns:
-        A `Regularizer` for arrays of two or more dimensions.
+        A `Regularizer` for arrays of two or more dimensions, with a `NuclearState` for each.
 
     Raises:
-        ValueError: if ``row_axes`` is no tuple of distinct integers; when applied, if the array
-          has fewer than two dimensions or an axis is out of range.
+        ValueError: if ``row_axes`` is no tuple of distinct integers, the method is unknown, or
+          another argument out of range; when applied, if the array has fewer than two dimensions
+          or an axis is out of range.
 
     Example:
         >>> import jax.numpy as jnp, bregjax
@@ -152,6 +332,15 @@ def nuclear(*, row_axes: int | tuple[int, ...] | None = None) -> Regularizer:
 
     References:
         Cai, Candès, Shen, `A Singular Value Thresholding Algorithm for Matrix Completion
-        <https://arxiv.org/abs/0810.3286>`_, SIAM J. Optim. 20, 2010, Theorem 2.1.
+        <https://arxiv.org/abs/0810.3286>`_, SIAM J. Optim. 20, 2010, Theorem 2.1. Halko,
+        Martinsson, Tropp, `Finding Structure with Randomness <https://arxiv.org/abs/0909.4061>`_,
+        SIAM Review 53, 2011, Algorithm 4.4.
     """
-    return _Nuclear(None if row_axes is None else check_axes("row_axes", row_axes))
+    if method not in get_args(Method):
+        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method=!r}.")
+    if rank is not None and not callable(rank):
+        check_whole("rank", rank)
+    check_range("energy", energy, above=0, at_most=1)
+    check_range("tolerance", tolerance, above=0)
+    rows = None if row_axes is None else check_axes("row_axes", row_axes)
+    return _Nuclear(rows, method, rank, energy, tolerance)

@@ -1,0 +1,200 @@
+"""A trained network of low rank becomes one of thin layers. The only file about Flax modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from bregjax._regularizers._nuclear import fold, rank_tolerance
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+ModuleT = TypeVar("ModuleT", bound="nnx.Module")
+
+
+def factorize(
+    model: ModuleT,
+    *,
+    tolerance: float | None = None,
+    conv: Literal["channels", "separable"] = "channels",
+) -> ModuleT:
+    r"""Replace the layers of low rank in a Flax NNX model by two thin ones each.
+
+    .. math:: K = U \operatorname{diag}(\sigma)\, V^\top = \bigl(U_r \sqrt{\sigma_r}\bigr)
+        \bigl(\sqrt{\sigma_r}\, V_r^\top\bigr)
+
+    A dense layer (in, out) of rank r becomes (in, r) without bias and (r, out), which takes
+    r·(in + out) instead of in·out weights and multiply-adds. The outputs stay what they were, up to
+    rounding. Layers for which two are no cheaper than one are left alone.
+
+    Args:
+      model: a module with `nnx.Linear` and `nnx.Conv` in it, at any depth; it is not changed.
+      tolerance: singular values up to this one count as zero; by default those that are rounding
+        error, max(m, n)·ε·σ₁.
+      conv: how a convolution is split. ``"channels"`` takes the matrix (kh·kw·in, out) apart, as
+        ``nuclear()`` sees it: kh × kw kernels from in to r channels, then 1 × 1 ones from r to out.
+        ``"separable"`` takes (kh·in, kw·out) apart, as ``nuclear(row_axes=(0, 2))`` sees it:
+        kh × 1 kernels from in to r channels, then 1 × kw ones from r to out.
+
+    Returns:
+        A model with `nnx.Sequential` in place of the layers that were split. Convolutions with
+        groups, input dilation or a mask are left alone.
+
+    Raises:
+        TypeError: if ``model`` is no `nnx.Module`.
+        ValueError: if ``conv`` is something else or ``tolerance`` negative.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bregjax
+        >>> from flax import nnx
+        >>> model = nnx.Sequential(nnx.Linear(100, 80, rngs=nnx.Rngs(0)), nnx.relu)
+        >>> kernel = model.layers[0].kernel
+        >>> kernel[...] = bregjax.nuclear(rank=3).prox(kernel[...], 0.1)
+        >>> smaller = bregjax.factorize(model)
+        >>> print([layer.kernel.shape for layer in smaller.layers[0].layers])
+        [(100, 3), (3, 80)]
+        >>> x = jnp.ones((1, 100))
+        >>> print(jnp.allclose(smaller(x), model(x), atol=1e-5))
+        True
+
+    References:
+        Jaderberg, Vedaldi, Zisserman, `Speeding up Convolutional Neural Networks with Low Rank
+        Expansions <https://arxiv.org/abs/1405.3866>`_, BMVC 2014, Section 2, for ``"separable"``.
+    """
+    from flax import nnx
+
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"model must be a flax.nnx.Module, got {model!r}.")
+    if conv not in ("channels", "separable"):
+        raise ValueError(f"conv must be 'channels' or 'separable', got {conv=!r}.")
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(f"tolerance must be at least 0, got {tolerance=}.")
+    model = nnx.clone(model)
+    for path, module in list(nnx.iter_modules(model)):
+        if isinstance(module, nnx.Linear):
+            thin = _split_linear(module, tolerance)
+        elif isinstance(module, nnx.Conv):
+            thin = _split_conv(module, tolerance, separable=conv == "separable")
+        else:
+            continue
+        if thin is None:
+            continue
+        if not path:
+            return thin  # pyright: ignore[reportReturnType]
+        parent: Any = model
+        for name in path[:-1]:
+            parent = parent[name] if _is_container(parent) else getattr(parent, str(name))
+        if _is_container(parent):
+            parent[path[-1]] = thin
+        else:
+            setattr(parent, str(path[-1]), thin)
+    return model
+
+
+def _is_container(parent: Any) -> bool:
+    return hasattr(parent, "__setitem__")
+
+
+def _factors(matrix: jax.Array, tolerance: float | None) -> tuple[jax.Array, jax.Array] | None:
+    """The two thin matrices; None where they are not cheaper."""
+    rows, columns = matrix.shape
+    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    smallest = rank_tolerance(matrix, s) if tolerance is None else tolerance
+    rank = max(int(jnp.sum(s > smallest)), 1)
+    if rank * (rows + columns) >= rows * columns:
+        return None
+    roots = jnp.sqrt(s[:rank])
+    return u[:, :rank] * roots, roots[:, None] * vt[:rank]
+
+
+def _split_linear(layer: nnx.Linear, tolerance: float | None) -> nnx.Sequential | None:
+    from flax import nnx
+
+    factors = _factors(layer.kernel[...], tolerance)
+    if factors is None:
+        return None
+    first, second = factors
+    shared = {
+        name: getattr(layer, name)
+        for name in ("dtype", "param_dtype", "precision", "dot_general", "promote_dtype")
+    }
+    rngs = nnx.Rngs(0)
+    thin = nnx.Linear(*first.shape, use_bias=False, rngs=rngs, **shared)
+    last = nnx.Linear(*second.shape, use_bias=layer.use_bias, rngs=rngs, **shared)
+    return _assembled(thin, first, last, second, layer)
+
+
+def _split_conv(
+    layer: nnx.Conv, tolerance: float | None, *, separable: bool
+) -> nnx.Sequential | None:
+    from flax import nnx
+
+    dimensions = len(layer.kernel_size)
+    plain = layer.feature_group_count == 1 and layer.mask is None
+    if not plain or any(d != 1 for d in _per_axis(layer.input_dilation, dimensions)):
+        return None
+    if separable and dimensions != 2:
+        return None
+    kernel = layer.kernel[...]
+    matrix, _ = fold(kernel, (0, 2) if separable else None)
+    factors = _factors(matrix, tolerance)
+    if factors is None:
+        return None
+    inputs, outputs = kernel.shape[-2:]
+    shared = {
+        name: getattr(layer, name)
+        for name in ("dtype", "param_dtype", "precision", "conv_general_dilated", "promote_dtype")
+    }
+    rank = factors[0].shape[1]
+    axes = (0,) if separable else tuple(range(dimensions))  # those that the first layer works on
+
+    def one_of_two(first: bool) -> nnx.Conv:
+        def mine(value: Any, otherwise: Any) -> list:
+            values = _per_axis(value, dimensions)
+            return [v if (i in axes) == first else otherwise for i, v in enumerate(values)]
+
+        padding = layer.padding
+        return nnx.Conv(
+            inputs if first else rank,
+            rank if first else outputs,
+            mine(layer.kernel_size, 1),
+            strides=mine(layer.strides, 1),
+            # A name such as "SAME" means nothing for kernels of size one.
+            padding=padding if isinstance(padding, str) else mine(padding, 0),
+            kernel_dilation=mine(layer.kernel_dilation, 1),
+            use_bias=layer.use_bias and not first,
+            rngs=nnx.Rngs(0),
+            **shared,
+        )
+
+    thin, last = one_of_two(True), one_of_two(False)
+    first, second = factors
+    if separable:
+        height, width = kernel.shape[:2]
+        first = first.reshape(height, 1, inputs, rank)
+        # The columns of the matrix run over (kw, out).
+        second = second.reshape(rank, width, outputs).transpose(1, 0, 2)[None]
+    else:
+        first = first.reshape(*kernel.shape[:-1], rank)
+        second = second.reshape(*(1,) * dimensions, rank, outputs)
+    return _assembled(thin, first, last, second, layer)
+
+
+def _per_axis(value: Any, dimensions: int) -> Sequence[Any]:
+    return [value] * dimensions if isinstance(value, int) or value is None else list(value)
+
+
+def _assembled(
+    thin: Any, first: jax.Array, last: Any, second: jax.Array, layer: Any
+) -> nnx.Sequential:
+    from flax import nnx
+
+    thin.kernel[...] = first
+    last.kernel[...] = second
+    if layer.use_bias:
+        last.bias[...] = layer.bias[...]
+    return nnx.Sequential(thin, last)

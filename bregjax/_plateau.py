@@ -1,0 +1,168 @@
+"""What answers to a loss that stalls: a strength that falls, a rank that grows."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bregjax._prox import ProxState
+from bregjax._regularizers._nuclear import NuclearState
+from bregjax._stage import parts_of
+from bregjax._validation import check_whole, require_params
+
+
+class PlateauState(NamedTuple):
+    """State of `relax_on_plateau` and `grow_rank_on_plateau`."""
+
+    plateau: Any
+    """an `optax.contrib.ReduceLROnPlateauState`"""
+    inner_state: Any
+
+
+def relax_on_plateau(
+    inner: optax.GradientTransformation,
+    plateau: optax.GradientTransformationExtraArgs,
+    *,
+    watch: str = "value",
+) -> optax.GradientTransformationExtraArgs:
+    r"""Lower the strength whenever a loss stalls.
+
+    .. math:: \lambda \leftarrow \text{factor} \cdot \lambda \quad\text{on each plateau}
+
+    What waits below the threshold comes in, largest evidence first. All `prox_step` and
+    `bregman_step` of ``inner`` get the same factor; live units grow by δ times the fall of λ.
+
+    Args:
+      inner: an optimizer of ours, or a chain or partition with one in it.
+      plateau: `optax.contrib.reduce_on_plateau`, which says what a plateau is; its factor is that
+        of the strength, 0.5 halves it. Give it ``accumulation_size=steps_per_epoch`` to compare
+        epochs.
+      watch: the extra argument of ``update`` that is the loss, such as ``"validation_loss"``.
+
+    Returns:
+        A `optax.GradientTransformationExtraArgs` with a `PlateauState`; the factor is
+        ``optax.tree.get(state, "scale")``.
+
+    Raises:
+        ValueError: at ``init``, if ``inner`` has no prox step; at ``update``, if ``params`` or the
+          loss is missing.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, bregjax
+        >>> tx = bregjax.relax_on_plateau(
+        ...     bregjax.linbreg(0.1, bregjax.l1(), strength=4.0),
+        ...     optax.contrib.reduce_on_plateau(factor=0.5, patience=2),
+        ... )
+        >>> params = jnp.zeros((1, 2))
+        >>> state = tx.init(params)
+        >>> for loss in (1.0, 0.9, 0.9, 0.9, 0.9):
+        ...     _, state = tx.update(jnp.ones((1, 2)), state, params, value=loss)
+        >>> print(optax.tree.get(state, "scale"))
+        0.5
+    """
+
+    def answer(inner_state: Any, scale: jax.Array, extra_args: dict) -> tuple[Any, dict]:
+        outer = extra_args.get("strength_scale")
+        return inner_state, extra_args | {
+            "strength_scale": scale if outer is None else outer * scale
+        }
+
+    return _on_plateau(inner, plateau, watch, ProxState, "prox_step", answer)
+
+
+def grow_rank_on_plateau(
+    inner: optax.GradientTransformation,
+    rank: int,
+    plateau: optax.GradientTransformationExtraArgs,
+    *,
+    watch: str = "value",
+) -> optax.GradientTransformationExtraArgs:
+    r"""Let matrices have a small rank, and a larger one whenever a loss stalls.
+
+    .. math:: \operatorname{rank} \le \lceil \text{rank} / s \rceil, \qquad
+        s \leftarrow \text{factor} \cdot s \quad\text{on each plateau},\; s_0 = 1
+
+    The limit is that of every `nuclear` in ``inner``, besides its own.
+
+    Args:
+      inner: an optimizer of ours with `nuclear` in it.
+      rank: the limit at the start, at least 1.
+      plateau: as in `relax_on_plateau`; its factor 0.5 doubles the limit.
+      watch: likewise.
+
+    Returns:
+        A `optax.GradientTransformationExtraArgs` with a `PlateauState`; the limits are in the
+        `NuclearState`: ``optax.tree.get_all_with_path(state, "rank_limit")``.
+
+    Raises:
+        ValueError: if ``rank`` is no positive whole number; at ``init``, if ``inner`` has no
+          `nuclear`; at ``update``, if ``params`` or the loss is missing.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, bregjax
+        >>> tx = bregjax.grow_rank_on_plateau(
+        ...     bregjax.linbreg(0.5, bregjax.nuclear(), strength=0.1),
+        ...     1,
+        ...     optax.contrib.reduce_on_plateau(factor=0.5, patience=3),
+        ... )
+        >>> solution = jnp.diag(jnp.array([4.0, 2.0, 1.0]))
+        >>> params = jnp.zeros((3, 3))
+        >>> state, update = tx.init(params), jax.jit(tx.update)
+        >>> for step in range(12):
+        ...     loss = jnp.sum((params - solution) ** 2) / 2
+        ...     updates, state = update(params - solution, state, params, value=loss)
+        ...     params = optax.apply_updates(params, updates)
+        ...     print(bregjax.effective_rank(params, 1e-3), end=" ")
+        1 1 1 1 1 1 1 2 2 2 3 3
+    """
+    check_whole("rank", rank, at_least=1)
+
+    def answer(inner_state: Any, scale: jax.Array, extra_args: dict) -> tuple[Any, dict]:
+        # A little less, as 1/scale may be rounded up.
+        limit = jnp.ceil(rank / scale * (1 - 1e-6)).astype(jnp.int32)
+
+        def limited(node: Any) -> Any:
+            return node._replace(rank_limit=limit) if isinstance(node, NuclearState) else node
+
+        state = jax.tree.map(
+            limited, inner_state, is_leaf=lambda node: isinstance(node, NuclearState)
+        )
+        return state, extra_args
+
+    return _on_plateau(inner, plateau, watch, NuclearState, "nuclear", answer)
+
+
+def _on_plateau(
+    inner: optax.GradientTransformation,
+    plateau: optax.GradientTransformationExtraArgs,
+    watch: str,
+    kind: type,
+    what: str,
+    answer: Callable[[Any, jax.Array, dict], tuple[Any, dict]],
+) -> optax.GradientTransformationExtraArgs:
+    """Follows the loss, and lets ``answer`` change the inner state and the extra arguments."""
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: Any) -> PlateauState:
+        inner_state = inner.init(params)
+        if not parts_of(inner_state, kind):
+            raise ValueError(f"inner has no {what}, which a plateau could change: got {inner!r}.")
+        return PlateauState(plateau.init(params), inner_state)
+
+    def update(
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, PlateauState]:
+        require_params(params)
+        if watch not in extra_args:
+            raise ValueError(
+                f"update needs the loss that is watched, {watch}=…, got"
+                f" {', '.join(extra_args) or 'no extra arguments'}."
+            )
+        inner_state, passed_on = answer(state.inner_state, state.plateau.scale, extra_args)
+        updates, inner_state = inner.update(updates, inner_state, params, **passed_on)
+        _, followed = plateau.update({}, state.plateau, value=extra_args[watch])
+        return updates, PlateauState(followed, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,275 @@
+"""Shrinking the singular values of a matrix: exactly, or the leading ones by subspace iteration.
+
+All functions take tall matrices, with at least as many rows as columns.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+
+Shrinkage = Callable[[jax.Array], jax.Array]
+"""From singular values, in falling order, to those that take their place."""
+
+_ROOM = 8  # columns that a basis has beyond the live ones: what may come next is followed there
+_WATCHED = 4  # of those columns, the first
+_REFRESHED_EVERY = 16  # calls
+_MAX_ROUNDS = 30
+_MAX_ROUNDS_TO_CERTIFY = 4
+
+
+class Shrunk(NamedTuple):
+    """A matrix after its singular values have been shrunk."""
+
+    matrix: jax.Array
+    rank: jax.Array
+    """shape (), int32"""
+
+
+def shrink_by_svd(matrix: jax.Array, shrinkage: Shrinkage) -> Shrunk:
+    """By a full singular value decomposition."""
+    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    f = shrinkage(s)
+    return Shrunk(matmul(u * f, vt), _rank(f))
+
+
+def shrink_by_gram(matrix: jax.Array, shrinkage: Shrinkage) -> Shrunk:
+    """By the eigenvalues of XᵀX, the squares of the singular values: X·V·diag(f(σ)/σ)·Vᵀ.
+
+    Squaring costs accuracy: a singular value σ has the error ε·σ₁²/σ.
+    """
+    scale = jnp.max(jnp.abs(matrix))
+    scale = jnp.where(scale > 0, scale, 1)
+    scaled = matrix / scale  # so that no square overflows or vanishes
+    eigenvalues, v = jnp.linalg.eigh(matmul(scaled.T, scaled))
+    v = v[:, ::-1]
+    s = scale * jnp.sqrt(jnp.maximum(eigenvalues[::-1], 0))
+    f = shrinkage(s)
+    factors = f / jnp.where(s > 0, s, 1)
+    return Shrunk(matmul(matmul(matrix, v) * factors, v.T), _rank(f))
+
+
+class Truncated(NamedTuple):
+    """What subspace iteration found."""
+
+    shrunk: Shrunk
+    basis: jax.Array | None
+    """right singular vectors to start from next time; None where there were none before"""
+    width: jax.Array
+    """how many of them to use then"""
+    error: jax.Array
+    """bound on the Frobenius norm of the error, as long as no singular value is missing"""
+    certified: jax.Array
+    """whether the singular values next to the live ones are known to stay dead, bool"""
+    overflows: jax.Array
+    """how often the basis turned out too small in this call, and was made larger, int32"""
+
+
+def basis_widths(columns: int) -> tuple[int, ...]:
+    """The widths that a basis can have: 16, 24, 40, 64, 96, 160, … up to a third of the columns."""
+    widths = (width * 4**power for power in range(columns.bit_length()) for width in (16, 24, 40))
+    return tuple(width for width in widths if 3 * width <= columns)
+
+
+def draw_basis(key: jax.Array, columns: int, width: int, dtype: DTypeLike) -> jax.Array:
+    """Random columns, which have a part in every direction."""
+    return jax.random.normal(key, (columns, width), dtype)
+
+
+def refresh_basis(
+    basis: jax.Array, width: jax.Array, key: jax.Array, count: jax.Array
+) -> jax.Array:
+    """Now and then draw the last column in use anew, and those that are zero.
+
+    A direction that is orthogonal to the whole basis would never be found by iterating it. In
+    between the last column is left to turn towards the largest singular value outside.
+    """
+
+    def refresh(basis: jax.Array) -> jax.Array:
+        columns, most = basis.shape
+        drawn = draw_basis(jax.random.fold_in(key, count), columns, most, basis.dtype)
+        stale = (jnp.arange(most, dtype=jnp.int32) == width - 1) | ~jnp.any(basis != 0, axis=0)
+        return jnp.where(stale, drawn, basis)
+
+    return lax.cond(count % _REFRESHED_EVERY == 0, refresh, lambda basis: basis, basis)
+
+
+def shrink_leading(
+    matrix: jax.Array,
+    shrinkage: Shrinkage,
+    basis: jax.Array | None,
+    width: jax.Array,
+    key: jax.Array,
+    tolerance: float,
+) -> Truncated:
+    """By subspace iteration, from a basis that grows until it has room for more than is live.
+
+    Args:
+      matrix: X, tall.
+      shrinkage: f, zero from some singular value on.
+      basis: where to start, of the largest of `basis_widths`; None draws a random one.
+      width: how many of its columns to use at first.
+      key: of the random basis.
+      tolerance: the bound on the error, relative to the result, at which the iteration stops.
+
+    Returns:
+        Σᵢ f(σᵢ)·uᵢ·vᵢᵀ and what the next call starts from. Where more than about a third of the
+        singular values are live, it comes from a full decomposition.
+    """
+    columns = matrix.shape[1]
+    widths = basis_widths(columns)
+
+    def attempt(width: int, basis: jax.Array | None) -> _Attempt:
+        if basis is None:
+            start = draw_basis(key, columns, width, matrix.dtype)
+            found = _iterate(matrix, shrinkage, start, tolerance)
+        else:
+            found = _iterate(matrix, shrinkage, basis[:, :width], tolerance)
+            basis = basis.at[:, :width].set(found.back)
+        shrunk = matmul(found.new * found.f, found.old.T)
+        return _Attempt(shrunk, basis, _rank(found.f), found.error, found.certified)
+
+    def decompose(basis: jax.Array | None) -> _Attempt:
+        u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+        f = shrinkage(s)
+        basis = None if basis is None else vt[: basis.shape[1]].T
+        nothing = jnp.zeros([], matrix.dtype)
+        return _Attempt(matmul(u * f, vt), basis, _rank(f), nothing, jnp.bool_(True))
+
+    branches = [*(functools.partial(attempt, width) for width in widths), decompose]
+    capacities = jnp.asarray([*(width - _ROOM for width in widths), columns], jnp.int32)
+
+    def overflows(tried: tuple[jax.Array, _Attempt]) -> jax.Array:
+        return tried[1].rank > capacities[tried[0]]
+
+    def larger(tried: tuple[jax.Array, _Attempt]) -> tuple[jax.Array, _Attempt]:
+        index, attempt = tried
+        return index + 1, lax.switch(index + 1, branches, attempt.basis)
+
+    def grow(tried: tuple[jax.Array, _Attempt]) -> tuple[jax.Array, _Attempt]:
+        return lax.while_loop(overflows, larger, tried)
+
+    first = jnp.sum(width > jnp.asarray(widths, jnp.int32), dtype=jnp.int32)
+    tried = (first, lax.switch(first, branches, basis))
+    # The condition spares the copies that a loop makes of the matrix.
+    index, found = lax.cond(overflows(tried), grow, lambda tried: tried, tried)
+    # Back to the smaller basis once that would have room and some to spare.
+    smaller = jnp.maximum(index - 1, 0)
+    next_index = jnp.where(found.rank + _ROOM // 2 <= capacities[smaller], smaller, index)
+    return Truncated(
+        Shrunk(found.matrix, found.rank),
+        found.basis,
+        jnp.asarray([*widths, columns], jnp.int32)[next_index],
+        found.error,
+        found.certified,
+        index - first,
+    )
+
+
+class _Attempt(NamedTuple):
+    matrix: jax.Array
+    basis: jax.Array | None
+    rank: jax.Array
+    error: jax.Array
+    certified: jax.Array
+
+
+class _Ritz(NamedTuple):
+    """Approximate singular vectors, and what is known of them."""
+
+    new: jax.Array
+    old: jax.Array
+    back: jax.Array
+    """what the matrix makes of the new ones, or an orthonormal basis for the same"""
+    f: jax.Array
+    error: jax.Array
+    """norm of the residuals of the live ones"""
+    converged: jax.Array
+    """whether that is below the tolerance"""
+    certified: jax.Array
+    """whether the first ones that are not live are known to stay so"""
+
+
+def _iterate(matrix: jax.Array, shrinkage: Shrinkage, v: jax.Array, tolerance: float) -> _Ritz:
+    """Subspace iteration with Rayleigh-Ritz steps; ``new`` is u, ``old`` v, ``back`` the next v.
+
+    From orthonormal v, a half step takes the singular value decomposition of X·v: new u, σ and
+    turned v with X·vᵢ = σᵢ·uᵢ. Then eᵢ = Xᵀ·uᵢ − σᵢ·vᵢ is orthogonal to all v, so that u, σ, v are
+    exact for X − Σᵢ uᵢ·eᵢᵀ over the live i. A prox does not expand: Σᵢ f(σᵢ)·uᵢ·vᵢᵀ is off by no
+    more than the norm of those eᵢ, unless a singular value that should live is missing. There is
+    one within ‖eᵢ‖ of each σᵢ: while f(σᵢ + ‖eᵢ‖) > 0 for the first dead ones, the iteration goes
+    on, a few rounds at most. The next half step does the same to Xᵀ, from u.
+    """
+    rounding = 8 * jnp.finfo(matrix.dtype).eps
+
+    def half_step(old: jax.Array, image: jax.Array, apply: Callable) -> _Ritz:
+        q, r = _qr(image)
+        w, s, zt = jnp.linalg.svd(r)
+        new, old = matmul(q, w), matmul(old, zt.T)
+        back = apply(new)
+        f = shrinkage(s)
+        residuals = jnp.linalg.norm(back - old * s, axis=0)
+        error = jnp.linalg.norm(jnp.where(f > 0, residuals, 0))
+        floor = rounding * jnp.linalg.norm(jnp.where(f > 0, s, 0))
+        converged = error <= jnp.maximum(tolerance * jnp.linalg.norm(f), floor)
+        rank, place = _rank(f), jnp.arange(len(s), dtype=jnp.int32)
+        watched = (place >= rank) & (place < rank + _WATCHED)
+        uncertain = watched & (shrinkage(s + residuals) > tolerance * s[0])
+        return _Ritz(new, old, back, f, error, converged, ~jnp.any(uncertain))
+
+    def left(v: jax.Array, image: jax.Array) -> _Ritz:
+        # So written the product is faster than Xᵀ·u on the CPU.
+        return half_step(v, image, lambda u: matmul(u.T, matrix).T)
+
+    def right(ritz: _Ritz) -> _Ritz:
+        other = half_step(ritz.new, ritz.back, lambda v: matmul(matrix, v))
+        return other._replace(new=other.old, old=other.new)
+
+    def round_trip(carry: tuple[jax.Array, _Ritz]) -> tuple[jax.Array, _Ritz]:
+        rounds, ritz = carry
+        ritz = right(ritz)
+
+        def stay(ritz: _Ritz) -> _Ritz:
+            return ritz._replace(back=ritz.old)
+
+        def go_on(ritz: _Ritz) -> _Ritz:
+            return left(ritz.old, ritz.back)
+
+        return rounds + 1, lax.cond(unfinished(rounds, ritz), go_on, stay, ritz)
+
+    def unfinished(rounds: jax.Array, ritz: _Ritz) -> jax.Array:
+        uncertain = ~ritz.certified & (rounds < _MAX_ROUNDS_TO_CERTIFY)
+        return (rounds < _MAX_ROUNDS) & (~ritz.converged | uncertain)
+
+    v, _ = _qr(v)
+    start = (jnp.int32(0), left(v, matmul(matrix, v)))
+    return lax.while_loop(lambda carry: unfinished(*carry), round_trip, start)[1]
+
+
+def _qr(y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Orthonormal Q and upper triangular R with Y = Q·R.
+
+    Where the columns are nearly orthogonal, as from a good basis, by Cholesky's decomposition of
+    YᵀY, which is products of matrices and a third of the time of Householder's.
+    """
+    norms = jnp.linalg.norm(y, axis=0)
+    scaled = y / jnp.where(norms > 0, norms, 1)
+    lower = jnp.linalg.cholesky(matmul(scaled.T, scaled))
+
+    def by_cholesky() -> tuple[jax.Array, jax.Array]:
+        identity = jnp.eye(len(norms), dtype=y.dtype)
+        inverse = lax.linalg.triangular_solve(lower, identity, left_side=True, lower=True)
+        return matmul(scaled, inverse.T), lower.T * norms
+
+    good = jnp.min(jnp.diagonal(lower), initial=1) > 0.7  # false for NaN
+    return lax.cond(good, by_cholesky, lambda: tuple(jnp.linalg.qr(y)))
+
+
+def _rank(f: jax.Array) -> jax.Array:
+    return jnp.sum(f > 0, dtype=jnp.int32)
