@@ -16,6 +16,7 @@ from benchmarks.experiments.multilevel import Multilevel
 from benchmarks.experiments.sparsity_path import SparsityPath
 from benchmarks.experiments.target_sparsity import TargetSparsity
 from benchmarks.interruption import Interrupted
+from benchmarks.lowrank_speed import LowrankSpeed
 from benchmarks.peers import Peers
 from benchmarks.step_cost import StepCost
 
@@ -32,6 +33,7 @@ COMMANDS = {
         SparsityPath,
         Multilevel,
         StepCost,
+        LowrankSpeed,
         Peers,
     )
 }

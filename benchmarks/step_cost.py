@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +16,8 @@ from rich.table import Table
 import bregjax
 from benchmarks import results
 from benchmarks.errors import BenchmarkError
-from benchmarks.progress import console, track
+from benchmarks.progress import console
+from benchmarks.timing import time_in_turn
 
 # The kernels of ResNet-18 for 32×32 images, and its final layer: 11.2 million weights.
 _STAGES = ((64, 64), (64, 128), (128, 256), (256, 512))
@@ -133,23 +133,22 @@ def _time_all(
         }
 
     gradient = draw()
-    steps: dict[str, Callable] = {}
     states: dict[str, Any] = {}
-    for name, optimizer in optimizers.items():
 
-        def step(gradient: Any, params: Any, state: Any, optimizer: Any = optimizer) -> tuple:
+    def training(name: str, optimizer: optax.GradientTransformation) -> Callable[[], Any]:
+        @functools.partial(jax.jit, donate_argnums=(1, 2))
+        def step(gradient: Any, params: Any, state: Any) -> tuple:
             updates, state = optimizer.update(gradient, state, params)
             return optax.apply_updates(params, updates), state
 
         params = draw()
-        state = jax.jit(optimizer.init)(params)
-        steps[name] = functools.partial(jax.jit(step, donate_argnums=(1, 2)), gradient)
-        states[name] = jax.block_until_ready(steps[name](params, state))  # compiles
+        states[name] = params, jax.jit(optimizer.init)(params)
 
-    seconds: dict[str, list[float]] = {name: [] for name in optimizers}
-    for _ in track(range(repeats), "timing"):
-        for name in rng.permutation(list(steps)):  # the step before leaves its traces in the cache
-            start = time.perf_counter()
-            states[name] = jax.block_until_ready(steps[name](*states[name]))
-            seconds[name].append(time.perf_counter() - start)
-    return {name: np.array(values) for name, values in seconds.items()}
+        def advance() -> Any:
+            states[name] = step(gradient, *states[name])
+            return states[name]
+
+        return advance
+
+    calls = {name: training(name, optimizer) for name, optimizer in optimizers.items()}
+    return time_in_turn(calls, repeats, rng)

@@ -95,6 +95,7 @@ def test_the_tolerance_drops_small_singular_values():
 def test_a_layer_without_a_live_weight_keeps_its_bias():
     layer = nnx.Linear(30, 20, rngs=nnx.Rngs(0))
     layer.kernel[...] = jnp.zeros((30, 20))
+    assert layer.bias is not None
     layer.bias[...] = jnp.arange(20.0)
     smaller = bregjax.factorize(layer)
     assert weights(smaller) == 50
@@ -114,5 +115,5 @@ def test_bad_arguments_are_named():
         bregjax.factorize(layer, conv="rows")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="got tolerance=-1"):
         bregjax.factorize(layer, tolerance=-1)
-    with pytest.raises(TypeError, match="must be a flax.nnx.Module"):
+    with pytest.raises(TypeError, match=r"must be a flax\.nnx\.Module"):
         bregjax.factorize({"kernel": jnp.ones((3, 3))})  # pyright: ignore[reportArgumentType]

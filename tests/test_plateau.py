@@ -1,6 +1,7 @@
 """Strengths that fall and ranks that grow when a loss stalls."""
 
 import re
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ def follow(tx, params, losses, **names):
         extra = {names.get("watch", "value"): jnp.float32(loss)}
         before = state
         updates, state = update(jax.tree.map(jnp.zeros_like, params), state, params, **extra)
-        params = optax.apply_updates(params, updates)
+        params = cast("Any", optax.apply_updates(params, updates))
         yield before, params
 
 

@@ -133,6 +133,16 @@ def test_step_cost_reports_ratios(tmp_path, monkeypatch):
     assert all(row["weights"] == 9 * 4 * 8 + 80 for row in rows)
 
 
+def test_lowrank_speed_reports_errors_and_speedups(tmp_path):
+    assert main(["lowrank_speed", "--quick", "--out", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "summary.json").read_text())
+    assert {row["size"] for row in rows} == {64}
+    ours = [row for row in rows if row["method"].startswith("nuclear")]
+    assert [row["method"][9:] for row in ours] == ["svd", "gram", "randomized", "warm"]
+    assert all(row["relative_error"] < 1e-5 for row in ours)
+    assert all(row["milliseconds"] > 0 and row["speedup_over_svd"] > 0 for row in rows)
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_help_names_the_options(name, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Hashable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ from flax import nnx
 
 import bregjax
 from benchmarks import methods
+from benchmarks.errors import BenchmarkError
+from benchmarks.experiments.cifar_resnet import CifarResNet
 from benchmarks.methods import ErdosRenyiStart, SparseStart
 from benchmarks.models import ConvNet, resnet20
 from benchmarks.regularization import Penalty, Regularization, Rising, everywhere
@@ -137,3 +140,38 @@ def test_baselines_end_with_the_density_they_are_told(method):
         params, state = step(params, state, key)
     live = sum(int(jnp.count_nonzero(x)) for x in params.values())
     assert abs(live - 0.1 * total) <= 2
+
+
+@pytest.mark.parametrize("preset", ["paper", "best"])
+def test_presets_of_cifar_have_a_run_for_each_density_and_train(preset):
+    experiment = CifarResNet(preset=preset, density=(0.1, 0.034))
+    recipes = experiment.methods()
+    names = [recipe.name for recipe in recipes]
+    assert len(set(names)) == len(names)
+    told = [r.record()["target_density"] for r in recipes if "target_density" in r.record()]
+    assert told.count(0.1) == told.count(0.034) == 4
+    params = {"conv": {"kernel": jnp.ones((3, 3, 4, 4))}, "norm": {"scale": jnp.ones(4)}}
+    for recipe in recipes:
+        assert not isinstance(recipe, methods.Path)
+        tx = optax.with_extra_args_support(recipe.optimizer(5, 10))
+        state = tx.init(params)
+        updates, _ = tx.update(params, state, params, value=jnp.float32(1))
+        assert jax.tree.structure(updates) == jax.tree.structure(params)
+
+
+def test_weight_decay_is_in_front_and_on_weights_alone():
+    rate, decay = 0.5, 0.1
+    method = methods.decayed(methods.sgd(Constant(rate)), decay)
+    params = {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full(2, 3.0)}
+    tx = method.optimizer(1, 1)
+    updates: Any
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -rate * (1 + decay * 3), rtol=1e-6)
+    np.testing.assert_allclose(updates["bias"], -rate, rtol=1e-6)
+    assert method.record()["weight_decay"] == decay
+
+
+@pytest.mark.parametrize("density", [(0.0,), (1.5,), (0.1, 0.1001)])
+def test_densities_of_cifar_are_checked(density):
+    with pytest.raises(BenchmarkError, match="--density must be between 0 and 1"):
+        CifarResNet(density=density).methods()
