@@ -11,6 +11,8 @@ from benchmarks.experiments.denoising_autoencoder import DenoisingAutoencoder
 from benchmarks.experiments.densenet_search import DenseNetSearch
 from benchmarks.experiments.digits import Digits
 from benchmarks.experiments.fashion_convnet import FashionConvNet
+from benchmarks.experiments.lowrank_convnet import LowrankConvnet
+from benchmarks.experiments.lowrank_mlp import LowrankMlp
 from benchmarks.experiments.mnist_mlp import MnistMlp
 from benchmarks.experiments.multilevel import Multilevel
 from benchmarks.experiments.sparsity_path import SparsityPath
@@ -32,6 +34,8 @@ COMMANDS = {
         TargetSparsity,
         SparsityPath,
         Multilevel,
+        LowrankMlp,
+        LowrankConvnet,
         StepCost,
         LowrankSpeed,
         Peers,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -28,6 +29,20 @@ class Start(Protocol):
     def record(self) -> dict[str, Any]:
         """The settings, for summary.json."""
         ...
+
+
+def _with_biases(key: jax.Array, params: Any, scale: float) -> Any:
+    """The parameters with biases drawn uniformly from [0, scale/√fan_in]."""
+    leaves, treedef = jax.tree.flatten_with_path(params)
+    leaves = {leaf_name(path): x for path, x in leaves}
+    for index, (name, x) in enumerate(leaves.items()):
+        layer, _, kind = name.rpartition("/")
+        if kind == "bias":
+            kernel = leaves.get(f"{layer}/kernel")
+            fan_in = x.size if kernel is None else kernel.size // x.size
+            drawn = jax.random.uniform(jax.random.fold_in(key, index), x.shape, x.dtype)
+            leaves[name] = scale / math.sqrt(fan_in) * drawn
+    return treedef.unflatten(list(leaves.values()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,19 +75,7 @@ class SparseStart:
                 jax.random.fold_in(key, index), params, self.density, groups=groups, mask=mask
             )
             params = jax.tree.map(lambda x, mine: self.gain * x if mine else x, params, mask)
-        return self._with_biases(jax.random.fold_in(key, len(self.groups)), params)
-
-    def _with_biases(self, key: jax.Array, params: Any) -> Any:
-        leaves, treedef = jax.tree.flatten_with_path(params)
-        leaves = {leaf_name(path): x for path, x in leaves}
-        for index, (name, x) in enumerate(leaves.items()):
-            layer, _, kind = name.rpartition("/")
-            if kind == "bias":
-                kernel = leaves.get(f"{layer}/kernel")
-                fan_in = x.size if kernel is None else kernel.size // x.size
-                drawn = jax.random.uniform(jax.random.fold_in(key, index), x.shape, x.dtype)
-                leaves[name] = self.bias / math.sqrt(fan_in) * drawn
-        return treedef.unflatten(list(leaves.values()))
+        return _with_biases(jax.random.fold_in(key, len(self.groups)), params, self.bias)
 
     def record(self) -> dict[str, Any]:
         """See `Start`."""
@@ -95,6 +98,35 @@ class _Single:
         """What the optimizer is made of, run by run, where that is not the same for all."""
         del seeds
         return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class LowRankStart:
+    """The leading singular values of the random kernels, which keep their sum of squares.
+
+    So the layers keep their output's variance. Biases are drawn as in `SparseStart`.
+    """
+
+    share: float
+    """of the largest possible rank, at least one singular value"""
+    bias: float = 1.0
+    """as in `SparseStart`"""
+
+    def __call__(self, key: jax.Array, params: Any) -> Any:
+        """See `Start`."""
+
+        def thin_out(x: jax.Array) -> jax.Array:
+            if x.ndim < 2:
+                return x
+            rank = max(1, round(self.share * min(x.size // x.shape[-1], x.shape[-1])))
+            kept = bregjax.nuclear(rank=rank).prox(x, 0.0)
+            return kept * jnp.sqrt(jnp.sum(x**2) / jnp.sum(kept**2))
+
+        return _with_biases(key, jax.tree.map(thin_out, params), self.bias)
+
+    def record(self) -> dict[str, Any]:
+        """See `Start`."""
+        return {"initial_rank": self.share, "initial_bias": self.bias}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,15 +279,20 @@ def linbreg(
     start: Start | None,
     delta: float = 1.0,
     momentum: float | None = None,
+    nesterov: bool = False,
 ) -> Method:
-    """LinBreg, with or without momentum."""
+    """LinBreg, with heavy-ball or Nesterov momentum or without."""
 
     def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
-        tx = functools.partial(bregjax.linbreg, rate, delta=delta, momentum=momentum)
+        tx = functools.partial(
+            bregjax.linbreg, rate, delta=delta, momentum=momentum, nesterov=nesterov
+        )
         return regularization.optimizer(tx, steps)
 
-    settings = {"delta": delta, "momentum": momentum} | regularization.record()
-    name = f"LinBreg {regularization}" if momentum is None else f"LinBreg+m {regularization}"
+    settings = {"delta": delta, "momentum": momentum, "nesterov": nesterov}
+    settings |= regularization.record()
+    kind = "" if momentum is None else "+nesterov" if nesterov else "+m"
+    name = f"LinBreg{kind} {regularization}"
     return Method(name, learning_rate, make, settings, start)
 
 

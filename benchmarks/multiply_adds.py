@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.extend import core
 
+from benchmarks.data import Dataset
 from bregjax._selection import leaf_name
 
 
@@ -49,6 +52,18 @@ def layer_costs(apply: Callable[[Any, Any], Any], params: Any, inputs: Any) -> d
             before.multiply_adds + cost.multiply_adds, before.first and cost.first
         )
     return costs
+
+
+def network_costs(network: nnx.Module, dataset: Dataset) -> dict[str, LayerCost]:
+    """`layer_costs` of a network, or of its shapes, on an image of the dataset."""
+    graphdef, params, other = nnx.split(network, nnx.Param, ...)
+    image = dataset.test.inputs[:1]
+
+    def apply(params: Any, inputs: jax.Array) -> jax.Array:
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), other)
+        return nnx.merge(graphdef, params, zeros)(dataset.normalize(inputs))
+
+    return layer_costs(apply, params, jax.ShapeDtypeStruct(image.shape, image.dtype))
 
 
 def training_share(

@@ -61,6 +61,12 @@ class Run:
     """what steering led to, before the landing made it exact"""
     multiply_adds: float | None = None
     """of the training, as a share of dense training's"""
+    factorized_accuracy: float | None = None
+    """of the network of thin layers, a fraction"""
+    factorized_multiply_adds: float | None = None
+    """of an image in it, as a share of the dense network's"""
+    factorized_speedup: float | None = None
+    """time of a batch in the dense network by that in the thin one"""
 
 
 def prepare_folder(out: Path) -> Path:
@@ -233,14 +239,13 @@ def read_rows(out: Path) -> list[dict[str, Any]]:
         return rows
 
 
-def read_snapshots(out: Path, name: str) -> dict[str, dict[int, np.ndarray]]:
-    """The arrays of one name in snapshots.npz, by method and epoch."""
-    snapshots: dict[str, dict[int, np.ndarray]] = {}
+def read_snapshots(out: Path) -> dict[str, dict[str, dict[int, np.ndarray]]]:
+    """The arrays of snapshots.npz, by name, method and epoch."""
+    snapshots: dict[str, dict[str, dict[int, np.ndarray]]] = {}
     with _explained(out / "snapshots.npz") as path, np.load(path) as archive:
         for key in archive:
-            method, found, epoch = key.rsplit("/", 2)
-            if found == name:
-                snapshots.setdefault(method, {})[int(epoch)] = archive[key]
+            method, name, epoch = key.rsplit("/", 2)
+            snapshots.setdefault(name, {}).setdefault(method, {})[int(epoch)] = archive[key]
     return snapshots
 
 

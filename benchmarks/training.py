@@ -47,6 +47,8 @@ class TrainState(NamedTuple):
     """sum over the steps of the epoch so far"""
     accuracy: Any
     """likewise"""
+    validation_loss: Any
+    """at the end of the epoch before"""
 
 
 class EpochMetrics(NamedTuple):
@@ -165,7 +167,8 @@ def train(
 
     Args:
       task: dataset, network, objective and batch size.
-      optimizer: updates ``nnx.Param`` states; it gets the loss as the extra argument ``value``.
+      optimizer: updates ``nnx.Param`` states; it gets the extra arguments ``value``, the loss
+        of the batch, and ``validation_loss``, that at the end of the epoch before.
       seeds: each gives its own initial weights, order of images and augmentation. They may repeat.
       epochs: passes over the training images.
       hyperparameters: a tree of arrays with an entry for each seed, such as a path of strengths.
@@ -335,7 +338,8 @@ class _Programs:
         best = Best(params, other, jnp.float32(-jnp.inf), jnp.int32(0))
         zero = jnp.float32(0)
         opt_state = self._optimizer(hyperparameters).init(params)
-        return TrainState(params, other, opt_state, hyperparameters, best, zero, zero)
+        unknown = jnp.float32(jnp.inf)
+        return TrainState(params, other, opt_state, hyperparameters, best, zero, zero, unknown)
 
     def _advance(
         self, state: TrainState, piece: Any, key: jax.Array, first: jax.Array, data: Any
@@ -358,7 +362,11 @@ class _Programs:
                 state.params
             )
             updates, opt_state = optimizer.update(
-                gradient, state.opt_state, state.params, value=loss
+                gradient,
+                state.opt_state,
+                state.params,
+                value=loss,
+                validation_loss=state.validation_loss,
             )
             state = state._replace(
                 params=optax.apply_updates(state.params, updates),
@@ -385,7 +393,10 @@ class _Programs:
             lambda new, old: jnp.where(score >= state.best.score, new, old), candidate, state.best
         )
         zero = jnp.float32(0)
-        return state._replace(best=best, loss=zero, accuracy=zero), metrics
+        state = state._replace(
+            best=best, loss=zero, accuracy=zero, validation_loss=metrics.validation_loss
+        )
+        return state, metrics
 
     def _inspect(self, state: TrainState, validation: tuple[jax.Array, jax.Array]) -> EpochMetrics:
         loss, accuracy = self._evaluate(state.params, state.other, validation)

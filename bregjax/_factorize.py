@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from bregjax._regularizers._nuclear import fold, rank_tolerance
+from bregjax._validation import check_whole
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -20,6 +21,7 @@ def factorize(
     model: ModuleT,
     *,
     tolerance: float | None = None,
+    rank: int | None = None,
     conv: Literal["channels", "separable"] = "channels",
 ) -> ModuleT:
     r"""Replace the layers of low rank in a Flax NNX model by two thin ones each.
@@ -35,6 +37,8 @@ def factorize(
       model: a module with `nnx.Linear` and `nnx.Conv` in it, at any depth; it is not changed.
       tolerance: singular values up to this one count as zero; by default those that are rounding
         error, max(m, n)·ε·σ₁.
+      rank: keep at most so many singular values of a layer, the largest. What is cut off changes
+        the outputs; train on afterwards.
       conv: how a convolution is split. ``"channels"`` takes the matrix (kh·kw·in, out) apart, as
         ``nuclear()`` sees it: kh × kw kernels from in to r channels, then 1 × 1 ones from r to out.
         ``"separable"`` takes (kh·in, kw·out) apart, as ``nuclear(row_axes=(0, 2))`` sees it:
@@ -46,7 +50,7 @@ def factorize(
 
     Raises:
         TypeError: if ``model`` is no `nnx.Module`.
-        ValueError: if ``conv`` is something else or ``tolerance`` negative.
+        ValueError: if ``conv`` is something else, ``tolerance`` negative, or ``rank`` less than 1.
 
     Example:
         >>> import jax, jax.numpy as jnp, bregjax
@@ -73,12 +77,15 @@ def factorize(
         raise ValueError(f"conv must be 'channels' or 'separable', got {conv=!r}.")
     if tolerance is not None and not tolerance >= 0:
         raise ValueError(f"tolerance must be at least 0, got {tolerance=}.")
+    if rank is not None:
+        check_whole("rank", rank, at_least=1)
+    limits = _Limits(tolerance, rank)
     model = nnx.clone(model)
     for path, module in list(nnx.iter_modules(model)):
         if isinstance(module, nnx.Linear):
-            thin = _split_linear(module, tolerance)
+            thin = _split_linear(module, limits)
         elif isinstance(module, nnx.Conv):
-            thin = _split_conv(module, tolerance, separable=conv == "separable")
+            thin = _split_conv(module, limits, separable=conv == "separable")
         else:
             continue
         if thin is None:
@@ -99,22 +106,27 @@ def _is_container(parent: Any) -> bool:
     return hasattr(parent, "__setitem__")
 
 
-def _factors(matrix: jax.Array, tolerance: float | None) -> tuple[jax.Array, jax.Array] | None:
+class _Limits(NamedTuple):
+    tolerance: float | None
+    rank: int | None
+
+
+def _factors(matrix: jax.Array, limits: _Limits) -> tuple[jax.Array, jax.Array] | None:
     """The two thin matrices; None where they are not cheaper."""
     rows, columns = matrix.shape
     u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
-    smallest = rank_tolerance(matrix, s) if tolerance is None else tolerance
-    rank = max(int(jnp.sum(s > smallest)), 1)
+    smallest = rank_tolerance(matrix, s) if limits.tolerance is None else limits.tolerance
+    rank = max(int(jnp.sum(s[: limits.rank] > smallest)), 1)
     if rank * (rows + columns) >= rows * columns:
         return None
     roots = jnp.sqrt(s[:rank])
     return u[:, :rank] * roots, roots[:, None] * vt[:rank]
 
 
-def _split_linear(layer: nnx.Linear, tolerance: float | None) -> nnx.Sequential | None:
+def _split_linear(layer: nnx.Linear, limits: _Limits) -> nnx.Sequential | None:
     from flax import nnx
 
-    factors = _factors(layer.kernel[...], tolerance)
+    factors = _factors(layer.kernel[...], limits)
     if factors is None:
         return None
     first, second = factors
@@ -128,9 +140,7 @@ def _split_linear(layer: nnx.Linear, tolerance: float | None) -> nnx.Sequential 
     return _assembled(thin, first, last, second, layer)
 
 
-def _split_conv(
-    layer: nnx.Conv, tolerance: float | None, *, separable: bool
-) -> nnx.Sequential | None:
+def _split_conv(layer: nnx.Conv, limits: _Limits, *, separable: bool) -> nnx.Sequential | None:
     from flax import nnx
 
     dimensions = len(layer.kernel_size)
@@ -141,7 +151,7 @@ def _split_conv(
         return None
     kernel = layer.kernel[...]
     matrix, _ = fold(kernel, (0, 2) if separable else None)
-    factors = _factors(matrix, tolerance)
+    factors = _factors(matrix, limits)
     if factors is None:
         return None
     inputs, outputs = kernel.shape[-2:]

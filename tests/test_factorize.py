@@ -1,5 +1,7 @@
 """Layers of low rank become two thin ones with the same outputs."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,6 +94,16 @@ def test_the_tolerance_drops_small_singular_values():
     assert weights(smaller) == 4 * 60
 
 
+def test_the_rank_can_be_cut():
+    layer = nnx.Linear(30, 20, rngs=nnx.Rngs(0))
+    smaller = bregjax.factorize(layer, rank=5)
+    assert weights(smaller) == 5 * 50
+    u, s, vt = np.linalg.svd(layer.kernel[...], full_matrices=False)
+    thin, last = cast("Any", smaller).layers
+    best = (u[:, :5] * s[:5]) @ vt[:5]
+    np.testing.assert_allclose(thin.kernel[...] @ last.kernel[...], best, atol=1e-6)
+
+
 def test_a_layer_without_a_live_weight_keeps_its_bias():
     layer = nnx.Linear(30, 20, rngs=nnx.Rngs(0))
     layer.kernel[...] = jnp.zeros((30, 20))
@@ -113,6 +125,8 @@ def test_bad_arguments_are_named():
     layer = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="got conv='rows'"):
         bregjax.factorize(layer, conv="rows")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="got rank=0"):
+        bregjax.factorize(layer, rank=0)
     with pytest.raises(ValueError, match="got tolerance=-1"):
         bregjax.factorize(layer, tolerance=-1)
     with pytest.raises(TypeError, match=r"must be a flax\.nnx\.Module"):

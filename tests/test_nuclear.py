@@ -250,6 +250,14 @@ def test_a_training_is_that_with_full_decompositions(method):
         assert distance(found[name], np.asarray(x)) <= 1e-5 * np.linalg.norm(x)
 
 
+def test_no_state_is_empty():
+    """Checkpoints of many kinds cannot hold arrays without entries."""
+    for method in METHODS:
+        for shape in ((80, 10), (100, 100)):
+            state = bregjax.nuclear(method=method).init_state(jnp.zeros(shape), 0)
+            assert all(x.size for x in jax.tree.leaves(state))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -94,8 +94,8 @@ class DenoisingAutoencoder(Experiment):
         figures.save(
             figures.learning_curves(results.read_rows(out), self.title), out, "learning_curves"
         )
-        neurons = results.read_snapshots(out, "neurons")
-        skips = results.read_snapshots(out, "skips")
+        snapshots = results.read_snapshots(out)
+        neurons, skips = snapshots["neurons"], snapshots.get("skips", {})
         figures.save(figures.architectures(neurons, skips, self.title), out, "architectures")
         figures.save(figures.restored_images(results.read_exhibits(out)), out, "restored_images")
         for run in results.read_runs(out):

@@ -57,5 +57,5 @@ class Digits(Experiment):
         figures.save(
             figures.learning_curves(results.read_rows(out), self.title), out, "learning_curves"
         )
-        figure = figures.appearing_weights(results.read_snapshots(out, "live"), image_shape=(8, 8))
+        figure = figures.appearing_weights(results.read_snapshots(out)["live"], image_shape=(8, 8))
         figures.save(figure, out, "appearing_weights")

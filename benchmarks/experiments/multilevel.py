@@ -12,7 +12,7 @@ from flax import nnx
 from benchmarks import figures, methods, results
 from benchmarks.experiments.mnist import MnistExperiment
 from benchmarks.methods import Method, Recipe, SparseStart, Targeted
-from benchmarks.multiply_adds import LayerCost, layer_costs, training_share
+from benchmarks.multiply_adds import network_costs, training_share
 from benchmarks.regularization import everywhere
 from benchmarks.schedules import Cosine
 from benchmarks.training import Result, Task
@@ -78,7 +78,9 @@ class Multilevel(MnistExperiment):
     def findings(self, task: Task, method: Recipe, result: Result) -> list[dict[str, Any]]:
         """The multiply-adds."""
         assert isinstance(method, (Method, Targeted))
-        costs = _costs(task)
+        network = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
+        network.eval()
+        costs = network_costs(network, task.dataset)
         epochs = range(len(result.curve.nonzero))
         return [
             {
@@ -105,16 +107,3 @@ class Multilevel(MnistExperiment):
 def _key(name: str) -> str:
     """A leaf's name without the slashes that part the keys of snapshots.npz."""
     return name.replace("/", ".")
-
-
-def _costs(task: Task) -> dict[str, LayerCost]:
-    model = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
-    model.eval()
-    graphdef, params, other = nnx.split(model, nnx.Param, ...)
-    image = task.dataset.test.inputs[:1]
-
-    def apply(params: Any, inputs: jax.Array) -> jax.Array:
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), other)
-        return nnx.merge(graphdef, params, zeros)(task.dataset.normalize(inputs))
-
-    return layer_costs(apply, params, jax.ShapeDtypeStruct(image.shape, image.dtype))

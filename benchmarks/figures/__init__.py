@@ -13,6 +13,7 @@ from benchmarks.figures.curves import (
     steering,
 )
 from benchmarks.figures.kernels import learned_kernels
+from benchmarks.figures.spectra import singular_values
 from benchmarks.figures.style import save
 from benchmarks.figures.weights import appearing_weights
 
@@ -29,6 +30,7 @@ __all__ = [
     "plot_curves",
     "restored_images",
     "save",
+    "singular_values",
     "steering",
     "surviving_connections",
 ]

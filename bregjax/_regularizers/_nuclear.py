@@ -160,7 +160,7 @@ class NuclearState(NamedTuple):
     """steps done, shape (), int32"""
     basis: jax.Array | None
     """with method ``"warm"``: approximate right singular vectors of the tall matrix, shape
-    (columns, largest width)"""
+    (columns, largest width); None where the matrix is so thin that it is decomposed in full"""
     width: jax.Array
     """how many columns of a basis are in use; all of the matrix's is a full decomposition"""
     error: jax.Array
@@ -200,8 +200,8 @@ class _Nuclear(Regularizer):
         widths = basis_widths(columns)
         key = jax.random.key(index)
         basis = None
-        if self.method == "warm":
-            basis = draw_basis(key, columns, widths[-1] if widths else 0, dtype)
+        if self.method == "warm" and widths:
+            basis = draw_basis(key, columns, widths[-1], dtype)
         truncated = self.method in ("randomized", "warm")
         return NuclearState(
             rank=jnp.zeros([], jnp.int32),

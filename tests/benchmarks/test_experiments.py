@@ -16,6 +16,8 @@ FIGURES = {
     "target_sparsity": ["accuracy_at_targets", "steering"],
     "sparsity_path": ["accuracy_along_path"],
     "multilevel": ["accuracy_and_cost", "learning_curves"],
+    "lowrank_mlp": ["learning_curves", "singular_values"],
+    "lowrank_convnet": ["learning_curves", "singular_values"],
 }
 
 
@@ -57,6 +59,19 @@ def test_a_quick_trial_of_a_path(tmp_path):
     densities = [run["density"] for run in path]
     assert densities == sorted(densities, reverse=True)
     assert alone["density"] == path[2]["density"]
+
+
+@needs_mnist
+@pytest.mark.slow
+def test_a_quick_trial_of_low_rank(tmp_path):
+    names = ("AdaBreg nuclear λ", "rank on plateau", "λ on plateau")
+    runs = check("lowrank_mlp", tmp_path, "--only", *names)
+    assert len(runs) == 3
+    for run in runs:
+        # Rank 12 of 784 × 200 and 200 × 80; the last layer, 80 × 10, stays whole.
+        thin = 12 * (784 + 200 + 200 + 80) + 800
+        assert run["factorized_multiply_adds"] <= thin / 173_600
+        assert 0 < run["factorized_accuracy"] < 1
 
 
 @needs_mnist

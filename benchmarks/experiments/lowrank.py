@@ -1,0 +1,136 @@
+"""What the two experiments about low rank share."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import bregjax
+from benchmarks import figures, results
+from benchmarks.errors import BenchmarkError
+from benchmarks.experiment import Experiment
+from benchmarks.methods import Method, Recipe
+from benchmarks.multiply_adds import network_costs
+from benchmarks.schedules import Cosine
+from benchmarks.timing import time_in_turn
+from benchmarks.training import Result, Task, network_of, train
+from bregjax._regularizers._nuclear import fold
+from bregjax._selection import leaf_name
+
+_TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
+_TIMED = 500  # images in a batch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LowRank(Experiment):
+    """Train, split each layer into two thin ones, tune those, and measure what was won."""
+
+    network: ClassVar[str]
+
+    images_of: Literal["mnist", "fashion_mnist"] = "fashion_mnist"
+    """The images."""
+    seeds: int = 1
+    """Number of runs of each method, each with its own initial weights and order of images."""
+    rank: int = 12
+    """The largest rank of a layer after it has been split."""
+    tuning: int = 3
+    """Epochs of Adam on the thin layers."""
+
+    @property
+    def title(self) -> str:
+        """The heading of table and figures."""
+        return f"{_TITLES[self.images_of]}, {self.network}"
+
+    @property
+    def dataset(self) -> str:
+        """The images."""
+        return self.images_of
+
+    def run(self) -> None:
+        """See `Experiment`."""
+        for option in ("rank", "tuning"):
+            if getattr(self, option) < 1:
+                raise BenchmarkError(f"--{option} must be at least 1, got {getattr(self, option)}.")
+        super().run()
+
+    def snapshot(self, params: Any) -> dict[str, np.ndarray]:
+        """The singular values of each kernel, of the first seed."""
+        return {
+            leaf_name(path).replace("/", "."): np.asarray(
+                jnp.linalg.svd(fold(x[0])[0], compute_uv=False)
+            )
+            for path, x in jax.tree_util.tree_leaves_with_path(params)
+            if x.ndim > 2  # the first axis is that of the seeds
+        }
+
+    def findings(self, task: Task, method: Recipe, result: Result) -> list[dict[str, Any]]:
+        """What became of each network after it was split and tuned."""
+        return [
+            self._shrunk(task, network_of(task, result, index), method.name)
+            for index in range(len(result.test_loss))
+        ]
+
+    def _shrunk(self, task: Task, network: nnx.Module, name: str) -> dict[str, Any]:
+        smaller = bregjax.factorize(network, rank=self.rank)
+        epochs = 1 if self.quick else self.tuning
+        tuned = train(
+            dataclasses.replace(task, build=lambda rngs: nnx.clone(smaller)),
+            Cosine(1e-3).build(optax.adam, epochs, task.batches.steps),
+            seeds=[self.seed],
+            epochs=epochs,
+            label=f"{name}, thin layers",
+        )
+        before, after = (
+            sum(cost.multiply_adds for cost in network_costs(net, task.dataset).values())
+            for net in (network, smaller)
+        )
+        inputs = jnp.asarray(task.dataset.test.inputs[:_TIMED])
+        calls = {}
+        for key, net in (("before", network), ("after", smaller)):
+            graphdef, state = nnx.split(net)
+            calls[key] = partial(jax.jit(partial(_outputs, graphdef, task)), state, inputs)
+        seconds = time_in_turn(calls, 3 if self.quick else 30, np.random.default_rng(0))
+        return {
+            "factorized_accuracy": float(tuned.test_accuracy[0]),
+            "factorized_multiply_adds": after / before,
+            "factorized_speedup": float(np.median(seconds["before"] / seconds["after"])),
+        }
+
+    def remarks(self, runs: Sequence[results.Run]) -> Iterator[str]:
+        """What the thin layers are worth."""
+        for method, group in results.by_method(runs).items():
+            run = group[0]
+            if run.factorized_accuracy is not None:
+                yield (
+                    f"{method}: in thin layers {100 * run.factorized_accuracy:.2f} % with"
+                    f" {100 * (run.factorized_multiply_adds or 0):.1f} % of the multiply-adds,"
+                    f" {run.factorized_speedup or 0:.2f} times as fast."
+                )
+
+    def draw(self, out: Path) -> None:
+        """The learning curves, and how the singular values of the first nuclear run appeared."""
+        figure = figures.learning_curves(results.read_rows(out), self.title)
+        figures.save(figure, out, "learning_curves")
+        nuclear = [run.method for run in results.read_runs(out) if "nuclear" in run.method]
+        if nuclear:
+            snapshots = results.read_snapshots(out)
+            spectra = {layer: methods[nuclear[0]] for layer, methods in snapshots.items()}
+            figure = figures.singular_values(spectra, f"{self.title}, {nuclear[0]}")
+            figures.save(figure, out, "singular_values")
+
+
+def called(method: Method, what: str) -> Method:
+    """The method with its regularizer in the name: ``AdaBreg nuclear λ=1``."""
+    optimizer, _, strength = method.name.partition(" ")
+    return dataclasses.replace(method, name=f"{optimizer} {what} {strength}")
+
+
+def _outputs(graphdef: Any, task: Task, state: Any, inputs: jax.Array) -> jax.Array:
+    return nnx.merge(graphdef, state)(task.dataset.normalize(inputs))

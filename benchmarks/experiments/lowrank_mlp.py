@@ -1,0 +1,92 @@
+"""The multilayer perceptron with layers of low rank."""
+
+import dataclasses
+from functools import partial
+from typing import Any, ClassVar
+
+import optax
+
+import bregjax
+from benchmarks import methods
+from benchmarks.data import Dataset
+from benchmarks.experiments.lowrank import LowRank, called
+from benchmarks.methods import LowRankStart, Method, Recipe, SparseStart
+from benchmarks.models import MLP
+from benchmarks.regularization import everywhere
+from benchmarks.schedules import Cosine
+from benchmarks.training import Task
+from bregjax import l1, nuclear, per_neuron
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LowrankMlp(LowRank):
+    """Singular values that appear one by one: the MLP 784-200-80-10 with the nuclear norm.
+
+    LinBreg without momentum, with heavy-ball and with Nesterov's, and AdaBreg; the prox in full and
+    truncated; ranks that are scheduled, chosen by energy and grown on a plateau, and a strength
+    that is halved on one. Beside them ℓ1, groups of neurons and dense training. Each network is
+    then split into thin layers of --rank at most, which Adam tunes.
+    """
+
+    name: ClassVar[str] = "lowrank_mlp"
+    network: ClassVar[str] = "MLP 784-200-80-10"
+
+    epochs: int = 12
+    """Passes over the training images."""
+
+    def methods(self) -> list[Recipe]:
+        """Every way to a low rank, and what else there is."""
+        start = LowRankStart(0.02)
+        rate = Cosine(1.0, warmup_epochs=1)
+
+        def linbreg(momentum: float | None, *, nesterov: bool = False) -> Method:
+            truncated = everywhere(nuclear(method="warm"), 1.0)
+            method = methods.linbreg(
+                rate, truncated, start=start, momentum=momentum, nesterov=nesterov
+            )
+            return called(method, "nuclear")
+
+        def adabreg(what: str, regularizer: bregjax.Regularizer, strength: float = 5.0) -> Method:
+            penalty = everywhere(regularizer, strength)
+            return called(methods.adabreg(Cosine(5e-3), penalty, start=start), what)
+
+        def growing(count: Any) -> Any:
+            return 2 + count // 100
+
+        warm = partial(nuclear, method="warm")
+        sparse = SparseStart(0.01, gain=0.7)
+        return [
+            adabreg("nuclear", warm()),
+            adabreg("nuclear, full", nuclear()),
+            linbreg(None),
+            linbreg(0.9),
+            linbreg(0.9, nesterov=True),
+            adabreg("nuclear, rank scheduled", warm(rank=growing)),
+            adabreg("nuclear, 99 % energy", warm(energy=0.99)),
+            self._on_plateau(adabreg("nuclear, rank on plateau", warm()), grow=True),
+            self._on_plateau(adabreg("nuclear, λ on plateau", warm(), 20.0), grow=False),
+            called(methods.adabreg(Cosine(5e-3), everywhere(l1(), 0.5), start=sparse), "ℓ1"),
+            called(
+                methods.adabreg(Cosine(5e-3), everywhere(per_neuron(), 0.05), start=sparse),
+                "neurons",
+            ),
+            methods.sgd(Cosine(0.05, warmup_epochs=1), momentum=0.9),
+        ]
+
+    def _on_plateau(self, method: Method, *, grow: bool) -> Method:
+        """The method with a rank that doubles, or a strength that is halved, on a plateau."""
+
+        def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+            plateau = optax.contrib.reduce_on_plateau(
+                0.5, patience=1, rtol=0.02, accumulation_size=max(1, steps // self.epochs)
+            )
+            inner = method.make(rate, steps)
+            if grow:
+                return bregjax.grow_rank_on_plateau(inner, 3, plateau, watch="validation_loss")
+            return bregjax.relax_on_plateau(inner, plateau, watch="validation_loss")
+
+        return dataclasses.replace(method, make=make)
+
+    def task(self, dataset: Dataset) -> Task:
+        """The paper's network and batch size."""
+        return Task(dataset, lambda rngs: MLP((784, 200, 80, 10), rngs=rngs), batch_size=128)
