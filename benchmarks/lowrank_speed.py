@@ -28,11 +28,12 @@ _FULL = "jnp.linalg.svd"
 class LowrankSpeed:
     """The prox of the nuclear norm on square matrices of low rank.
 
-    The singular values above the threshold fall from ten times to twice of it, the others from a
-    half of it to a twentieth. From call to call the matrix moves by --drift of its norm, as a dual
-    does from step to step; a method that carries a basis has to follow. Compares `nuclear` by its
-    four methods with `jnp.linalg.svd` and, where PyTorch is installed, with its full and truncated
-    decompositions. All are timed in turn; the table reports medians.
+    The singular values above the threshold fall from ten times to twice of it or, with --close,
+    from 1.5 times to 1.01 times; the others from a half of it to a twentieth. From call to call the
+    matrix moves by --drift of its norm, as a dual does from step to step; a method that carries a
+    basis has to follow. Compares `nuclear` by its four methods with `jnp.linalg.svd` and, where
+    PyTorch is installed, with its full and truncated decompositions. All are timed in turn; the
+    table reports medians.
     """
 
     name: ClassVar[str] = "lowrank_speed"
@@ -41,6 +42,8 @@ class LowrankSpeed:
     """Rows and columns of the matrices."""
     rank: int = 32
     """Singular values above the threshold."""
+    close: bool = False
+    """Live singular values next to the threshold, as where many have just appeared."""
     drift: float = 1e-3
     """How far the matrix moves between two calls, relative to its norm."""
     repeats: int = 30
@@ -57,6 +60,8 @@ class LowrankSpeed:
         for option in ("rank", "repeats"):
             if getattr(self, option) < 1:
                 raise BenchmarkError(f"--{option} must be at least 1, got {getattr(self, option)}.")
+        if not 0 <= self.drift < 1:
+            raise BenchmarkError(f"--drift must be at least 0 and below 1, got {self.drift}.")
         sizes, rank = ((64,), 4) if self.quick else (self.sizes, self.rank)
         if not sizes or min(sizes) < rank:
             raise BenchmarkError(f"--sizes must be at least the rank, {rank}, got {sizes}.")
@@ -81,7 +86,8 @@ class LowrankSpeed:
 
     def _rows(self, size: int, rank: int) -> list[dict[str, Any]]:
         rng = np.random.default_rng(self.seed)
-        matrices = _drifting(size, rank, self.drift, rng)
+        live = np.linspace(1.5, 1.01, rank) if self.close else np.linspace(10, 2, rank)
+        matrices = _drifting(size, live, self.drift, rng)
         repeats = 3 if self.quick else self.repeats
         latest: dict[str, tuple[int, Any]] = {}
 
@@ -95,7 +101,8 @@ class LowrankSpeed:
 
             return timed
 
-        calls = {name: call(name, function) for name, function in _functions(matrices).items()}
+        functions = _functions(matrices, rank)
+        calls = {name: call(name, function) for name, function in functions.items()}
         seconds = time_in_turn(calls, repeats, rng)
         rows = []
         for name, times in seconds.items():
@@ -109,6 +116,7 @@ class LowrankSpeed:
                     "relative_error": _relative_error(matrices[index], result),
                     "speedup_over_svd": float(np.median(seconds[_FULL] / times)),
                     "rank": rank,
+                    "close": self.close,
                     "drift": self.drift,
                     "repeats": repeats,
                 }
@@ -117,10 +125,12 @@ class LowrankSpeed:
         return rows
 
 
-def _drifting(size: int, rank: int, drift: float, rng: np.random.Generator) -> list[jax.Array]:
+def _drifting(
+    size: int, live: np.ndarray, drift: float, rng: np.random.Generator
+) -> list[jax.Array]:
     """Eight matrices, there and back: each differs from the one before by ``drift``."""
     u, v = (np.linalg.qr(rng.standard_normal((size, size)))[0] for _ in range(2))
-    spectrum = _STEP * np.r_[np.linspace(10, 2, rank), np.geomspace(0.5, 0.05, size - rank)]
+    spectrum = _STEP * np.r_[live, np.geomspace(0.5, 0.05, size - len(live))]
     matrix = (u * spectrum) @ v.T
     way = [matrix]
     for _ in range(4):
@@ -129,18 +139,24 @@ def _drifting(size: int, rank: int, drift: float, rng: np.random.Generator) -> l
     return [jnp.asarray(x, jnp.float32) for x in (*way, *way[3:0:-1])]
 
 
-def _functions(matrices: Sequence[jax.Array]) -> dict[str, Callable[[int], Any]]:
+def _functions(matrices: Sequence[jax.Array], rank: int) -> dict[str, Callable[[int], Any]]:
     """From the number of a matrix to its prox or, for plain decompositions, to its factors."""
     full = jax.jit(lambda x: jnp.linalg.svd(x, full_matrices=False))
     functions: dict[str, Callable[[int], Any]] = {_FULL: lambda i: full(matrices[i])}
     for method in get_args(Method):
         functions[f"nuclear, {method}"] = _Prox(bregjax.nuclear(method=method), matrices)
-    if importlib.util.find_spec("torch") is not None:
+    on_cpu = jax.default_backend() == "cpu"  # a comparison across devices would say nothing
+    if on_cpu and importlib.util.find_spec("torch") is not None:
         import torch
 
         tensors = [torch.from_numpy(np.array(x)) for x in matrices]
+
+        def truncated(index: int) -> tuple:
+            u, s, v = torch.svd_lowrank(tensors[index], q=rank, niter=2)
+            return u, s, v.mT
+
         functions["torch.linalg.svd"] = lambda i: torch.linalg.svd(tensors[i], full_matrices=False)
-        functions["torch.svd_lowrank"] = lambda i: torch.svd_lowrank(tensors[i], q=32, niter=2)
+        functions[f"torch.svd_lowrank, q={rank}"] = truncated
     return functions
 
 
@@ -162,7 +178,6 @@ def _relative_error(matrix: jax.Array, result: Any) -> float:
     u, s, vt = np.linalg.svd(np.asarray(matrix, np.float64), full_matrices=False)
     exact = u * np.maximum(s - _STEP, 0) @ vt
     if isinstance(result, tuple):
-        u, s, v = (np.asarray(x, np.float64) for x in result)
-        v = v if v.shape[0] == len(s) else v.T  # svd_lowrank gives V, the others its transpose
-        result = u * np.maximum(s - _STEP, 0) @ v
+        u, s, vt = (np.asarray(x, np.float64) for x in result)
+        result = u * np.maximum(s - _STEP, 0) @ vt
     return float(np.linalg.norm(np.asarray(result, np.float64) - exact) / np.linalg.norm(exact))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
+from bregjax._numerics import wide_dtype
 from bregjax._regularizers._nuclear import fold, rank_tolerance
-from bregjax._validation import check_whole
+from bregjax._validation import check_range, check_whole
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -45,8 +46,11 @@ def factorize(
         kh × 1 kernels from in to r channels, then 1 × kw ones from r to out.
 
     Returns:
-        A model with `nnx.Sequential` in place of the layers that were split. Convolutions with
-        groups, input dilation or a mask are left alone.
+        A model with `nnx.Sequential` in place of the layers that were split; a layer that is used
+        in several places stays shared. Left alone are subclasses of the two, convolutions with
+        groups, input dilation or a mask (``"separable"``: other than two-dimensional ones too),
+        layers stacked by `nnx.vmap`, and those inside plain tuples. Metadata of the kernels, such
+        as their sharding, is not carried over.
 
     Raises:
         TypeError: if ``model`` is no `nnx.Module`.
@@ -75,35 +79,30 @@ def factorize(
         raise TypeError(f"model must be a flax.nnx.Module, got {model!r}.")
     if conv not in ("channels", "separable"):
         raise ValueError(f"conv must be 'channels' or 'separable', got {conv=!r}.")
-    if tolerance is not None and not tolerance >= 0:
-        raise ValueError(f"tolerance must be at least 0, got {tolerance=}.")
+    if tolerance is not None:
+        check_range("tolerance", tolerance, at_least=0)
     if rank is not None:
         check_whole("rank", rank, at_least=1)
     limits = _Limits(tolerance, rank)
     model = nnx.clone(model)
-    for path, module in list(nnx.iter_modules(model)):
-        if isinstance(module, nnx.Linear):
-            thin = _split_linear(module, limits)
-        elif isinstance(module, nnx.Conv):
-            thin = _split_conv(module, limits, separable=conv == "separable")
-        else:
-            continue
-        if thin is None:
-            continue
-        if not path:
-            return thin  # pyright: ignore[reportReturnType]
-        parent: Any = model
-        for name in path[:-1]:
-            parent = parent[name] if _is_container(parent) else getattr(parent, str(name))
-        if _is_container(parent):
-            parent[path[-1]] = thin
-        else:
-            setattr(parent, str(path[-1]), thin)
-    return model
-
-
-def _is_container(parent: Any) -> bool:
-    return hasattr(parent, "__setitem__")
+    modules = [module for _, module in nnx.iter_modules(model)]
+    thin: dict[int, Any] = {}
+    for module in modules:
+        # Not their subclasses, which may do more with the kernel.
+        if type(module) is nnx.Linear:
+            thin[id(module)] = _split_linear(module, limits)
+        elif type(module) is nnx.Conv:
+            thin[id(module)] = _split_conv(module, limits, separable=conv == "separable")
+    for parent in modules:
+        children: list[tuple[Any, Any]] = list(nnx.iter_children(parent))
+        for name, child in children:
+            if thin.get(id(child)) is None:
+                continue
+            if isinstance(parent, (nnx.List, nnx.Dict)):
+                parent[name] = thin[id(child)]
+            else:
+                setattr(parent, name, thin[id(child)])
+    return thin.get(id(model)) or model
 
 
 class _Limits(NamedTuple):
@@ -114,6 +113,7 @@ class _Limits(NamedTuple):
 def _factors(matrix: jax.Array, limits: _Limits) -> tuple[jax.Array, jax.Array] | None:
     """The two thin matrices; None where they are not cheaper."""
     rows, columns = matrix.shape
+    matrix = matrix.astype(wide_dtype(matrix.dtype))
     u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
     smallest = rank_tolerance(matrix, s) if limits.tolerance is None else limits.tolerance
     rank = max(int(jnp.sum(s[: limits.rank] > smallest)), 1)
@@ -126,14 +126,12 @@ def _factors(matrix: jax.Array, limits: _Limits) -> tuple[jax.Array, jax.Array] 
 def _split_linear(layer: nnx.Linear, limits: _Limits) -> nnx.Sequential | None:
     from flax import nnx
 
-    factors = _factors(layer.kernel[...], limits)
+    kernel = layer.kernel[...]
+    factors = _factors(kernel, limits) if kernel.ndim == 2 else None
     if factors is None:
         return None
     first, second = factors
-    shared = {
-        name: getattr(layer, name)
-        for name in ("dtype", "param_dtype", "precision", "dot_general", "promote_dtype")
-    }
+    shared = _settings(layer, "dot_general")
     rngs = nnx.Rngs(0)
     thin = nnx.Linear(*first.shape, use_bias=False, rngs=rngs, **shared)
     last = nnx.Linear(*second.shape, use_bias=layer.use_bias, rngs=rngs, **shared)
@@ -144,21 +142,18 @@ def _split_conv(layer: nnx.Conv, limits: _Limits, *, separable: bool) -> nnx.Seq
     from flax import nnx
 
     dimensions = len(layer.kernel_size)
+    kernel = layer.kernel[...]
     plain = layer.feature_group_count == 1 and layer.mask is None
     if not plain or any(d != 1 for d in _per_axis(layer.input_dilation, dimensions)):
         return None
-    if separable and dimensions != 2:
+    if kernel.ndim != dimensions + 2 or (separable and dimensions != 2):
         return None
-    kernel = layer.kernel[...]
     matrix, _ = fold(kernel, (0, 2) if separable else None)
     factors = _factors(matrix, limits)
     if factors is None:
         return None
     inputs, outputs = kernel.shape[-2:]
-    shared = {
-        name: getattr(layer, name)
-        for name in ("dtype", "param_dtype", "precision", "conv_general_dilated", "promote_dtype")
-    }
+    shared = _settings(layer, "conv_general_dilated")
     rank = factors[0].shape[1]
     axes = (0,) if separable else tuple(range(dimensions))  # those that the first layer works on
 
@@ -194,6 +189,12 @@ def _split_conv(layer: nnx.Conv, limits: _Limits, *, separable: bool) -> nnx.Seq
     return _assembled(thin, first, last, second, layer)
 
 
+def _settings(layer: Any, product: str) -> dict[str, Any]:
+    """What both thin layers take over; ``product`` is the function that multiplies."""
+    names = ("dtype", "param_dtype", "precision", "promote_dtype", "preferred_element_type")
+    return {name: getattr(layer, name) for name in (*names, product)}
+
+
 def _per_axis(value: Any, dimensions: int) -> Sequence[Any]:
     return [value] * dimensions if isinstance(value, int) or value is None else list(value)
 
@@ -203,8 +204,8 @@ def _assembled(
 ) -> nnx.Sequential:
     from flax import nnx
 
-    thin.kernel[...] = first
-    last.kernel[...] = second
+    thin.kernel[...] = first.astype(layer.kernel[...].dtype)
+    last.kernel[...] = second.astype(layer.kernel[...].dtype)
     if layer.use_bias:
         last.bias[...] = layer.bias[...]
     return nnx.Sequential(thin, last)

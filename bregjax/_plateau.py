@@ -12,6 +12,8 @@ from bregjax._regularizers._nuclear import NuclearState
 from bregjax._stage import parts_of
 from bregjax._validation import check_whole, require_params
 
+_WRONG_PLATEAU = "plateau must be optax.contrib.reduce_on_plateau(…), got {!r}."
+
 
 class PlateauState(NamedTuple):
     """State of `relax_on_plateau` and `grow_rank_on_plateau`."""
@@ -43,11 +45,11 @@ def relax_on_plateau(
 
     Returns:
         A `optax.GradientTransformationExtraArgs` with a `PlateauState`; the factor is
-        ``optax.tree.get(state, "scale")``.
+        ``state.plateau.scale``.
 
     Raises:
-        ValueError: at ``init``, if ``inner`` has no prox step; at ``update``, if ``params`` or the
-          loss is missing.
+        ValueError: at ``init``, if ``inner`` has no prox step or ``plateau`` is something else; at
+          ``update``, if ``params`` or the loss is missing.
 
     Example:
         >>> import jax.numpy as jnp, optax, bregjax
@@ -59,7 +61,7 @@ def relax_on_plateau(
         >>> state = tx.init(params)
         >>> for loss in (1.0, 0.9, 0.9, 0.9, 0.9):
         ...     _, state = tx.update(jnp.ones((1, 2)), state, params, value=loss)
-        >>> print(optax.tree.get(state, "scale"))
+        >>> print(state.plateau.scale)
         0.5
     """
 
@@ -98,7 +100,8 @@ def grow_rank_on_plateau(
 
     Raises:
         ValueError: if ``rank`` is no positive whole number; at ``init``, if ``inner`` has no
-          `nuclear`; at ``update``, if ``params`` or the loss is missing.
+          `nuclear` or ``plateau`` is something else; at ``update``, if ``params`` or the loss is
+          missing.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, bregjax
@@ -144,12 +147,17 @@ def _on_plateau(
 ) -> optax.GradientTransformationExtraArgs:
     """Follows the loss, and lets ``answer`` change the inner state and the extra arguments."""
     inner = optax.with_extra_args_support(inner)
+    if not isinstance(plateau, optax.GradientTransformation):
+        raise ValueError(_WRONG_PLATEAU.format(plateau))
 
     def init(params: Any) -> PlateauState:
         inner_state = inner.init(params)
         if not parts_of(inner_state, kind):
             raise ValueError(f"inner has no {what}, which a plateau could change: got {inner!r}.")
-        return PlateauState(plateau.init(params), inner_state)
+        followed = plateau.init(params)
+        if not isinstance(followed, optax.contrib.ReduceLROnPlateauState):
+            raise ValueError(_WRONG_PLATEAU.format(plateau))
+        return PlateauState(followed, inner_state)
 
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any

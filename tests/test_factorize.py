@@ -101,7 +101,7 @@ def test_the_rank_can_be_cut():
     u, s, vt = np.linalg.svd(layer.kernel[...], full_matrices=False)
     thin, last = cast("Any", smaller).layers
     best = (u[:, :5] * s[:5]) @ vt[:5]
-    np.testing.assert_allclose(thin.kernel[...] @ last.kernel[...], best, atol=1e-6)
+    np.testing.assert_allclose(thin.kernel[...] @ last.kernel[...], best, atol=1e-5)
 
 
 def test_a_layer_without_a_live_weight_keeps_its_bias():
@@ -119,6 +119,51 @@ def test_convolutions_that_cannot_be_split_are_left_alone(options):
     layer = nnx.Conv(8, 8, (3, 3), rngs=nnx.Rngs(0), **options)
     layer.kernel[...] = jnp.zeros_like(layer.kernel[...])
     assert isinstance(bregjax.factorize(layer), nnx.Conv)
+
+
+def test_a_shared_layer_stays_shared():
+    class Twice(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs):
+            self.first = nnx.Linear(40, 40, rngs=rngs)
+            self.second = self.first
+            self.more = nnx.Dict(third=self.first)
+
+        def __call__(self, x):
+            return self.more["third"](self.second(self.first(x)))
+
+    model = Twice(nnx.Rngs(0))
+    set_rank(model.first, 3)
+    smaller = bregjax.factorize(model)
+    assert weights(smaller) == 3 * 80
+    assert smaller.first is smaller.second is smaller.more["third"]
+    assert_same_outputs(model, smaller, jax.random.normal(jax.random.key(1), (7, 40)))
+
+
+def test_subclasses_and_stacked_layers_are_left_alone():
+    lora = nnx.LoRALinear(30, 30, lora_rank=2, rngs=nnx.Rngs(0))
+    set_rank(lora, 3)
+    assert type(bregjax.factorize(lora)) is nnx.LoRALinear
+    stacked = nnx.vmap(lambda rngs: nnx.Linear(30, 30, rngs=rngs))(nnx.Rngs(0).split(2))
+    stacked.kernel[...] = jnp.zeros((2, 30, 30))
+    assert type(bregjax.factorize(stacked)) is nnx.Linear
+
+
+def test_half_precision_and_the_type_of_the_outputs():
+    layer = nnx.Linear(
+        64,
+        64,
+        param_dtype=jnp.bfloat16,
+        dtype=jnp.bfloat16,
+        preferred_element_type=jnp.float32,
+        use_bias=False,
+        rngs=nnx.Rngs(0),
+    )
+    layer.kernel[...] = jnp.outer(jnp.arange(64.0), jnp.ones(64)).astype(jnp.bfloat16)
+    smaller = bregjax.factorize(layer, tolerance=1.0)
+    assert weights(smaller) == 128
+    x = jnp.ones((1, 64), jnp.bfloat16)
+    assert smaller(x).dtype == layer(x).dtype
+    np.testing.assert_allclose(smaller(x), layer(x), rtol=0.02)
 
 
 def test_bad_arguments_are_named():

@@ -103,14 +103,29 @@ def test_the_error_is_below_the_bound(seed, live, gap, tail):
         assert state.error <= 1e-2 * np.linalg.norm(expected) + rounding
 
 
-def test_a_good_basis_needs_no_second_look():
-    """From the right basis the first half step is exact: the tolerance is met without iterating."""
-    spectrum = np.concatenate([np.linspace(9, 4, 6), np.full(58, 0.5)])
-    x = with_spectrum(spectrum, 64).astype(np.float32)
-    states = [state for _, state in proxes(bregjax.nuclear(method="warm"), [x] * 4, 1.0)]
-    v = np.linalg.svd(x)[2][:6]
-    basis = np.linalg.qr(np.asarray(states[-1].basis)[:, :16])[0]
-    np.testing.assert_allclose(np.linalg.svd(v @ basis)[1], 1, atol=1e-6)
+@pytest.mark.parametrize("size", [60, 512])
+@pytest.mark.parametrize("ends", [(9, 4), (1.05, 1.002)], ids=str)
+def test_a_good_basis_needs_no_second_look(size: int, ends: tuple[float, float]):
+    """Rounding alone must not keep it going, wherever the live singular values are."""
+    spectrum = np.r_[np.linspace(*ends, 7), np.full(size - 7, 0.5)]
+    x = with_spectrum(spectrum, size).astype(np.float32)
+    (_, first), (_, second), (_, third) = proxes(bregjax.nuclear(method="warm"), [x] * 3, 1.0)
+    assert first.rounds > 0
+    assert (second.rounds, third.rounds) == (0, 0)
+    assert third.settled
+
+
+def test_what_may_come_is_followed_and_told():
+    """One singular value a hair below the threshold, in a basis that does not know it yet."""
+    spectrum = np.r_[5.0, 4.0, 1 - 1e-6, np.linspace(0.999, 0.9, 93)]
+    x = with_spectrum(spectrum, 96).astype(np.float32)
+    (_, state), *_ = proxes(bregjax.nuclear(method="randomized"), [x], 1.0)
+    assert not state.settled
+    assert state.rounds >= 4
+    (_, state), *_ = proxes(
+        bregjax.nuclear(method="randomized"), [np.diag(np.r_[5.0, 4, np.full(94, 0.5)])], 1.0
+    )
+    assert state.settled
 
 
 @pytest.mark.parametrize("method", TRUNCATED)
@@ -170,16 +185,20 @@ def test_the_rank_is_limited_and_scheduled(method):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("energy", [0.3, 0.9, 0.99])
-def test_the_rank_is_the_smallest_with_the_energy(method, energy):
-    spectrum = 1 + np.geomspace(8, 0.01, 60)
-    f = spectrum - 1
-    share = np.cumsum(f**2) / np.sum(f**2)
-    rank = int(np.argmax(share >= energy)) + 1
-    x = with_spectrum(spectrum, 60)
+@pytest.mark.parametrize(
+    "spectrum",
+    [1 + np.geomspace(8, 0.01, 60), np.r_[np.linspace(6, 5, 30), np.full(66, 0.3)]],
+    ids=["falling", "flat"],
+)
+def test_the_rank_is_the_smallest_with_the_energy(method, energy, spectrum):
+    f = np.maximum(spectrum - 1, 0)
+    rank = int(np.argmax(np.cumsum(f**2) >= energy * np.sum(f**2))) + 1
+    x = with_spectrum(spectrum, len(spectrum))
     *_, (y, state) = proxes(bregjax.nuclear(method=method, energy=energy), [x] * 2, 1.0)
     assert state.rank == rank
     expected = exact_prox(x, 1.0, rank)
-    assert distance(y, expected) <= 2e-5 * np.linalg.norm(expected)
+    # Neighbours are close to each other: errors of 1e-6 turn the last direction by much more.
+    assert distance(y, expected) <= 1e-3 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("method", TRUNCATED)
@@ -192,23 +211,52 @@ def test_vmap_and_jit_do_as_single_calls(method):
     many, states = jax.jit(jax.vmap(regularizer.prox_with_state, in_axes=(0, None, None)))(
         x, 1.0, state
     )
+    again, states = jax.jit(jax.vmap(regularizer.prox_with_state, in_axes=(0, None, 0)))(
+        2 * x, 1.0, states
+    )
     for i in range(3):
         one, alone = regularizer.prox_with_state(x[i], 1.0, state)
         np.testing.assert_allclose(many[i], one, atol=1e-4)
+        two, alone = regularizer.prox_with_state(2 * x[i], 1.0, alone)
+        np.testing.assert_allclose(again[i], two, atol=2e-4)
         assert (states.rank[i], states.width[i]) == (alone.rank, alone.width)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_derivatives_are_those_of_the_full_decomposition(method):
-    x = jnp.asarray(with_spectrum(np.geomspace(8, 0.3, 50), 50), jnp.float32)
+@pytest.mark.parametrize("options", [{}, {"rank": 5}, {"energy": 0.8}], ids=str)
+def test_derivatives_are_difference_quotients(x64, method, options):
+    del x64
+    rng = np.random.default_rng(3)
+    x = jnp.asarray(with_spectrum(np.geomspace(8, 0.3, 50), 50))
+    dx, weights = (jnp.asarray(rng.normal(size=(50, 50))) for _ in range(2))
+    regularizer = bregjax.nuclear(method=method, tolerance=1e-12, **options)
 
-    def value(x, step, regularizer):
-        return jnp.sum(jnp.sin(regularizer.prox(x, step)))
+    def value(t, h):
+        return jnp.sum(weights * regularizer.prox(x + t * dx, 1.0 + h))
 
-    expected = jax.grad(value, argnums=(0, 1))(x, 1.0, bregjax.nuclear())
-    found = jax.grad(value, argnums=(0, 1))(x, 1.0, bregjax.nuclear(method=method))
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    derivatives = jax.grad(value, argnums=(0, 1))(0.0, 0.0)
+    small = 1e-5
+    quotients = (
+        (value(small, 0.0) - value(-small, 0.0)) / (2 * small),
+        (value(0.0, small) - value(0.0, -small)) / (2 * small),
+    )
+    np.testing.assert_allclose(derivatives, quotients, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", TRUNCATED)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_convolution_kernels_and_narrow_dtypes(method, dtype):
+    spectrum = np.r_[np.linspace(6, 3, 5), np.full(55, 0.4)]
+    kernel = jnp.asarray(with_spectrum(spectrum, 150).reshape(5, 15, 2, 60), dtype)
+    moved = jnp.moveaxis(kernel.reshape(5, 2, 15, 60), 1, 2)
+    for x, row_axes in ((kernel, None), (moved, (0, 2, 1))):
+        regularizer = bregjax.nuclear(method=method, row_axes=row_axes)
+        y, state = regularizer.prox_with_state(x, 1.0, regularizer.init_state(x, 0))
+        assert (y.shape, y.dtype, int(state.rank)) == (x.shape, dtype, 5)
+        expected = bregjax.nuclear(row_axes=row_axes).prox(x, 1.0)
+        assert (
+            distance(y, np.asarray(expected, np.float64)) <= 1e-2 * (dtype == jnp.bfloat16) + 1e-4
+        )
 
 
 @pytest.mark.parametrize("method", ["gram", *TRUNCATED])
@@ -248,6 +296,14 @@ def test_a_training_is_that_with_full_decompositions(method):
         assert widths == [24, 10]  # the second layer is too thin to leave anything out
     for name, x in expected.items():
         assert distance(found[name], np.asarray(x)) <= 1e-5 * np.linalg.norm(x)
+
+
+def test_the_state_of_exact_methods_is_plain_numbers():
+    serialization = pytest.importorskip("flax.serialization")
+    params = {"w": jnp.ones((4, 3))}
+    state = bregjax.linbreg(0.1, bregjax.nuclear(), 1.0).init(params)
+    restored = serialization.from_bytes(state, serialization.to_bytes(state))
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
 
 
 def test_no_state_is_empty():

@@ -24,8 +24,8 @@ def promotion():
         yield
 
 
-def plateau():
-    return optax.contrib.reduce_on_plateau(factor=0.5, patience=2, rtol=1e-6)
+def plateau(factor=0.5):
+    return optax.contrib.reduce_on_plateau(factor=factor, patience=2, rtol=1e-6)
 
 
 def follow(tx, params, losses, **names):
@@ -66,6 +66,15 @@ def test_the_rank_grows_on_each_plateau(method):
     tx = bregjax.grow_rank_on_plateau(inner, 3, plateau())
     found = [int(bregjax.effective_rank(params, 1e-3)) for _, params in follow(tx, x, LOSSES)]
     assert found == [round(3 / scale) for scale in SCALES]
+
+
+def test_a_limit_between_two_numbers_is_rounded_up():
+    x = jnp.asarray(np.diag(np.linspace(20, 9, 12)), jnp.float32)
+    inner = bregjax.linbreg(0.1, bregjax.nuclear(), 0.5)
+    tx = bregjax.grow_rank_on_plateau(inner, 3, plateau(0.7))
+    found = [int(bregjax.effective_rank(params, 1e-3)) for _, params in follow(tx, x, LOSSES)]
+    # 3, 3 / 0.7 = 4.3 and 3 / 0.49 = 6.1
+    assert found == [{1: 3, 0.5: 5, 0.25: 7}[scale] for scale in SCALES]
 
 
 def test_the_smaller_of_two_limits_counts():
@@ -115,6 +124,19 @@ def test_all_of_it_is_one_program_and_the_state_keeps_its_shapes():
                 bregjax.linbreg(0.1, bregjax.nuclear(), 1.0), 0, plateau()
             ),
             "rank must be a whole number, at least 1, got rank=0",
+        ),
+        (
+            lambda: bregjax.relax_on_plateau(
+                bregjax.linbreg(0.1, bregjax.l1(), 1.0),
+                cast("Any", optax.contrib.reduce_on_plateau),
+            ),
+            "plateau must be optax.contrib.reduce_on_plateau(…), got <function",
+        ),
+        (
+            lambda: bregjax.relax_on_plateau(
+                bregjax.linbreg(0.1, bregjax.l1(), 1.0), cast("Any", optax.sgd(0.1))
+            ).init(jnp.zeros((2, 2))),
+            "plateau must be optax.contrib.reduce_on_plateau(…)",
         ),
     ],
 )

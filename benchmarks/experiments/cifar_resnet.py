@@ -110,7 +110,7 @@ class CifarResNet(Experiment):
         adabreg = methods.adabreg(Cosine(5e-3), everywhere(l1(), 1e-2), start=start)
         sgd, decay = Cosine(0.1, warmup_epochs=1), 5e-4
         return [
-            methods.decayed(methods.sgd(sgd, momentum=0.9, nesterov=True), decay),
+            methods.decayed(methods.sgd(sgd, momentum=0.9), decay),
             *(
                 method
                 for density in self.density

@@ -16,6 +16,7 @@ from bregjax._numerics import wide_dtype
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._group import check_axes
 from bregjax._regularizers._spectral import (
+    Shrinkage,
     Truncated,
     basis_widths,
     draw_basis,
@@ -87,27 +88,6 @@ def _derivative(
     return matmul(u, matmul(core, vt)) + rows + columns
 
 
-@dataclasses.dataclass(frozen=True)
-class _Shrinkage:
-    """f(σ) = max(σ − step, 0) for the first singular values, 0 for the others."""
-
-    step: jax.Array
-    limit: jax.Array
-    """how many may live"""
-    energy: float
-    """share of Σ f² that the kept ones have at least"""
-
-    def __call__(self, s: jax.Array) -> jax.Array:
-        f = jnp.maximum(s - self.step, 0)
-        f = jnp.where(jnp.arange(len(s), dtype=jnp.int32) < self.limit, f, 0)
-        if self.energy == 1:
-            return f
-        largest = jnp.max(f, initial=0)
-        squares = jnp.square(f / jnp.where(largest > 0, largest, 1))
-        before = jnp.cumsum(squares) - squares
-        return jnp.where(before < self.energy * jnp.sum(squares), f, 0)
-
-
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _shrink(
     how: "_Nuclear", matrix: jax.Array, step: jax.Array, limit: jax.Array, state: Any
@@ -121,7 +101,7 @@ def _(how: "_Nuclear", primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     matrix, step, limit, _ = primals
     dx, dstep, _, _ = tangents
     u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
-    f = _Shrinkage(step, limit, how.energy)(s)
+    f = Shrinkage(step, limit, how.energy)(s)
     live = (f > 0).astype(s.dtype)
     change = _derivative(dx, u, s, vt, f, live) - dstep * matmul(u * live, vt)
     shrunk, state = _shrink(how, *primals)
@@ -165,13 +145,16 @@ class NuclearState(NamedTuple):
     """how many columns of a basis are in use; all of the matrix's is a full decomposition"""
     error: jax.Array
     """bound on the Frobenius norm of the error of the last prox; 0 with the exact methods"""
-    certified: jax.Array
-    """whether the singular values next to the live ones are known to be below the threshold; where
-    not, one may have been missed by the last prox, shape (), bool"""
+    settled: jax.Array
+    """whether none of the next directions in the basis could have been live in the last prox; one
+    that is outside the basis still may have been, shape (), bool"""
+    rounds: jax.Array
+    """of the last iteration, beyond its first half step, shape (), int32"""
     overflows: jax.Array
     """how often more singular values were live than the basis had room for, and it was made
     larger, shape (), int32"""
-    key: jax.Array
+    seed: jax.Array | None
+    """of random columns, shape (), int32; None with the exact methods"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,10 +181,9 @@ class _Nuclear(Regularizer):
         matrix, _ = fold(x, self.row_axes)
         columns, dtype = min(matrix.shape), wide_dtype(x.dtype)
         widths = basis_widths(columns)
-        key = jax.random.key(index)
         basis = None
         if self.method == "warm" and widths:
-            basis = draw_basis(key, columns, widths[-1], dtype)
+            basis = draw_basis(jax.random.key(index), columns, widths[-1], dtype)
         truncated = self.method in ("randomized", "warm")
         return NuclearState(
             rank=jnp.zeros([], jnp.int32),
@@ -210,9 +192,10 @@ class _Nuclear(Regularizer):
             basis=basis,
             width=jnp.asarray(widths[0] if widths and truncated else columns, jnp.int32),
             error=jnp.zeros([], dtype),
-            certified=jnp.ones([], bool),
+            settled=jnp.ones([], bool),
+            rounds=jnp.zeros([], jnp.int32),
             overflows=jnp.zeros([], jnp.int32),
-            key=key,
+            seed=jnp.asarray(index, jnp.int32) if truncated else None,
         )
 
     def prox_with_state(
@@ -235,7 +218,7 @@ class _Nuclear(Regularizer):
         """The prox of a tall matrix."""
         if self.method in ("svd", "gram"):
             exact = shrink_by_svd if self.method == "svd" else shrink_by_gram
-            shrunk = exact(matrix, _Shrinkage(step, limit, self.energy))
+            shrunk = exact(matrix, Shrinkage(step, limit, self.energy))
             return shrunk.matrix, state._replace(rank=shrunk.rank)
 
         # Under vmap one matrix after the other: a batch would take every branch for each of them.
@@ -243,14 +226,16 @@ class _Nuclear(Regularizer):
         def truncated(
             matrix: jax.Array, step: jax.Array, limit: jax.Array, state: NuclearState
         ) -> Truncated:
-            basis, key = state.basis, jax.random.fold_in(state.key, state.count)
+            assert state.seed is not None
+            basis, key = state.basis, jax.random.fold_in(jax.random.key(state.seed), state.count)
             if basis is not None:
                 basis = refresh_basis(basis, state.width, key, state.count)
             return shrink_leading(
                 matrix,
-                _Shrinkage(step, limit, self.energy),
+                Shrinkage(step, limit, self.energy),
                 basis,
                 state.width,
+                state.count == 0 if self.method == "warm" else jnp.bool_(True),
                 key,
                 self.tolerance,
             )
@@ -261,7 +246,8 @@ class _Nuclear(Regularizer):
             basis=found.basis,
             width=found.width,
             error=found.error,
-            certified=found.certified,
+            settled=found.settled,
+            rounds=found.rounds,
             overflows=state.overflows + found.overflows,
         )
 
@@ -285,22 +271,25 @@ def nuclear(
     ================  ==========================================================================
     ``"svd"``         a full singular value decomposition at every step
     ``"gram"``        the eigenvalues of the smaller of :math:`X^\top X` and :math:`X X^\top`:
-                      faster, and as exact in float64; in float32 a singular value σ has the
-                      error :math:`10^{-7} \sigma_1^2 / \sigma`
+                      faster; a singular value σ has the error
+                      :math:`\epsilon\sigma_1^2/\sigma`, ε = 1e-7 in float32, 2e-16 in float64
     ``"randomized"``  only the live singular values, by subspace iteration from a random basis
     ``"warm"``        the same from the basis of the step before, which has hardly changed: one or
                       two rounds suffice
     ================  ==========================================================================
 
     The last two iterate until the bound on their error, :math:`(\sum_i \|X^\top u_i - \sigma_i
-    v_i\|^2)^{1/2}` over the live singular values, is below ``tolerance``, and until the next ones
-    are known to be below the threshold. Their basis has eight columns more than there are live
-    singular values, so that those that come next are followed before they come. When it has not,
-    it is made larger within the same step, up to a full decomposition where a third of the singular
-    values are live. Now and then a column is drawn anew, so that no direction stays hidden. With
-    ``rank`` or ``energy`` the bound does not hold: a cut between two singular values that are close
-    to each other blows errors up. `NuclearState` tells rank, width, error, whether a singular value
-    may have been missed, and how often the basis was too small.
+    v_i\|^2)^{1/2}` over the live singular values, is below ``tolerance`` or rounding, and then for
+    up to four rounds until none of the next directions in the basis could be live. The basis has
+    eight columns more than there are live singular values, so that those that come next are
+    followed before they come. When it has not, it is made larger within the same step, up to a full
+    decomposition where an eighth (of 64) to a third (of many) of the singular values are live.
+    Every 16 steps a column is drawn anew, so that a direction outside the basis is found too, if
+    not at once. With ``rank`` or ``energy`` the bound does not hold: a cut between two singular
+    values that are close to each other blows errors up. `NuclearState` tells all of it.
+
+    Derivatives cost a full decomposition, whatever the method. ``prox`` called by hand starts
+    anew: from a random basis, and with a schedule's first rank.
 
     Args:
       row_axes: the axes that make the rows of the matrix; the others make its columns. The default

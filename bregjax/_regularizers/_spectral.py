@@ -3,7 +3,9 @@
 All functions take tall matrices, with at least as many rows as columns.
 """
 
+import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,14 +16,49 @@ from jax.typing import DTypeLike
 
 matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
-Shrinkage = Callable[[jax.Array], jax.Array]
-"""From singular values, in falling order, to those that take their place."""
+
+@dataclasses.dataclass(frozen=True)
+class Shrinkage:
+    """From singular values, in falling order, to f(σ) = max(σ − step, 0), or 0 for the last ones.
+
+    A singular value is live if it is one of the first ``limit`` and above ``step``.
+    """
+
+    step: jax.Array
+    limit: jax.Array
+    """how many may live"""
+    energy: float
+    """keep the first live ones that have this share of Σ f²"""
+
+    def live(self, s: jax.Array) -> jax.Array:
+        """Which are live."""
+        return (s > self.step) & (jnp.arange(len(s), dtype=jnp.int32) < self.limit)
+
+    def uncertain(self, s: jax.Array, distances: jax.Array) -> jax.Array:
+        """Which of the first that are not live would be, if larger by ``distances``."""
+        live = self.live(s)
+        count, place = _count(live), jnp.arange(len(s), dtype=jnp.int32)
+        smallest = jnp.min(jnp.where(live, s, jnp.inf), initial=jnp.inf)
+        cutoff = jnp.where(count < self.limit, self.step, smallest)
+        return (place >= count) & (place < count + _WATCHED) & (s + distances > cutoff)
+
+    def __call__(self, s: jax.Array) -> jax.Array:
+        """f(σ)."""
+        f = jnp.where(self.live(s), s - self.step, 0)
+        if self.energy == 1:
+            return f
+        largest = jnp.max(f, initial=0)
+        squares = jnp.square(f / jnp.where(largest > 0, largest, 1))
+        before = jnp.cumsum(squares) - squares
+        return jnp.where(before < self.energy * jnp.sum(squares), f, 0)
+
 
 _ROOM = 8  # columns that a basis has beyond the live ones: what may come next is followed there
 _WATCHED = 4  # of those columns, the first
 _REFRESHED_EVERY = 16  # calls
 _MAX_ROUNDS = 30
-_MAX_ROUNDS_TO_CERTIFY = 4
+_MAX_ROUNDS_TO_SETTLE = 4
+_MIN_ROUNDS_FROM_RANDOM = 3  # what little a random basis has of a direction must grow first
 
 
 class Shrunk(NamedTuple):
@@ -65,8 +102,10 @@ class Truncated(NamedTuple):
     """how many of them to use then"""
     error: jax.Array
     """bound on the Frobenius norm of the error, as long as no singular value is missing"""
-    certified: jax.Array
-    """whether the singular values next to the live ones are known to stay dead, bool"""
+    settled: jax.Array
+    """whether the iteration went on until the next ones in the basis could not be live, bool"""
+    rounds: jax.Array
+    """of the iteration, beyond its first half step, int32"""
     overflows: jax.Array
     """how often the basis turned out too small in this call, and was made larger, int32"""
 
@@ -93,7 +132,7 @@ def refresh_basis(
 
     def refresh(basis: jax.Array) -> jax.Array:
         columns, most = basis.shape
-        drawn = draw_basis(jax.random.fold_in(key, count), columns, most, basis.dtype)
+        drawn = draw_basis(key, columns, most, basis.dtype)
         stale = (jnp.arange(most, dtype=jnp.int32) == width - 1) | ~jnp.any(basis != 0, axis=0)
         return jnp.where(stale, drawn, basis)
 
@@ -105,6 +144,7 @@ def shrink_leading(
     shrinkage: Shrinkage,
     basis: jax.Array | None,
     width: jax.Array,
+    fresh: jax.Array,
     key: jax.Array,
     tolerance: float,
 ) -> Truncated:
@@ -115,69 +155,77 @@ def shrink_leading(
       shrinkage: f, zero from some singular value on.
       basis: where to start, of the largest of `basis_widths`; None draws a random one.
       width: how many of its columns to use at first.
+      fresh: whether those are random.
       key: of the random basis.
       tolerance: the bound on the error, relative to the result, at which the iteration stops.
 
     Returns:
-        Σᵢ f(σᵢ)·uᵢ·vᵢᵀ and what the next call starts from. Where more than about a third of the
-        singular values are live, it comes from a full decomposition.
+        Σᵢ f(σᵢ)·uᵢ·vᵢᵀ and what the next call starts from. Where more are live than the largest
+        basis has room for, it comes from a full decomposition.
     """
     columns = matrix.shape[1]
     widths = basis_widths(columns)
 
-    def attempt(width: int, basis: jax.Array | None) -> _Attempt:
+    def attempt(width: int, basis: jax.Array | None, fresh: jax.Array) -> _Attempt:
+        least = jnp.where(fresh, _MIN_ROUNDS_FROM_RANDOM, 0)
         if basis is None:
             start = draw_basis(key, columns, width, matrix.dtype)
-            found = _iterate(matrix, shrinkage, start, tolerance)
+            rounds, found = _iterate(matrix, shrinkage, start, tolerance, least)
         else:
-            found = _iterate(matrix, shrinkage, basis[:, :width], tolerance)
+            rounds, found = _iterate(matrix, shrinkage, basis[:, :width], tolerance, least)
             basis = basis.at[:, :width].set(found.back)
-        shrunk = matmul(found.new * found.f, found.old.T)
-        return _Attempt(shrunk, basis, _rank(found.f), found.error, found.certified)
+        f = shrinkage(found.s)
+        shrunk = Shrunk(matmul(found.new * f, found.old.T), _rank(f))
+        live = _count(shrinkage.live(found.s))
+        return _Attempt(shrunk, basis, live, found.error, found.settled, rounds)
 
-    def decompose(basis: jax.Array | None) -> _Attempt:
+    def decompose(basis: jax.Array | None, fresh: jax.Array) -> _Attempt:
+        del fresh
         u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
         f = shrinkage(s)
+        shrunk = Shrunk(matmul(u * f, vt), _rank(f))
         basis = None if basis is None else vt[: basis.shape[1]].T
-        nothing = jnp.zeros([], matrix.dtype)
-        return _Attempt(matmul(u * f, vt), basis, _rank(f), nothing, jnp.bool_(True))
+        live, nothing = _count(shrinkage.live(s)), jnp.zeros([], matrix.dtype)
+        return _Attempt(shrunk, basis, live, nothing, jnp.bool_(True), jnp.int32(0))
 
     branches = [*(functools.partial(attempt, width) for width in widths), decompose]
     capacities = jnp.asarray([*(width - _ROOM for width in widths), columns], jnp.int32)
 
     def overflows(tried: tuple[jax.Array, _Attempt]) -> jax.Array:
-        return tried[1].rank > capacities[tried[0]]
+        return tried[1].live > capacities[tried[0]]
 
     def larger(tried: tuple[jax.Array, _Attempt]) -> tuple[jax.Array, _Attempt]:
         index, attempt = tried
-        return index + 1, lax.switch(index + 1, branches, attempt.basis)
+        return index + 1, lax.switch(index + 1, branches, attempt.basis, jnp.bool_(True))
 
     def grow(tried: tuple[jax.Array, _Attempt]) -> tuple[jax.Array, _Attempt]:
         return lax.while_loop(overflows, larger, tried)
 
     first = jnp.sum(width > jnp.asarray(widths, jnp.int32), dtype=jnp.int32)
-    tried = (first, lax.switch(first, branches, basis))
+    tried = (first, lax.switch(first, branches, basis, fresh))
     # The condition spares the copies that a loop makes of the matrix.
     index, found = lax.cond(overflows(tried), grow, lambda tried: tried, tried)
     # Back to the smaller basis once that would have room and some to spare.
     smaller = jnp.maximum(index - 1, 0)
-    next_index = jnp.where(found.rank + _ROOM // 2 <= capacities[smaller], smaller, index)
+    next_index = jnp.where(found.live + _ROOM // 2 <= capacities[smaller], smaller, index)
     return Truncated(
-        Shrunk(found.matrix, found.rank),
+        found.shrunk,
         found.basis,
         jnp.asarray([*widths, columns], jnp.int32)[next_index],
         found.error,
-        found.certified,
+        found.settled,
+        found.rounds,
         index - first,
     )
 
 
 class _Attempt(NamedTuple):
-    matrix: jax.Array
+    shrunk: Shrunk
     basis: jax.Array | None
-    rank: jax.Array
+    live: jax.Array
     error: jax.Array
-    certified: jax.Array
+    settled: jax.Array
+    rounds: jax.Array
 
 
 class _Ritz(NamedTuple):
@@ -187,41 +235,46 @@ class _Ritz(NamedTuple):
     old: jax.Array
     back: jax.Array
     """what the matrix makes of the new ones, or an orthonormal basis for the same"""
-    f: jax.Array
+    s: jax.Array
     error: jax.Array
     """norm of the residuals of the live ones"""
     converged: jax.Array
     """whether that is below the tolerance"""
-    certified: jax.Array
-    """whether the first ones that are not live are known to stay so"""
+    settled: jax.Array
+    """whether none of the next ones could be live"""
 
 
-def _iterate(matrix: jax.Array, shrinkage: Shrinkage, v: jax.Array, tolerance: float) -> _Ritz:
+def _iterate(
+    matrix: jax.Array,
+    shrinkage: Shrinkage,
+    v: jax.Array,
+    tolerance: float,
+    least: jax.Array,
+) -> tuple[jax.Array, _Ritz]:
     """Subspace iteration with Rayleigh-Ritz steps; ``new`` is u, ``old`` v, ``back`` the next v.
 
     From orthonormal v, a half step takes the singular value decomposition of X·v: new u, σ and
     turned v with X·vᵢ = σᵢ·uᵢ. Then eᵢ = Xᵀ·uᵢ − σᵢ·vᵢ is orthogonal to all v, so that u, σ, v are
     exact for X − Σᵢ uᵢ·eᵢᵀ over the live i. A prox does not expand: Σᵢ f(σᵢ)·uᵢ·vᵢᵀ is off by no
-    more than the norm of those eᵢ, unless a singular value that should live is missing. There is
-    one within ‖eᵢ‖ of each σᵢ: while f(σᵢ + ‖eᵢ‖) > 0 for the first dead ones, the iteration goes
-    on, a few rounds at most. The next half step does the same to Xᵀ, from u.
+    more than the norm of those eᵢ, unless a singular value that should live is missing. One may be
+    about to come while σᵢ + ‖eᵢ‖ of one of the next few is above the threshold: then the iteration
+    goes on, some rounds at most; it never stops before ``least`` rounds. The next half step does
+    the same to Xᵀ, from u.
     """
-    rounding = 8 * jnp.finfo(matrix.dtype).eps
+    # The residuals of an exact basis grow as the root of the number of terms in a product.
+    rounding = max(8, math.sqrt(matrix.shape[0])) * jnp.finfo(matrix.dtype).eps
 
     def half_step(old: jax.Array, image: jax.Array, apply: Callable) -> _Ritz:
         q, r = _qr(image)
         w, s, zt = jnp.linalg.svd(r)
         new, old = matmul(q, w), matmul(old, zt.T)
         back = apply(new)
-        f = shrinkage(s)
-        residuals = jnp.linalg.norm(back - old * s, axis=0)
-        error = jnp.linalg.norm(jnp.where(f > 0, residuals, 0))
-        floor = rounding * jnp.linalg.norm(jnp.where(f > 0, s, 0))
-        converged = error <= jnp.maximum(tolerance * jnp.linalg.norm(f), floor)
-        rank, place = _rank(f), jnp.arange(len(s), dtype=jnp.int32)
-        watched = (place >= rank) & (place < rank + _WATCHED)
-        uncertain = watched & (shrinkage(s + residuals) > tolerance * s[0])
-        return _Ritz(new, old, back, f, error, converged, ~jnp.any(uncertain))
+        live, residuals = shrinkage.live(s), jnp.linalg.norm(back - old * s, axis=0)
+        error = jnp.linalg.norm(jnp.where(live, residuals, 0))
+        floor = rounding * jnp.linalg.norm(jnp.where(live, s, 0))
+        converged = error <= jnp.maximum(tolerance * jnp.linalg.norm(shrinkage(s)), floor)
+        uncertain = shrinkage.uncertain(s, residuals - rounding * s[0])
+        return _Ritz(new, old, back, s, error, converged, ~jnp.any(uncertain))
 
     def left(v: jax.Array, image: jax.Array) -> _Ritz:
         # So written the product is faster than Xᵀ·u on the CPU.
@@ -244,12 +297,12 @@ def _iterate(matrix: jax.Array, shrinkage: Shrinkage, v: jax.Array, tolerance: f
         return rounds + 1, lax.cond(unfinished(rounds, ritz), go_on, stay, ritz)
 
     def unfinished(rounds: jax.Array, ritz: _Ritz) -> jax.Array:
-        uncertain = ~ritz.certified & (rounds < _MAX_ROUNDS_TO_CERTIFY)
-        return (rounds < _MAX_ROUNDS) & (~ritz.converged | uncertain)
+        uncertain = ~ritz.settled & (rounds < _MAX_ROUNDS_TO_SETTLE)
+        return (rounds < _MAX_ROUNDS) & (~ritz.converged | uncertain | (rounds < least))
 
     v, _ = _qr(v)
     start = (jnp.int32(0), left(v, matmul(matrix, v)))
-    return lax.while_loop(lambda carry: unfinished(*carry), round_trip, start)[1]
+    return lax.while_loop(lambda carry: unfinished(*carry), round_trip, start)
 
 
 def _qr(y: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -272,4 +325,8 @@ def _qr(y: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _rank(f: jax.Array) -> jax.Array:
-    return jnp.sum(f > 0, dtype=jnp.int32)
+    return _count(f > 0)
+
+
+def _count(marks: jax.Array) -> jax.Array:
+    return jnp.sum(marks, dtype=jnp.int32)
