@@ -147,7 +147,7 @@ def _functions(matrices: Sequence[jax.Array], rank: int) -> dict[str, Callable[[
         functions[f"nuclear, {method}"] = _Prox(bregjax.nuclear(method=method), matrices)
     on_cpu = jax.default_backend() == "cpu"  # a comparison across devices would say nothing
     if on_cpu and importlib.util.find_spec("torch") is not None:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         tensors = [torch.from_numpy(np.array(x)) for x in matrices]
 
