@@ -44,7 +44,7 @@ class FashionConvNet(Experiment):
 
     def methods(self) -> list[methods.Recipe]:
         """Ours with a rising strength and with a density, LinBreg as published, every baseline."""
-        rising = kernels_and_weights(Rising(0.02, 0.75), Rising(0.02, 0.72))
+        rising = kernels_and_weights(Rising(0.02, 0.71), Rising(0.02, 0.685))
         steered = kernels_and_weights(0.011, 0.01)
         published = kernels_and_weights(0.5, 0.5)
         sgd = Cosine(0.05, warmup_epochs=1)
