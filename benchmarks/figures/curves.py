@@ -104,7 +104,7 @@ def layer_densities(layers: Mapping[str, Mapping[str, np.ndarray]], title: str) 
     """Draw the share of live weights in each layer, a line per method.
 
     Args:
-      layers: for each method the density by the name of the layer, in the network's order.
+      layers: for each method the density by the name of the layer; they are drawn in this order.
       title: of the figure.
     """
     names = list(next(iter(layers.values())))
