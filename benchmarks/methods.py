@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Self
 
 import jax
@@ -14,7 +14,7 @@ import optax
 import bregjax
 from benchmarks import baselines
 from benchmarks.errors import BenchmarkError
-from benchmarks.regularization import Regularization
+from benchmarks.regularization import Regularization, everywhere
 from benchmarks.schedules import Cosine, LearningRate
 from bregjax._selection import leaf_name
 
@@ -260,6 +260,23 @@ class Path:
 
 Recipe = Method | Targeted | Path
 """What an experiment trains with."""
+
+
+def check_shares(option: str, shares: Sequence[float]) -> None:
+    """Raises `BenchmarkError` unless the shares are such, and told apart in the methods' names."""
+    names = {f"{share:.1%}" for share in shares}
+    if any(not 0 < share < 1 for share in shares) or len(names) < len(shares):
+        raise BenchmarkError(
+            f"{option} must be between 0 and 1, and several must differ by 0.001, got"
+            f" {' '.join(map(str, shares))}."
+        )
+
+
+def steerable(start: Start) -> tuple[Method, Method]:
+    """AdaBreg and LinBreg for `Targeted`: λ is far too small, and steering finds the right one."""
+    adaptive = adabreg(Cosine(5e-3), everywhere(bregjax.l1(), 1e-2), start=start)
+    rate = Cosine(1.0, warmup_epochs=1)
+    return adaptive, linbreg(rate, everywhere(bregjax.l1(), 1e-3), start=start, momentum=0.9)
 
 
 def densities_asked_for(method: Recipe, densities: np.ndarray) -> list[dict[str, Any]]:

@@ -11,7 +11,6 @@ from flax import nnx
 from benchmarks import figures, methods, results
 from benchmarks.augmentation import crop_and_flip
 from benchmarks.data import Dataset
-from benchmarks.errors import BenchmarkError
 from benchmarks.experiment import Experiment
 from benchmarks.methods import Recipe, SparseStart, Targeted
 from benchmarks.models import resnet18, resnet20
@@ -58,12 +57,7 @@ class CifarResNet(Experiment):
 
     def methods(self) -> list[Recipe]:
         """What the preset compares."""
-        names = {f"{density:.1%}" for density in self.density}
-        if any(not 0 < d < 1 for d in self.density) or len(names) < len(self.density):
-            raise BenchmarkError(
-                "--density must be between 0 and 1, and several must differ by 0.001, got"
-                f" {' '.join(map(str, self.density))}."
-            )
+        methods.check_shares("--density", self.density)
         return self._paper() if self.preset == "paper" else self._best()
 
     def _paper(self) -> list[Recipe]:
@@ -102,12 +96,7 @@ class CifarResNet(Experiment):
         return [*ours, *baselines, *told]
 
     def _best(self) -> list[Recipe]:
-        # As in target_sparsity: λ starts far too small, and steering finds the right one.
-        start = SparseStart(0.01)
-        linbreg = methods.linbreg(
-            Cosine(1.0, warmup_epochs=1), everywhere(l1(), 1e-3), start=start, momentum=0.9
-        )
-        adabreg = methods.adabreg(Cosine(5e-3), everywhere(l1(), 1e-2), start=start)
+        adabreg, linbreg = methods.steerable(SparseStart(0.01))
         sgd, decay = Cosine(0.1, warmup_epochs=1), 5e-4
         return [
             methods.decayed(methods.sgd(sgd, momentum=0.9), decay),

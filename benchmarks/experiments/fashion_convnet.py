@@ -23,6 +23,11 @@ def kernels_and_weights(kernels: Strength, weights: Strength) -> Regularization:
     return Regularization({"conv": Penalty(per_kernel(), kernels), "dense": Penalty(l1(), weights)})
 
 
+def convnet_task(dataset: Dataset) -> Task:
+    """The paper's network and batch size."""
+    return Task(dataset, lambda rngs: ConvNet(rngs=rngs), batch_size=128, steps_per_call=89)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FashionConvNet(Experiment):
     """The ConvNet on Fashion-MNIST: whole 5×5 kernels appear one by one, and dense weights.
@@ -65,8 +70,8 @@ class FashionConvNet(Experiment):
         ]
 
     def task(self, dataset: Dataset) -> Task:
-        """The paper's network and batch size."""
-        return Task(dataset, lambda rngs: ConvNet(rngs=rngs), batch_size=128, steps_per_call=89)
+        """See `convnet_task`."""
+        return convnet_task(dataset)
 
     def exhibits(self, task: Task, network: nnx.Module) -> dict[str, np.ndarray]:
         """The kernels of both convolutions."""

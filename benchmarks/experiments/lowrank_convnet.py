@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from benchmarks import methods
 from benchmarks.data import Dataset
+from benchmarks.experiments.fashion_convnet import convnet_task
 from benchmarks.experiments.lowrank import LowRank, called
 from benchmarks.methods import LowRankStart, Recipe, SparseStart
-from benchmarks.models import ConvNet
 from benchmarks.regularization import everywhere
 from benchmarks.schedules import Cosine
 from benchmarks.training import Task
@@ -53,5 +53,5 @@ class LowrankConvnet(LowRank):
         ]
 
     def task(self, dataset: Dataset) -> Task:
-        """The paper's network and batch size."""
-        return Task(dataset, lambda rngs: ConvNet(rngs=rngs), batch_size=128, steps_per_call=89)
+        """See `convnet_task`."""
+        return convnet_task(dataset)

@@ -10,8 +10,8 @@ import bregjax
 from benchmarks import methods
 from benchmarks.data import Dataset
 from benchmarks.experiments.lowrank import LowRank, called
+from benchmarks.experiments.mnist import mlp_task
 from benchmarks.methods import LowRankStart, Method, Recipe, SparseStart
-from benchmarks.models import MLP
 from benchmarks.regularization import everywhere
 from benchmarks.schedules import Cosine
 from benchmarks.training import Task
@@ -88,5 +88,5 @@ class LowrankMlp(LowRank):
         return dataclasses.replace(method, make=make)
 
     def task(self, dataset: Dataset) -> Task:
-        """The paper's network and batch size."""
-        return Task(dataset, lambda rngs: MLP((784, 200, 80, 10), rngs=rngs), batch_size=128)
+        """See `mlp_task`."""
+        return mlp_task(dataset)

@@ -9,6 +9,11 @@ from benchmarks.models import MLP
 from benchmarks.training import Task
 
 
+def mlp_task(dataset: Dataset) -> Task:
+    """The paper's network and batch size."""
+    return Task(dataset, lambda rngs: MLP((784, 200, 80, 10), rngs=rngs), batch_size=128)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MnistExperiment(Experiment):
     """An experiment with the paper's multilayer perceptron on MNIST."""
@@ -17,5 +22,5 @@ class MnistExperiment(Experiment):
     dataset: ClassVar[str] = "mnist"
 
     def task(self, dataset: Dataset) -> Task:
-        """The paper's network and batch size."""
-        return Task(dataset, lambda rngs: MLP((784, 200, 80, 10), rngs=rngs), batch_size=128)
+        """See `mlp_task`."""
+        return mlp_task(dataset)

@@ -7,14 +7,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from benchmarks import figures, methods, results
 from benchmarks.augmentation import crop_and_flip
 from benchmarks.data import Dataset
-from benchmarks.errors import BenchmarkError
 from benchmarks.experiment import Experiment
 from benchmarks.methods import Recipe, SparseStart, Targeted
 from benchmarks.models import MLP, ConvNet, resnet20
-from benchmarks.regularization import everywhere
 from benchmarks.schedules import Cosine
 from benchmarks.training import Result, Task
-from bregjax import l1
 
 
 class _Network(NamedTuple):
@@ -83,17 +80,8 @@ class TargetSparsity(Experiment):
 
     def methods(self) -> list[Recipe]:
         """Ours and the baselines at every target."""
-        names = {f"{sparsity:.1%}" for sparsity in self.sparsities}
-        if any(not 0 < s < 1 for s in self.sparsities) or len(names) < len(self.sparsities):
-            raise BenchmarkError(
-                "--sparsities must be between 0 and 1 and differ by 0.001, got"
-                f" {' '.join(map(str, self.sparsities))}."
-            )
-        start = SparseStart(0.01, gain=0.7)
-        adabreg = methods.adabreg(Cosine(5e-3), everywhere(l1(), 1e-2), start=start)
-        linbreg = methods.linbreg(
-            Cosine(1.0, warmup_epochs=1), everywhere(l1(), 1e-3), start=start, momentum=0.9
-        )
+        methods.check_shares("--sparsities", self.sparsities)
+        adabreg, linbreg = methods.steerable(SparseStart(0.01, gain=0.7))
         sgd = Cosine(_NETWORKS[self.network].sgd, warmup_epochs=1)
         densities = [round(1 - sparsity, 6) for sparsity in self.sparsities]
         return [
