@@ -18,6 +18,18 @@ from benchmarks.training import Task
 from bregjax import l1, nuclear, per_neuron
 
 
+@dataclasses.dataclass(frozen=True)
+class _GrowingRank:
+    """A schedule that can be told from another by its settings, as checkpoints must."""
+
+    initial: int
+    every: int
+    """steps, after which the rank is larger by one"""
+
+    def __call__(self, count: Any) -> Any:
+        return self.initial + count // self.every
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LowrankMlp(LowRank):
     """Singular values that appear one by one: the MLP 784-200-80-10 with the nuclear norm.
@@ -50,9 +62,6 @@ class LowrankMlp(LowRank):
             penalty = everywhere(regularizer, strength)
             return called(methods.adabreg(Cosine(5e-3), penalty, start=start), what)
 
-        def growing(count: Any) -> Any:
-            return 2 + count // 100
-
         warm = partial(nuclear, method="warm")
         sparse = SparseStart(0.01, gain=0.7)
         return [
@@ -61,7 +70,7 @@ class LowrankMlp(LowRank):
             linbreg(None),
             linbreg(0.9),
             linbreg(0.9, nesterov=True),
-            adabreg("nuclear, rank scheduled", warm(rank=growing)),
+            adabreg("nuclear, rank scheduled", warm(rank=_GrowingRank(2, 100))),
             adabreg("nuclear, 99 % energy", warm(energy=0.99)),
             self._on_plateau(adabreg("nuclear, rank on plateau", warm()), grow=True),
             self._on_plateau(adabreg("nuclear, λ on plateau", warm(), 20.0), grow=False),

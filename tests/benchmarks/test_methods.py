@@ -1,3 +1,4 @@
+import json
 import math
 from collections.abc import Hashable
 from typing import Any
@@ -13,6 +14,10 @@ import bregjax
 from benchmarks import methods
 from benchmarks.errors import BenchmarkError
 from benchmarks.experiments.cifar_resnet import CifarResNet
+from benchmarks.experiments.lowrank_convnet import LowrankConvnet
+from benchmarks.experiments.lowrank_mlp import LowrankMlp
+from benchmarks.experiments.mnist_mlp import MnistMlp
+from benchmarks.experiments.target_sparsity import TargetSparsity
 from benchmarks.methods import ErdosRenyiStart, SparseStart
 from benchmarks.models import ConvNet, resnet20
 from benchmarks.regularization import Penalty, Regularization, Rising, everywhere
@@ -175,3 +180,10 @@ def test_weight_decay_is_in_front_and_on_weights_alone():
 def test_densities_of_cifar_are_checked(density):
     with pytest.raises(BenchmarkError, match="--density must be between 0 and 1"):
         CifarResNet(density=density).methods()
+
+
+@pytest.mark.parametrize("experiment", [MnistMlp, TargetSparsity, LowrankMlp, LowrankConvnet])
+def test_settings_are_the_same_in_every_process(experiment):
+    """A checkpoint is known by them: an address in memory would make it another run's."""
+    for recipe in experiment().methods():
+        assert " at 0x" not in json.dumps(recipe.record())
