@@ -38,6 +38,8 @@ class Experiment:
     """Folder for summary.json, metrics.jsonl and the figures; by default out/NAME."""
     images: int | None = None
     """Train on the first so many images only, where time is short; by default on all."""
+    batch_size: int | None = None
+    """Images in a training batch; by default those of the paper, or of the experiment's page."""
     quick: bool = False
     """A trial: at most two epochs, one seed, 2,000 images to train on and 500 to test."""
     select: Literal["last", "best"] = "last"
@@ -93,10 +95,11 @@ class Experiment:
 
     def run(self) -> None:
         """Train every method, write the results after each, print the table, draw the figures."""
-        for option in ("epochs", "seeds", "patience", "images"):
+        for option in ("epochs", "seeds", "patience", "images", "batch_size"):
             value = getattr(self, option)
             if value is not None and value < 1:
-                raise BenchmarkError(f"--{option} must be at least 1, got {value}.")
+                flag = option.replace("_", "-")
+                raise BenchmarkError(f"--{flag} must be at least 1, got {value}.")
         if self.select == "best" or self.patience is not None:
             for name, _, method in self._chosen():
                 if isinstance(method, methods.Targeted):
@@ -122,6 +125,8 @@ class Experiment:
                 if self.quick or self.images:
                     limits = (2000, 500) if self.quick else (self.images, None)
                     task = dataclasses.replace(task, dataset=task.dataset.first(*limits))
+                if self.batch_size:
+                    task = dataclasses.replace(task, batch_size=self.batch_size)
                 about = {
                     "experiment": self.name,
                     "method": name,
