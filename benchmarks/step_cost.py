@@ -33,6 +33,9 @@ _SHAPES = {
 }
 
 
+_ROUNDS = 5
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepCost:
     """The time of one optimizer step on the 11.2 million weights of ResNet-18.
@@ -123,7 +126,10 @@ def _comparisons() -> list[tuple[Named, Named]]:
 def _time_all(
     optimizers: dict[str, optax.GradientTransformation], seed: int, repeats: int
 ) -> dict[str, np.ndarray]:
-    """Seconds of each repeat of each step; buffers are donated, as in training."""
+    """Seconds of each repeat of each step; buffers are donated, as in training.
+
+    In rounds with new buffers, as their place in memory makes a step faster or slower.
+    """
     rng = np.random.default_rng(seed)
 
     def draw() -> dict[str, jax.Array]:
@@ -132,23 +138,27 @@ def _time_all(
             for name, shape in _SHAPES.items()
         }
 
-    gradient = draw()
-    states: dict[str, Any] = {}
-
-    def training(name: str, optimizer: optax.GradientTransformation) -> Callable[[], Any]:
+    def step_of(optimizer: optax.GradientTransformation) -> Callable[..., Any]:
         @functools.partial(jax.jit, donate_argnums=(1, 2))
         def step(gradient: Any, params: Any, state: Any) -> tuple:
             updates, state = optimizer.update(gradient, state, params)
             return optax.apply_updates(params, updates), state
 
-        params = draw()
-        states[name] = params, jax.jit(optimizer.init)(params)
+        return step
 
-        def advance() -> Any:
-            states[name] = step(gradient, *states[name])
-            return states[name]
+    steps = {name: step_of(optimizer) for name, optimizer in optimizers.items()}
+    gradient = draw()
+    states: dict[str, Any] = {}
 
-        return advance
+    def advance(name: str) -> Any:
+        states[name] = steps[name](gradient, *states[name])
+        return states[name]
 
-    calls = {name: training(name, optimizer) for name, optimizer in optimizers.items()}
-    return time_in_turn(calls, repeats, rng)
+    calls = {name: functools.partial(advance, name) for name in optimizers}
+    rounds = []
+    for part in np.array_split(np.arange(repeats), min(_ROUNDS, repeats)):
+        for name, optimizer in optimizers.items():
+            params = draw()
+            states[name] = params, jax.jit(optimizer.init)(params)
+        rounds.append(time_in_turn(calls, len(part), rng))
+    return {name: np.concatenate([seconds[name] for seconds in rounds]) for name in optimizers}
