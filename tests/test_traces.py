@@ -177,6 +177,19 @@ def test_every_step_of_every_trace(path, make):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "path", [path for path in PATHS if "__nuclear" in path.stem], ids=lambda path: path.stem
+)
+def test_the_gram_matrix_follows_the_nuclear_traces_too(path):
+    trace = load(path)
+    row_axes = {"nuclear": -1, "nuclear_conv": (-2, -1)}[trace.regularizer]
+    tx = alias(trace, bregjax.nuclear(method="gram", row_axes=row_axes))
+    grads = np.stack([to_flax(g) for g in trace.data["grads"]])
+    history = run(tx, to_flax(trace.data["init"]), grads, buffers(trace))
+    check(trace, history, to_flax)
+
+
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("regularizer", PYTORCH_REGULARIZERS)
 def test_explicit_axes_serve_pytorchs_layout(reference, regularizer):
     trace = load(reference / "traces" / f"LinBreg_momentum__{regularizer}__delta0.5.npz")

@@ -128,6 +128,16 @@ def test_restart_discards_what_was_saved(tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_the_batch_size_can_be_chosen(tmp_path):
+    options = ["digits", "--quick", "--only", "proximal", "--out", str(tmp_path)]
+    assert main([*options, "--batch-size", "400"]) == 0
+    (large,) = json.loads((tmp_path / "summary.json").read_text())
+    assert main([*options, "--batch-size", "4"]) == 0
+    (small,) = json.loads((tmp_path / "summary.json").read_text())
+    assert (large["settings"]["batch_size"], small["settings"]["batch_size"]) == (400, 4)
+    assert small["test_accuracy"] > large["test_accuracy"]  # from 300 times as many steps
+
+
 def test_step_cost_reports_ratios(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.step_cost._SHAPES", {"conv": (3, 3, 4, 8), "head": (8, 10)})
     assert main(["step_cost", "--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
@@ -162,6 +172,7 @@ def test_help_names_the_options(name, capsys):
         (["digits", "--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["digits", "--seeds", "-1"], "--seeds must be at least 1, got -1"),
         (["digits", "--patience", "0"], "--patience must be at least 1, got 0"),
+        (["digits", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
         (["digits", "--only", "Lion"], "--only Lion: there are only LinBreg λ=0.1, AdaBreg"),
         (["mnist_mlp", "--data-dir", "/nowhere"], "mnist was not found in /nowhere"),
         (["digits", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
