@@ -21,6 +21,7 @@ from benchmarks.interruption import Interrupted
 from benchmarks.lowrank_speed import LowrankSpeed
 from benchmarks.peers import Peers
 from benchmarks.step_cost import StepCost
+from benchmarks.training_cost import TrainingCost
 
 COMMANDS = {
     command.name: command
@@ -37,6 +38,7 @@ COMMANDS = {
         LowrankMlp,
         LowrankConvnet,
         StepCost,
+        TrainingCost,
         LowrankSpeed,
         Peers,
     )

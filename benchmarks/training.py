@@ -202,9 +202,9 @@ def train(
         for split in (task.dataset.validation, task.dataset.test)
     )
     if isinstance(optimizer, optax.GradientTransformation):
-        programs = _Programs(task, lambda _: optimizer, start, len(seeds))
+        programs = Programs(task, lambda _: optimizer, start, len(seeds))
     else:
-        programs = _Programs(task, optimizer, start, len(seeds))
+        programs = Programs(task, optimizer, start, len(seeds))
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     start_keys, order_keys, augment_keys, hyperparameters = _spread(
         (*jax.vmap(lambda key: jax.random.split(key, 3))(keys).T, hyperparameters), len(seeds)
@@ -306,7 +306,7 @@ def network_of(task: Task, result: Result, index: int = 0) -> nnx.Module:
     return nnx.merge(nnx.graphdef(model), params, other)
 
 
-class _Programs:
+class Programs:
     """The compiled programs of a training; all map over the seeds."""
 
     def __init__(

@@ -4,6 +4,7 @@ import signal
 
 import numpy as np
 import pytest
+from test_data import needs_mnist
 
 from benchmarks.__main__ import COMMANDS, main
 from benchmarks.training import train
@@ -146,6 +147,21 @@ def test_step_cost_reports_ratios(tmp_path, monkeypatch):
     assert all(row["weights"] == 9 * 4 * 8 + 80 for row in rows)
 
 
+@needs_mnist
+def test_training_cost_reports_ratios_and_the_share_of_the_peak(tmp_path):
+    assert main(["training_cost", "--quick", "--only", "AdaBreg, ℓ1", "--out", str(tmp_path)]) == 0
+    dense, sparse = json.loads((tmp_path / "summary.json").read_text())
+    assert (dense["method"], sparse["method"]) == ("Adam", "AdaBreg, ℓ1")
+    assert (dense["baseline"], sparse["baseline"]) == (None, "Adam")
+    multiply_adds = 2 * 784 * 200 + 3 * (200 * 80 + 80 * 10)  # no gradient of the images
+    for row in (dense, sparse):
+        flops = 2 * 128 * multiply_adds / (row["milliseconds"] / 1e3)
+        assert row["peak_share"] == pytest.approx(flops / (row["peak_tflops"] * 1e12))
+        assert row["seconds_per_epoch"] == pytest.approx(
+            row["milliseconds"] / 1e3 * (57_000 // 128)
+        )
+
+
 def test_lowrank_speed_reports_errors_and_speedups(tmp_path):
     assert main(["lowrank_speed", "--quick", "--out", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "summary.json").read_text())
@@ -173,6 +189,8 @@ def test_help_names_the_options(name, capsys):
         (["digits", "--seeds", "-1"], "--seeds must be at least 1, got -1"),
         (["digits", "--patience", "0"], "--patience must be at least 1, got 0"),
         (["digits", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["training_cost", "--steps", "0"], "--steps must be at least 1, got 0"),
+        (["training_cost", "--precision", "bfloat16"], "--precision bfloat16 is for the residual"),
         (["digits", "--only", "Lion"], "--only Lion: there are only LinBreg λ=0.1, AdaBreg"),
         (["mnist_mlp", "--data-dir", "/nowhere"], "mnist was not found in /nowhere"),
         (["digits", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
