@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import itertools
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, get_args
@@ -80,8 +79,7 @@ class LowrankSpeed:
                 f"{row['speedup_over_svd']:.1f}",
             )
         console.print(table)
-        summary = json.dumps(rows, indent=1) + "\n"
-        results.write_file(out / "summary.json", summary.encode())
+        results.write_summary(out, rows)
         console.print(f"Results are in {out}.", soft_wrap=True)
 
     def _rows(self, size: int, rank: int) -> list[dict[str, Any]]:

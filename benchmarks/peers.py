@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import importlib.util
-import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
@@ -78,8 +77,7 @@ class Peers:
             for (name, threads), pairs in runs.items()
         ]
         _print(rows)
-        summary = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-        results.write_file(out / "summary.json", summary.encode())
+        results.write_summary(out, rows)
         console.print(f"Results are in {out}.", soft_wrap=True)
 
     def _check(self, cases: list[str]) -> None:

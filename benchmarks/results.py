@@ -179,10 +179,7 @@ class Archive:
         }
         summary = [dataclasses.asdict(run) for run in self.runs]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows)
-        write_file(
-            self._out / "summary.json",
-            (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode(),
-        )
+        write_summary(self._out, summary)
         write_file(self._out / "metrics.jsonl", lines.encode())
         _write_arrays(self._out / "snapshots.npz", self._snapshots)
         _write_arrays(self._out / "exhibits.npz", self._exhibits)
@@ -209,6 +206,12 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 def file_name(method: str) -> str:
     """A method's name as the name of a folder."""
     return re.sub(r"[^\w.+-]+", "_", method)
+
+
+def write_summary(out: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Write summary.json, a list of what was run or timed."""
+    text = json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
+    write_file(out / "summary.json", text.encode())
 
 
 def write_file(path: Path, content: bytes) -> None:

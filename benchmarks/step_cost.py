@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -87,8 +86,7 @@ class StepCost:
             )
             table.add_row(name, baseline, f"{milliseconds:.1f}", f"{ratio:.3f}")
         console.print(table)
-        summary = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-        results.write_file(out / "summary.json", summary.encode())
+        results.write_summary(out, rows)
         console.print(f"Results are in {out}.", soft_wrap=True)
 
 

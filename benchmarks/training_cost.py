@@ -1,7 +1,6 @@
 """What a whole training step costs, by optimizer, and how much of the machine it uses."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -117,8 +116,7 @@ class TrainingCost:
                 | origin
             )
         self._print(rows)
-        summary = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-        results.write_file(out / "summary.json", summary.encode())
+        results.write_summary(out, rows)
         console.print(f"Results are in {out}.", soft_wrap=True)
 
     def _task(self) -> Task:

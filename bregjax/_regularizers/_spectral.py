@@ -71,9 +71,14 @@ class Shrunk(NamedTuple):
 
 def shrink_by_svd(matrix: jax.Array, shrinkage: Shrinkage) -> Shrunk:
     """By a full singular value decomposition."""
+    return _decompose(matrix, shrinkage)[0]
+
+
+def _decompose(matrix: jax.Array, shrinkage: Shrinkage) -> tuple[Shrunk, jax.Array, jax.Array]:
+    """`shrink_by_svd`, and the singular values and right singular vectors of the matrix."""
     u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
     f = shrinkage(s)
-    return Shrunk(matmul(u * f, vt), _rank(f))
+    return Shrunk(matmul(u * f, vt), _rank(f)), s, vt
 
 
 def shrink_by_gram(matrix: jax.Array, shrinkage: Shrinkage) -> Shrunk:
@@ -181,9 +186,7 @@ def shrink_leading(
 
     def decompose(basis: jax.Array | None, fresh: jax.Array) -> _Attempt:
         del fresh
-        u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
-        f = shrinkage(s)
-        shrunk = Shrunk(matmul(u * f, vt), _rank(f))
+        shrunk, s, vt = _decompose(matrix, shrinkage)
         basis = None if basis is None else vt[: basis.shape[1]].T
         live, nothing = _count(shrinkage.live(s)), jnp.zeros([], matrix.dtype)
         return _Attempt(shrunk, basis, live, nothing, jnp.bool_(True), jnp.int32(0))
