@@ -153,8 +153,16 @@ def _inner_programs(params: Mapping[str, Any]) -> list[core.Jaxpr]:
 def _follow_scan(
     equation: Any, mine: list[_Source], times: int, found: list[tuple[str, LayerCost]]
 ) -> list[_Source]:
-    constants, carries = equation.params["num_consts"], equation.params["num_carry"]
-    body = equation.params["jaxpr"].jaxpr
+    # JAX's releases differ in how they say which is which: an array that is scanned over has one
+    # axis less inside; the others are constants, then the carry.
+    body: Any = _inner_programs(equation.params)[0]
+    whole = sum(
+        i.aval.ndim == o.aval.ndim for i, o in zip(body.invars, equation.invars, strict=True)
+    )
+    carries = sum(
+        i.aval.ndim == o.aval.ndim for i, o in zip(body.outvars, equation.outvars, strict=True)
+    )
+    constants = whole - carries
     outputs = _follow(body, mine, 0, [])
     # What a round leaves in the carry goes into the next one.
     for i in range(carries):
