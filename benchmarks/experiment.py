@@ -14,6 +14,7 @@ from benchmarks.checkpoints import Checkpoints
 from benchmarks.errors import BenchmarkError
 from benchmarks.interruption import Interrupted, Interruption
 from benchmarks.methods import Recipe
+from benchmarks.options import check_counts, named_by
 from benchmarks.progress import console
 from benchmarks.training import Result, Task, network_of, train
 
@@ -95,11 +96,7 @@ class Experiment:
 
     def run(self) -> None:
         """Train every method, write the results after each, print the table, draw the figures."""
-        for option in ("epochs", "seeds", "patience", "images", "batch_size"):
-            value = getattr(self, option)
-            if value is not None and value < 1:
-                flag = option.replace("_", "-")
-                raise BenchmarkError(f"--{flag} must be at least 1, got {value}.")
+        check_counts(self, "epochs", "seeds", "patience", "images", "batch_size")
         if self.select == "best" or self.patience is not None:
             for name, _, method in self._chosen():
                 if isinstance(method, methods.Targeted):
@@ -181,11 +178,8 @@ class Experiment:
 
     def _chosen(self) -> list[tuple[str, Task, Recipe]]:
         everything = list(self.cases())
-        chosen = [c for c in everything if not self.only or any(w in c[0] for w in self.only)]
-        if not chosen:
-            names = ", ".join(name for name, _, _ in everything)
-            raise BenchmarkError(f"--only {' '.join(self.only)}: there are only {names}.")
-        return chosen
+        chosen = named_by(self.only, (name for name, _, _ in everything))
+        return [case for case in everything if case[0] in chosen]
 
 
 def _settings(task: Task, method: Recipe) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rich.table import Table
 import bregjax
 from benchmarks import results
 from benchmarks.errors import BenchmarkError
+from benchmarks.options import check_counts
 from benchmarks.progress import console
 from benchmarks.timing import time_in_turn
 from bregjax._regularizers._nuclear import Method
@@ -56,9 +57,7 @@ class LowrankSpeed:
 
     def run(self) -> None:
         """Time everything, print the table, write summary.json."""
-        for option in ("rank", "repeats"):
-            if getattr(self, option) < 1:
-                raise BenchmarkError(f"--{option} must be at least 1, got {getattr(self, option)}.")
+        check_counts(self, "rank", "repeats")
         if not 0 <= self.drift < 1:
             raise BenchmarkError(f"--drift must be at least 0 and below 1, got {self.drift}.")
         sizes, rank = ((64,), 4) if self.quick else (self.sizes, self.rank)

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from benchmarks import results
 from benchmarks.errors import BenchmarkError
+from benchmarks.options import check_counts, named_by
 from benchmarks.peer_training import CASES, Problem, Run, make_problem, ours, theirs
 from benchmarks.progress import console, track
 
@@ -53,8 +54,8 @@ class Peers:
 
     def run(self) -> None:
         """Train everything, print the table, write summary.json."""
-        cases = [name for name in CASES if not self.only or any(w in name for w in self.only)]
-        self._check(cases)
+        self._check()
+        cases = named_by(self.only, CASES)
         out = results.prepare_folder(self.out or Path("out") / self.name)
         problems = {
             name: make_problem(name, self.seed, self.data_dir, 20 if self.quick else None)
@@ -80,7 +81,7 @@ class Peers:
         results.write_summary(out, rows)
         console.print(f"Results are in {out}.", soft_wrap=True)
 
-    def _check(self, cases: list[str]) -> None:
+    def _check(self) -> None:
         for module, package in (("torch", "torch"), ("bregman", "bregman-learning")):
             if importlib.util.find_spec(module) is None:
                 raise BenchmarkError(
@@ -94,12 +95,7 @@ class Peers:
                 f"--threads must be from 1 to the {cores} cores there are,"
                 f" got {' '.join(map(str, self.threads))}."
             )
-        if self.repeats < 1:
-            raise BenchmarkError(f"--repeats must be at least 1, got {self.repeats}.")
-        if not cases:
-            raise BenchmarkError(
-                f"--only {' '.join(self.only)}: there are only {', '.join(CASES)}."
-            )
+        check_counts(self, "repeats")
 
 
 def _in_a_process(

@@ -14,7 +14,7 @@ from rich.table import Table
 
 import bregjax
 from benchmarks import results
-from benchmarks.errors import BenchmarkError
+from benchmarks.options import check_counts
 from benchmarks.progress import console
 from benchmarks.timing import time_in_turn
 
@@ -56,8 +56,7 @@ class StepCost:
 
     def run(self) -> None:
         """Time everything, print the table, write summary.json."""
-        if self.repeats < 1:
-            raise BenchmarkError(f"--repeats must be at least 1, got {self.repeats}.")
+        check_counts(self, "repeats")
         out = results.prepare_folder(self.out or Path("out") / self.name)
         pairs = _comparisons()
         optimizers = dict(pair for group in pairs for pair in group)

@@ -18,6 +18,7 @@ from benchmarks.experiments.fashion_convnet import convnet_task
 from benchmarks.experiments.mnist import mlp_task
 from benchmarks.methods import LowRankStart, Method, SparseStart
 from benchmarks.multiply_adds import network_costs
+from benchmarks.options import check_counts, named_by
 from benchmarks.progress import console
 from benchmarks.regularization import everywhere
 from benchmarks.schedules import Constant
@@ -65,10 +66,7 @@ class TrainingCost:
 
     def run(self) -> None:
         """Time everything, print the table, write summary.json."""
-        for option in ("batch_size", "steps", "repeats"):
-            if getattr(self, option) < 1:
-                flag = option.replace("_", "-")
-                raise BenchmarkError(f"--{flag} must be at least 1, got {getattr(self, option)}.")
+        check_counts(self, "batch_size", "steps", "repeats")
         if self.precision != "float32" and not self.network.startswith("resnet"):
             raise BenchmarkError(
                 f"--precision {self.precision} is for the residual networks, not {self.network}."
@@ -131,11 +129,8 @@ class TrainingCost:
 
     def _chosen(self) -> list[tuple[Named, Named]]:
         everything = _comparisons()
-        chosen = [p for p in everything if not self.only or any(w in p[0][0] for w in self.only)]
-        if not chosen:
-            names = "; ".join(name for (name, _), _ in everything)
-            raise BenchmarkError(f"--only {' '.join(self.only)}: there are only {names}.")
-        return chosen
+        chosen = named_by(self.only, (name for (name, _), _ in everything))
+        return [pair for pair in everything if pair[0][0] in chosen]
 
     @property
     def _size(self) -> int:

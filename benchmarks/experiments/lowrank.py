@@ -14,10 +14,10 @@ from flax import nnx
 
 import bregjax
 from benchmarks import figures, results
-from benchmarks.errors import BenchmarkError
 from benchmarks.experiment import Experiment
 from benchmarks.methods import Method, Recipe
 from benchmarks.multiply_adds import network_costs
+from benchmarks.options import check_counts
 from benchmarks.schedules import Cosine
 from benchmarks.timing import time_in_turn
 from benchmarks.training import Result, Task, network_of, train
@@ -55,9 +55,7 @@ class LowRank(Experiment):
 
     def run(self) -> None:
         """See `Experiment`."""
-        for option in ("rank", "tuning"):
-            if getattr(self, option) < 1:
-                raise BenchmarkError(f"--{option} must be at least 1, got {getattr(self, option)}.")
+        check_counts(self, "rank", "tuning")
         super().run()
 
     def snapshot(self, params: Any) -> dict[str, np.ndarray]:
