@@ -272,11 +272,17 @@ def check_shares(option: str, shares: Sequence[float]) -> None:
         )
 
 
-def steerable(start: Start) -> tuple[Method, Method]:
-    """AdaBreg and LinBreg for `Targeted`: λ is far too small, and steering finds the right one."""
+def steerable() -> tuple[Method, Method]:
+    """AdaBreg and LinBreg for `Targeted`: λ is far too small, and steering finds the right one.
+
+    The entries of each gradient are clipped: batch norm divides by √ε where a filter has no live
+    weight, which makes the gradient 300 times larger, and more through several layers.
+    """
+    start = SparseStart(0.01, gain=0.7)
     adaptive = adabreg(Cosine(5e-3), everywhere(bregjax.l1(), 1e-2), start=start)
     rate = Cosine(1.0, warmup_epochs=1)
-    return adaptive, linbreg(rate, everywhere(bregjax.l1(), 1e-3), start=start, momentum=0.9)
+    plain = linbreg(rate, everywhere(bregjax.l1(), 1e-3), start=start, momentum=0.9)
+    return clipped(adaptive, 0.1), clipped(plain, 0.1)
 
 
 def densities_asked_for(method: Recipe, densities: np.ndarray) -> list[dict[str, Any]]:
@@ -333,13 +339,22 @@ def adabreg(
 
 def decayed(method: Method, weight_decay: float) -> Method:
     """The method with weight decay in front, on the weights alone."""
+    decay = optax.add_decayed_weights(weight_decay, bregjax.weight_mask)
+    return _behind(decay, method, {"weight_decay": weight_decay})
 
+
+def clipped(method: Method, clip: float) -> Method:
+    """The method with every entry of the gradient kept between −clip and clip."""
+    return _behind(optax.clip(clip), method, {"clip": clip})
+
+
+def _behind(
+    first: optax.GradientTransformation, method: Method, settings: dict[str, Any]
+) -> Method:
     def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
-        decay = optax.add_decayed_weights(weight_decay, bregjax.weight_mask)
-        return optax.chain(decay, method.make(rate, steps))
+        return optax.chain(first, method.make(rate, steps))
 
-    settings = method.settings | {"weight_decay": weight_decay}
-    return dataclasses.replace(method, make=make, settings=settings)
+    return dataclasses.replace(method, make=make, settings=method.settings | settings)
 
 
 def multilevel(method: Method, m: int) -> Method:

@@ -96,7 +96,7 @@ class CifarResNet(Experiment):
         return [*ours, *baselines, *told]
 
     def _best(self) -> list[Recipe]:
-        adabreg, linbreg = methods.steerable(SparseStart(0.01))
+        adabreg, linbreg = methods.steerable()
         sgd, decay = Cosine(0.1, warmup_epochs=1), 5e-4
         return [
             methods.decayed(methods.sgd(sgd, momentum=0.9), decay),

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +32,6 @@ _TIMED = 500  # images in a batch
 class LowRank(Experiment):
     """Train, split each layer into two thin ones, tune those, and measure what was won."""
 
-    network: ClassVar[str]
-
     images_of: Literal["mnist", "fashion_mnist"] = "fashion_mnist"
     """The images."""
     seeds: int = 1
@@ -42,6 +40,11 @@ class LowRank(Experiment):
     """The largest rank of a layer after it has been split."""
     tuning: int = 3
     """Epochs of Adam on the thin layers."""
+
+    @property
+    def network(self) -> str:
+        """What the network is called."""
+        raise NotImplementedError
 
     @property
     def title(self) -> str:

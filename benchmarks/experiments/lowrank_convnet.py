@@ -24,12 +24,16 @@ class LowrankConvnet(LowRank):
     """
 
     name: ClassVar[str] = "lowrank_convnet"
-    network: ClassVar[str] = "ConvNet"
 
     epochs: int = 6
     """Passes over the training images."""
     rank: int = 4
     """The largest rank of a layer after it has been split."""
+
+    @property
+    def network(self) -> str:
+        """See `LowRank`."""
+        return "ConvNet"
 
     def methods(self) -> list[Recipe]:
         """Nuclear norm, entries, filters, dense."""

@@ -9,8 +9,9 @@ import optax
 import bregjax
 from benchmarks import methods
 from benchmarks.data import Dataset
+from benchmarks.errors import BenchmarkError
 from benchmarks.experiments.lowrank import LowRank, called
-from benchmarks.experiments.mnist import mlp_task
+from benchmarks.experiments.mnist import mlp_task, mlp_title
 from benchmarks.methods import LowRankStart, Method, Recipe, SparseStart
 from benchmarks.regularization import everywhere
 from benchmarks.schedules import Cosine
@@ -32,7 +33,7 @@ class _GrowingRank:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LowrankMlp(LowRank):
-    """Singular values that appear one by one: the MLP 784-200-80-10 with the nuclear norm.
+    """Singular values that appear one by one: an MLP, 784-200-80-10, with the nuclear norm.
 
     LinBreg without momentum, with heavy-ball and with Nesterov's, and AdaBreg; the prox in full and
     truncated; ranks that are scheduled, chosen by energy and grown on a plateau, and a strength
@@ -41,10 +42,27 @@ class LowrankMlp(LowRank):
     """
 
     name: ClassVar[str] = "lowrank_mlp"
-    network: ClassVar[str] = "MLP 784-200-80-10"
-
+    hidden: tuple[int, ...] = (200, 80)
+    """Widths of the hidden layers."""
     epochs: int = 12
     """Passes over the training images."""
+
+    @property
+    def network(self) -> str:
+        """See `LowRank`."""
+        return mlp_title(self._sizes)
+
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        return (784, *self.hidden, 10)
+
+    def run(self) -> None:
+        """See `LowRank`."""
+        if min(self.hidden, default=1) < 1:
+            raise BenchmarkError(
+                f"--hidden must be positive widths, got {' '.join(map(str, self.hidden))}."
+            )
+        super().run()
 
     def methods(self) -> list[Recipe]:
         """Every way to a low rank, and what else there is."""
@@ -98,4 +116,4 @@ class LowrankMlp(LowRank):
 
     def task(self, dataset: Dataset) -> Task:
         """See `mlp_task`."""
-        return mlp_task(dataset)
+        return mlp_task(dataset, self._sizes)

@@ -1,6 +1,7 @@
 """What the experiments with the paper's network on MNIST share."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar
 
 from benchmarks.data import Dataset
@@ -8,17 +9,25 @@ from benchmarks.experiment import Experiment
 from benchmarks.models import MLP
 from benchmarks.training import Task
 
+PAPER = (784, 200, 80, 10)
+"""The widths of the paper's network."""
 
-def mlp_task(dataset: Dataset) -> Task:
-    """The paper's network and batch size."""
-    return Task(dataset, lambda rngs: MLP((784, 200, 80, 10), rngs=rngs), batch_size=128)
+
+def mlp_task(dataset: Dataset, sizes: Sequence[int] = PAPER) -> Task:
+    """The paper's network, or one of other widths, and the paper's batch size."""
+    return Task(dataset, lambda rngs: MLP(sizes, rngs=rngs), batch_size=128)
+
+
+def mlp_title(sizes: Sequence[int] = PAPER) -> str:
+    """Such as ``MLP 784-200-80-10``."""
+    return f"MLP {'-'.join(map(str, sizes))}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MnistExperiment(Experiment):
     """An experiment with the paper's multilayer perceptron on MNIST."""
 
-    title: ClassVar[str] = "MNIST, MLP 784-200-80-10"
+    title: ClassVar[str] = f"MNIST, {mlp_title()}"
     dataset: ClassVar[str] = "mnist"
 
     def task(self, dataset: Dataset) -> Task:

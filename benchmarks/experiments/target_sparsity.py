@@ -8,7 +8,7 @@ from benchmarks import figures, methods, results
 from benchmarks.augmentation import crop_and_flip
 from benchmarks.data import Dataset
 from benchmarks.experiment import Experiment
-from benchmarks.methods import Recipe, SparseStart, Targeted
+from benchmarks.methods import Recipe, Targeted
 from benchmarks.models import MLP, ConvNet, resnet20
 from benchmarks.schedules import Cosine
 from benchmarks.training import Result, Task
@@ -81,7 +81,7 @@ class TargetSparsity(Experiment):
     def methods(self) -> list[Recipe]:
         """Ours and the baselines at every target."""
         methods.check_shares("--sparsities", self.sparsities)
-        adabreg, linbreg = methods.steerable(SparseStart(0.01, gain=0.7))
+        adabreg, linbreg = methods.steerable()
         sgd = Cosine(_NETWORKS[self.network].sgd, warmup_epochs=1)
         densities = [round(1 - sparsity, 6) for sparsity in self.sparsities]
         return [
