@@ -279,9 +279,9 @@ def steerable() -> tuple[Method, Method]:
     weight, which makes the gradient 300 times larger, and more through several layers.
     """
     start = SparseStart(0.01, gain=0.7)
-    adaptive = adabreg(Cosine(5e-3), everywhere(bregjax.l1(), 1e-2), start=start)
-    rate = Cosine(1.0, warmup_epochs=1)
-    plain = linbreg(rate, everywhere(bregjax.l1(), 1e-3), start=start, momentum=0.9)
+    slow, fast = Cosine(5e-3, warmup_epochs=1), Cosine(1.0, warmup_epochs=1)
+    adaptive = adabreg(slow, everywhere(bregjax.l1(), 1e-2), start=start)
+    plain = linbreg(fast, everywhere(bregjax.l1(), 1e-3), start=start, momentum=0.9)
     return clipped(adaptive, 0.1), clipped(plain, 0.1)
 
 
