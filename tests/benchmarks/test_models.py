@@ -215,6 +215,26 @@ def test_batch_norm_keeps_float32_statistics_and_returns_its_inputs_dtype():
     np.testing.assert_allclose(np.float32(shifted), -0.03125 / np.sqrt(1e-4 + 1e-5), rtol=1e-2)
 
 
+def test_batch_norm_divides_the_gradient_of_a_dead_filter_by_the_root_of_epsilon():
+    layer = layers.ConvNorm(3, 4, 3, rngs=nnx.Rngs(0))
+    layer.conv.kernel[...] = layer.conv.kernel[...].at[..., 2:].set(0)
+    images, direction = normal(8, 6, 6, 3), normal(8, 6, 6, 4, seed=2)
+    graphdef, params, rest = nnx.split(layer, nnx.Param, ...)
+
+    def through(kernel, target, *, norm):
+        new = nnx.merge(graphdef, params, rest, copy=True)
+        new.conv.kernel[...] = kernel
+        return jnp.vdot((new if norm else new.conv)(images), target)
+
+    kernel = layer.conv.kernel[...]
+    gradient = jax.grad(functools.partial(through, norm=True))(kernel, direction)
+    centred = direction - direction.mean((0, 1, 2))
+    plain = jax.grad(functools.partial(through, norm=False))(kernel, centred)
+    np.testing.assert_allclose(gradient[..., 2:], 1e-5**-0.5 * plain[..., 2:], rtol=1e-3)
+    live, dead = (jnp.linalg.norm(gradient[..., part]) for part in (slice(2), slice(2, None)))
+    assert dead > 100 * live
+
+
 @pytest.mark.parametrize("name", ["mlp", "densenet"])
 def test_final_relu_makes_logits_nonnegative_and_is_off_by_default(name):
     make, images = SMALL[name][0], normal(20, 6, 6, 1)
