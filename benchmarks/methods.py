@@ -340,15 +340,15 @@ def adabreg(
 def decayed(method: Method, weight_decay: float) -> Method:
     """The method with weight decay in front, on the weights alone."""
     decay = optax.add_decayed_weights(weight_decay, bregjax.weight_mask)
-    return _behind(decay, method, {"weight_decay": weight_decay})
+    return _chained(decay, method, {"weight_decay": weight_decay})
 
 
 def clipped(method: Method, clip: float) -> Method:
     """The method with every entry of the gradient kept between −clip and clip."""
-    return _behind(optax.clip(clip), method, {"clip": clip})
+    return _chained(optax.clip(clip), method, {"clip": clip})
 
 
-def _behind(
+def _chained(
     first: optax.GradientTransformation, method: Method, settings: dict[str, Any]
 ) -> Method:
     def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
