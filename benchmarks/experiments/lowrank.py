@@ -61,6 +61,12 @@ class LowRank(Experiment):
         check_counts(self, "rank", "tuning")
         super().run()
 
+    def cases(self) -> Iterator[tuple[str, Task, Recipe]]:
+        """See `Experiment`; the settings say what is done afterwards, too."""
+        told = {"network": self.network, "rank": self.rank, "tuning_epochs": self.tuning}
+        for name, task, method in super().cases():
+            yield name, dataclasses.replace(task, settings=task.settings | told), method
+
     def snapshot(self, params: Any) -> dict[str, np.ndarray]:
         """The singular values of each kernel, of the first seed."""
         return {
