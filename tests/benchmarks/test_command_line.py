@@ -189,6 +189,7 @@ def test_help_names_the_options(name, capsys):
         (["digits", "--seeds", "-1"], "--seeds must be at least 1, got -1"),
         (["digits", "--patience", "0"], "--patience must be at least 1, got 0"),
         (["digits", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["lowrank_mlp", "--hidden", "30", "0"], "--hidden must be positive widths, got 30 0."),
         (["training_cost", "--steps", "0"], "--steps must be at least 1, got 0"),
         (["training_cost", "--precision", "bfloat16"], "--precision bfloat16 is for the residual"),
         (["digits", "--only", "Lion"], "--only Lion: there are only LinBreg λ=0.1, AdaBreg"),
