@@ -15,6 +15,7 @@ from flax import nnx
 
 import bregjax
 from benchmarks import data
+from benchmarks.experiments.mnist import PAPER
 from benchmarks.feeds import epoch_order
 from benchmarks.methods import SparseStart
 from benchmarks.models import MLP, ConvNet
@@ -35,7 +36,7 @@ class Case(NamedTuple):
     """λ of ℓ1 on ``dense`` kernels, of the kernels' group norms on ``conv``"""
 
 
-_MLP = partial(MLP, (784, 200, 80, 10))
+_MLP = partial(MLP, PAPER)
 CASES = {
     "MLP, LinBreg": Case("mnist", _MLP, "linbreg", 0.1, {"dense": 0.1}),
     "MLP, AdaBreg": Case("mnist", _MLP, "adabreg", 5e-3, {"dense": 0.3}),

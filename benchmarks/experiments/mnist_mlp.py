@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from benchmarks import figures, methods, results
 from benchmarks.data import Dataset
-from benchmarks.experiments.mnist import MnistExperiment
+from benchmarks.experiments.mnist import PAPER, MnistExperiment
 from benchmarks.methods import SparseStart
 from benchmarks.models import MLP
 from benchmarks.regularization import Rising, everywhere
@@ -47,7 +47,7 @@ class MnistMlp(MnistExperiment):
         """With the published ReLU where it is wanted."""
         return Task(
             dataset,
-            lambda rngs: MLP((784, 200, 80, 10), final_relu=self.published_relu, rngs=rngs),
+            lambda rngs: MLP(PAPER, final_relu=self.published_relu, rngs=rngs),
             batch_size=128,
             settings={"published_relu": self.published_relu},
         )

@@ -8,6 +8,7 @@ from benchmarks import figures, methods, results
 from benchmarks.augmentation import crop_and_flip
 from benchmarks.data import Dataset
 from benchmarks.experiment import Experiment
+from benchmarks.experiments.mnist import PAPER, mlp_title
 from benchmarks.methods import Recipe, Targeted
 from benchmarks.models import MLP, ConvNet, resnet20
 from benchmarks.schedules import Cosine
@@ -24,9 +25,9 @@ class _Network(NamedTuple):
 
 _NETWORKS = {
     "mlp": _Network(
-        "MNIST, MLP 784-200-80-10",
+        f"MNIST, {mlp_title()}",
         "mnist",
-        {"build": lambda rngs: MLP((784, 200, 80, 10), rngs=rngs)},
+        {"build": lambda rngs: MLP(PAPER, rngs=rngs)},
         0.05,
     ),
     "convnet": _Network(
