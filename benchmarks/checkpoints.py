@@ -117,8 +117,8 @@ class Checkpoints:
             return sorted(manager.all_steps())
 
     def _manager(self) -> ocp.CheckpointManager:
-        # Orbax and absl log each file.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # Orbax logs each file, and the traceback of an error that we report in a line.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
@@ -171,6 +171,7 @@ def _difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, on one line."""
+    """What went wrong, on one line; of a long one the end, where the system's reason is."""
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-    return f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0][:200]}"
+    text = str(cause).strip().partition("\n")[0]
+    return f"{type(cause).__name__}: {text if len(text) <= 200 else f'… {text[-200:]}'}"

@@ -109,6 +109,8 @@ class LowRankStart:
 
     share: float
     """of the largest possible rank, at least one singular value"""
+    gain: float = 1.0
+    """factor on the kernels: these few directions are random, and large ones stay for good"""
     bias: float = 1.0
     """as in `SparseStart`"""
 
@@ -120,13 +122,17 @@ class LowRankStart:
                 return x
             rank = max(1, round(self.share * min(x.size // x.shape[-1], x.shape[-1])))
             kept = bregjax.nuclear(rank=rank).prox(x, 0.0)
-            return kept * jnp.sqrt(jnp.sum(x**2) / jnp.sum(kept**2))
+            return self.gain * kept * jnp.sqrt(jnp.sum(x**2) / jnp.sum(kept**2))
 
         return _with_biases(key, jax.tree.map(thin_out, params), self.bias)
 
     def record(self) -> dict[str, Any]:
         """See `Start`."""
-        return {"initial_rank": self.share, "initial_bias": self.bias}
+        return {
+            "initial_rank": self.share,
+            "initial_gain": self.gain,
+            "initial_bias": self.bias,
+        }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,6 +61,8 @@ class Run:
     """what steering led to, before the landing made it exact"""
     multiply_adds: float | None = None
     """of the training, as a share of dense training's"""
+    ranks: dict[str, int] | None = None
+    """live singular values of each kernel"""
     factorized_accuracy: float | None = None
     """of the network of thin layers, a fraction"""
     factorized_multiply_adds: float | None = None

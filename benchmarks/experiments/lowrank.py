@@ -70,18 +70,18 @@ class LowRank(Experiment):
     def snapshot(self, params: Any) -> dict[str, np.ndarray]:
         """The singular values of each kernel, of the first seed."""
         return {
-            leaf_name(path).replace("/", "."): np.asarray(
-                jnp.linalg.svd(fold(x[0])[0], compute_uv=False)
-            )
-            for path, x in jax.tree_util.tree_leaves_with_path(params)
-            if x.ndim > 2  # the first axis is that of the seeds
+            name: np.asarray(jnp.linalg.svd(fold(x)[0], compute_uv=False))
+            for name, x in _kernels(params, 0).items()
         }
 
     def findings(self, task: Task, method: Recipe, result: Result) -> list[dict[str, Any]]:
-        """What became of each network after it was split and tuned."""
+        """The ranks of each network, and what became of it after it was split and tuned."""
         return [
-            self._shrunk(task, network_of(task, result, index), method.name)
-            for index in range(len(result.test_loss))
+            {"ranks": {name: int(bregjax.effective_rank(x)) for name, x in kernels.items()}}
+            | self._shrunk(task, network_of(task, result, index), method.name)
+            for index, kernels in enumerate(
+                _kernels(result.params, index) for index in range(len(result.test_loss))
+            )
         ]
 
     def _shrunk(self, task: Task, network: nnx.Module, name: str) -> dict[str, Any]:
@@ -111,12 +111,14 @@ class LowRank(Experiment):
         }
 
     def remarks(self, runs: Sequence[results.Run]) -> Iterator[str]:
-        """What the thin layers are worth."""
+        """The ranks, and what the thin layers are worth."""
         for method, group in results.by_method(runs).items():
             run = group[0]
             if run.factorized_accuracy is not None:
+                ranks = ", ".join(map(str, (run.ranks or {}).values()))
                 yield (
-                    f"{method}: in thin layers {100 * run.factorized_accuracy:.2f} % with"
+                    f"{method}: ranks {ranks}; in thin layers"
+                    f" {100 * run.factorized_accuracy:.2f} % with"
                     f" {100 * (run.factorized_multiply_adds or 0):.1f} % of the multiply-adds,"
                     f" {run.factorized_speedup or 0:.2f} times as fast."
                 )
@@ -131,6 +133,15 @@ class LowRank(Experiment):
             spectra = {layer: methods[nuclear[0]] for layer, methods in snapshots.items()}
             figure = figures.singular_values(spectra, f"{self.title}, {nuclear[0]}")
             figures.save(figure, out, "singular_values")
+
+
+def _kernels(params: Any, seed: int) -> dict[str, jax.Array]:
+    """The kernels of one seed, by their names."""
+    return {
+        leaf_name(path).replace("/", "."): x[seed]
+        for path, x in jax.tree_util.tree_leaves_with_path(params)
+        if x.ndim > 2  # the first axis is that of the seeds
+    }
 
 
 def called(method: Method, what: str) -> Method:

@@ -46,6 +46,8 @@ class LowrankMlp(LowRank):
     """Widths of the hidden layers."""
     epochs: int = 12
     """Passes over the training images."""
+    tuning: int = 10
+    """Epochs of Adam on the thin layers."""
 
     @property
     def network(self) -> str:
@@ -66,7 +68,7 @@ class LowrankMlp(LowRank):
 
     def methods(self) -> list[Recipe]:
         """Every way to a low rank, and what else there is."""
-        start = LowRankStart(0.02)
+        start = LowRankStart(0.02, gain=0.3)
         rate = Cosine(1.0, warmup_epochs=1)
 
         def linbreg(momentum: float | None, *, nesterov: bool = False) -> Method:
@@ -76,7 +78,7 @@ class LowrankMlp(LowRank):
             )
             return called(method, "nuclear")
 
-        def adabreg(what: str, regularizer: bregjax.Regularizer, strength: float = 5.0) -> Method:
+        def adabreg(what: str, regularizer: bregjax.Regularizer, strength: float = 2.5) -> Method:
             penalty = everywhere(regularizer, strength)
             return called(methods.adabreg(Cosine(5e-3), penalty, start=start), what)
 
@@ -91,7 +93,7 @@ class LowrankMlp(LowRank):
             adabreg("nuclear, rank scheduled", warm(rank=_GrowingRank(2, 100))),
             adabreg("nuclear, 99 % energy", warm(energy=0.99)),
             self._on_plateau(adabreg("nuclear, rank on plateau", warm()), grow=True),
-            self._on_plateau(adabreg("nuclear, λ on plateau", warm(), 20.0), grow=False),
+            self._on_plateau(adabreg("nuclear, λ on plateau", warm(), 10.0), grow=False),
             called(methods.adabreg(Cosine(5e-3), everywhere(l1(), 0.5), start=sparse), "ℓ1"),
             called(
                 methods.adabreg(Cosine(5e-3), everywhere(per_neuron(), 0.05), start=sparse),

@@ -25,6 +25,7 @@ RUN_KEYS = {
     "target_density",
     "steered_density",
     "multiply_adds",
+    "ranks",
     "factorized_accuracy",
     "factorized_multiply_adds",
     "factorized_speedup",

@@ -72,6 +72,7 @@ def test_a_quick_trial_of_low_rank(tmp_path):
         thin = 12 * (784 + 200 + 200 + 80) + 800
         assert run["factorized_multiply_adds"] <= thin / 173_600
         assert 0 < run["factorized_accuracy"] < 1
+        assert 0 < run["ranks"]["layers.0.kernel"] < 200
 
 
 @needs_mnist
