@@ -103,6 +103,20 @@ def test_the_error_is_below_the_bound(seed, live, gap, tail):
         assert state.error <= 1e-2 * np.linalg.norm(expected) + rounding
 
 
+def test_the_result_is_closer_than_the_bound():
+    """It is made of X·v, which knows of X what the bound does not: about the next half step."""
+    spectrum = np.r_[np.linspace(10, 2, 8), np.geomspace(0.5, 0.05, 56)]
+    x = with_spectrum(spectrum, 96)
+    noise = np.random.default_rng(0).standard_normal(x.shape)
+    moved = x + 0.02 * np.linalg.norm(x) / np.linalg.norm(noise) * noise
+    regularizer = bregjax.nuclear(method="warm", tolerance=1.0)  # no second round
+    *_, (y, state) = proxes(regularizer, [x.astype(np.float32), moved.astype(np.float32)], 1.0)
+    error, norm = distance(y, exact_prox(moved, 1.0)), np.linalg.norm(spectrum)
+    assert state.rounds == 0
+    assert 1e-5 * norm < state.error
+    assert error < 0.15 * state.error
+
+
 @pytest.mark.parametrize("size", [60, 512])
 @pytest.mark.parametrize("ends", [(9, 4), (1.05, 1.002)], ids=str)
 def test_a_good_basis_needs_no_second_look(size: int, ends: tuple[float, float]):
