@@ -102,15 +102,13 @@ class _Single:
 
 @dataclasses.dataclass(frozen=True)
 class LowRankStart:
-    """The leading singular values of the random kernels, which keep their sum of squares.
-
-    So the layers keep their output's variance. Biases are drawn as in `SparseStart`.
-    """
+    """The leading singular values of the random kernels; biases are drawn as in `SparseStart`."""
 
     share: float
     """of the largest possible rank, at least one singular value"""
-    gain: float = 1.0
-    """factor on the kernels: these few directions are random, and large ones stay for good"""
+    gain: float = 0.3
+    """norm of a kernel, as a share of that of all its singular values. 1 would keep the variance of
+    the layer's output, but these few directions are random, and large ones stay for good."""
     bias: float = 1.0
     """as in `SparseStart`"""
 

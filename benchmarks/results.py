@@ -62,7 +62,7 @@ class Run:
     multiply_adds: float | None = None
     """of the training, as a share of dense training's"""
     ranks: dict[str, int] | None = None
-    """live singular values of each kernel"""
+    """effective rank of each kernel"""
     factorized_accuracy: float | None = None
     """of the network of thin layers, a fraction"""
     factorized_multiply_adds: float | None = None

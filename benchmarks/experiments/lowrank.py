@@ -77,11 +77,14 @@ class LowRank(Experiment):
     def findings(self, task: Task, method: Recipe, result: Result) -> list[dict[str, Any]]:
         """The ranks of each network, and what became of it after it was split and tuned."""
         return [
-            {"ranks": {name: int(bregjax.effective_rank(x)) for name, x in kernels.items()}}
+            {
+                "ranks": {
+                    name: int(bregjax.effective_rank(x))
+                    for name, x in _kernels(result.params, index).items()
+                }
+            }
             | self._shrunk(task, network_of(task, result, index), method.name)
-            for index, kernels in enumerate(
-                _kernels(result.params, index) for index in range(len(result.test_loss))
-            )
+            for index in range(len(result.test_loss))
         ]
 
     def _shrunk(self, task: Task, network: nnx.Module, name: str) -> dict[str, Any]:
@@ -115,9 +118,9 @@ class LowRank(Experiment):
         for method, group in results.by_method(runs).items():
             run = group[0]
             if run.factorized_accuracy is not None:
-                ranks = ", ".join(map(str, (run.ranks or {}).values()))
+                ranks = f"ranks {', '.join(map(str, run.ranks.values()))}; " if run.ranks else ""
                 yield (
-                    f"{method}: ranks {ranks}; in thin layers"
+                    f"{method}: {ranks}in thin layers"
                     f" {100 * run.factorized_accuracy:.2f} % with"
                     f" {100 * (run.factorized_multiply_adds or 0):.1f} % of the multiply-adds,"
                     f" {run.factorized_speedup or 0:.2f} times as fast."

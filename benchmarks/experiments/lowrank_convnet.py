@@ -37,7 +37,7 @@ class LowrankConvnet(LowRank):
 
     def methods(self) -> list[Recipe]:
         """Nuclear norm, entries, filters, dense."""
-        low, sparse = LowRankStart(0.05, gain=0.3), SparseStart(0.05)
+        low, sparse = LowRankStart(0.05), SparseStart(0.05)
         warm = everywhere(nuclear(method="warm"), 3.0)
         rate = Cosine(5e-3)
         return [

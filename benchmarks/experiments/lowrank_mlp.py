@@ -68,7 +68,7 @@ class LowrankMlp(LowRank):
 
     def methods(self) -> list[Recipe]:
         """Every way to a low rank, and what else there is."""
-        start = LowRankStart(0.02, gain=0.3)
+        start = LowRankStart(0.02)
         rate = Cosine(1.0, warmup_epochs=1)
 
         def linbreg(momentum: float | None, *, nesterov: bool = False) -> Method:

@@ -139,8 +139,9 @@ class NuclearState(NamedTuple):
     count: jax.Array
     """steps done, shape (), int32"""
     basis: jax.Array | None
-    """with method ``"warm"``: approximate right singular vectors of the tall matrix, shape
-    (columns, largest width); None where the matrix is so thin that it is decomposed in full"""
+    """with method ``"warm"``: directions of right singular vectors of the tall matrix, of any
+    length, shape (columns, largest width); None where the matrix is so thin that it is decomposed
+    in full"""
     width: jax.Array
     """how many columns of a basis are in use; all of the matrix's is a full decomposition"""
     error: jax.Array
@@ -281,12 +282,13 @@ def nuclear(
     The last two iterate until the bound on their error, :math:`(\sum_i \|X^\top u_i - \sigma_i
     v_i\|^2)^{1/2}` over the live singular values, or the same with :math:`X v_i - \sigma_i u_i`, is
     below ``tolerance`` or rounding, and then for up to four rounds until none of the next
-    directions in the basis could be live. The result is mostly ten times closer than the bound. The
-    basis has eight columns more than there are live singular values, so that those that come next
-    are followed before they come. When it has not, it is made larger within the same step, up to a
-    full decomposition where an eighth (of 64) to a third (of many) of the singular values are live.
-    Every 16 steps a column is drawn anew, so that a direction outside the basis is found too, if
-    not at once. With ``rank`` or ``energy`` the bound does not hold: a cut between two singular
+    directions in the basis could be live. The result is closer than the bound: ten times where the
+    other singular values are far below the threshold, about three times where they are next to it.
+    The basis has eight columns more than there are live singular values, so that those that come
+    next are followed before they come. When it has not, it is made larger within the same step, up
+    to a full decomposition where an eighth (of 64) to a third (of many) of the singular values are
+    live. Every 16 steps a column is drawn anew, so that a direction outside the basis is found too,
+    if not at once. With ``rank`` or ``energy`` the bound does not hold: a cut between two singular
     values that are close to each other blows errors up. `NuclearState` tells all of it.
 
     Derivatives cost a full decomposition, whatever the method. ``prox`` called by hand starts
@@ -321,8 +323,10 @@ def nuclear(
          [0. 0.]]
 
     Notes:
-        On a CPU JAX leaves decompositions to OpenBLAS, whose threads get into the way of XLA's: set
-        ``OPENBLAS_NUM_THREADS=1`` in the environment before Python starts.
+        On a CPU JAX takes decompositions from SciPy's LAPACK, mostly OpenBLAS, whose threads get
+        into the way of XLA's: set ``OPENBLAS_NUM_THREADS=1`` in the environment before Python
+        starts. The truncated methods square norms of residuals: for matrices smaller than about
+        1e-12 or larger than 1e18 in float32 their bound is not exact.
 
     References:
         Cai, Candès, Shen, `A Singular Value Thresholding Algorithm for Matrix Completion

@@ -77,8 +77,8 @@ def shrink_by_svd(matrix: jax.Array, shrinkage: Shrinkage) -> Shrunk:
 def _decompose(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Singular values in falling order, and right singular vectors, of a tall matrix.
 
-    Those of X are those of R in X = Q·R. Without Q and the left singular vectors, which a prox
-    does not need, a matrix that is taller than square costs about half as much.
+    Those of X are those of R in X = Q·R. As a prox needs no Q, a matrix that is at least twice as
+    tall as wide takes about half the time so.
     """
     rows, columns = matrix.shape
     if rows >= 2 * columns:
@@ -116,7 +116,8 @@ class Truncated(NamedTuple):
 
     shrunk: Shrunk
     basis: jax.Array | None
-    """right singular vectors to start from next time; None where there were none before"""
+    """directions of right singular vectors, of any length, to start from next time; None where
+    there were none before"""
     width: jax.Array
     """how many of them to use then"""
     error: jax.Array
@@ -179,8 +180,8 @@ def shrink_leading(
       tolerance: the bound on the error, relative to the result, at which the iteration stops.
 
     Returns:
-        Σᵢ f(σᵢ)·uᵢ·vᵢᵀ and what the next call starts from. Where more are live than the largest
-        basis has room for, it comes from a full decomposition.
+        The prox, by `_iterate`, and what the next call starts from. Where more are live than the
+        largest basis has room for, it comes from a full decomposition.
     """
     columns = matrix.shape[1]
     widths = basis_widths(columns)
@@ -192,7 +193,8 @@ def shrink_leading(
             rounds, found = _iterate(matrix, shrinkage, start, tolerance, least)
         else:
             rounds, found = _iterate(matrix, shrinkage, basis[:, :width], tolerance, least)
-            basis = basis.at[:, :width].set(found.right)
+            # A direction in which there is nothing yet is left to `refresh_basis`.
+            basis = basis.at[:, :width].set(jnp.where(found.s > 0, found.right, 0))
         f = shrinkage(found.s)
         shrunk = Shrunk(matmul(found.left * _factors(f, found.s), found.right.T), _rank(f))
         live = _count(shrinkage.live(found.s))
@@ -276,15 +278,16 @@ def _iterate(
     that u, σ, v are exact for X − E with E = Σᵢ eᵢ·vᵢᵀ over the live i. The result is made of X·v
     and v, which is X applied once more: Σᵢ f(σᵢ)/σᵢ·(X·vᵢ)·vᵢᵀ = A + Σᵢ f(σᵢ)/σᵢ·eᵢ·vᵢᵀ with A the
     prox of X − E. As a prox is firmly non-expansive and f(σᵢ) ≤ σᵢ, both it and the prox of X are
-    in the ball around A + E/2 with radius ‖E‖/2. So it is off by ‖E‖ at most, and mostly by far
-    less, unless a singular value that should live is missing. One may be about to come while
-    σᵢ + ‖eᵢ‖ of one of the next few is above the threshold: then the iteration goes on, some rounds
-    at most; it never stops before ``least`` rounds. The next half step does the same to X, from v.
+    in the ball around A + E/2 with radius ‖E‖/2. So it is off by ‖E‖ at most, and by far less where
+    the other singular values are far below the threshold, unless one that should live is missing.
+    One may be about to come while σᵢ + ‖eᵢ‖ of one of the next few is above the threshold: then the
+    iteration goes on, some rounds at most; it never stops before ``least`` rounds. The next half
+    step does the same to Xᵀ, from v: its result is made of u and Xᵀ·u.
     """
     # The residuals of an exact basis grow as the root of the number of terms in a product.
     rounding = max(8, math.sqrt(matrix.shape[0])) * jnp.finfo(matrix.dtype).eps
 
-    def half_step(old: jax.Array, image: jax.Array, apply: Callable) -> tuple:
+    def half_step(old: jax.Array, image: jax.Array, apply: Callable) -> _Ritz:
         q, r = _qr(image)
         w, s, zt = jnp.linalg.svd(r)
         new = matmul(q, w)
@@ -294,19 +297,21 @@ def _iterate(
         floor = rounding * jnp.linalg.norm(jnp.where(live, s, 0))
         converged = error <= jnp.maximum(tolerance * jnp.linalg.norm(shrinkage(s)), floor)
         uncertain = shrinkage.uncertain(s, residuals - rounding * s[0])
-        return new, back, s, error, converged, ~jnp.any(uncertain)
+        return _Ritz(new, back, s, error, converged, ~jnp.any(uncertain))
 
-    def transposed_image(u: jax.Array) -> jax.Array:
+    def image_of_v(v: jax.Array) -> jax.Array:
+        return matmul(matrix, v)
+
+    def image_of_u(u: jax.Array) -> jax.Array:
         # On the CPU this is four times as fast as Xᵀ·u, which XLA would make of it again.
         return lax.optimization_barrier(matmul(u.T, matrix)).T
 
     def from_u(u: jax.Array, image: jax.Array) -> _Ritz:
-        v, back, *known = half_step(u, image, lambda v: matmul(matrix, v))
-        return _Ritz(back, v, *known)
+        ritz = half_step(u, image, image_of_v)
+        return ritz._replace(left=ritz.right, right=ritz.left)
 
     def from_v(v: jax.Array, image: jax.Array) -> _Ritz:
-        u, back, *known = half_step(v, image, transposed_image)
-        return _Ritz(u, back, *known)
+        return half_step(v, image, image_of_u)
 
     def round_trip(carry: tuple[jax.Array, _Ritz]) -> tuple[jax.Array, _Ritz]:
         rounds, ritz = carry
@@ -320,8 +325,8 @@ def _iterate(
         uncertain = ~ritz.settled & (rounds < _MAX_ROUNDS_TO_SETTLE)
         return (rounds < _MAX_ROUNDS) & (~ritz.converged | uncertain | (rounds < least))
 
-    u, _ = _qr(matmul(matrix, v))
-    start = (jnp.int32(0), from_u(u, transposed_image(u)))
+    u, _ = _qr(image_of_v(v))
+    start = (jnp.int32(0), from_u(u, image_of_u(u)))
     return lax.while_loop(lambda carry: unfinished(*carry), round_trip, start)
 
 
