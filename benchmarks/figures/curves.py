@@ -13,6 +13,8 @@ from benchmarks.figures.style import STYLE
 from benchmarks.results import Run, by_method, means
 from bregjax import sparsest_within
 
+_SHORT = 33  # characters of a name with which three columns of a legend fit the figure's width
+
 
 def plot_curves(
     axes: Axes, rows: Sequence[dict[str, Any]], field: str, label: str, scale: float = 1.0
@@ -59,7 +61,8 @@ def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
         panels[1, 1].set_yscale("log")
         handles, labels = panels[0, 0].get_legend_handles_labels()
         seeds = len({row["seed"] for row in rows})
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+        columns = 3 if max(map(len, labels)) <= _SHORT else 2
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
         figure.suptitle(f"{title} (mean ± deviation over {seeds} seeds)" if seeds > 1 else title)
     return figure
 
