@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from flax import nnx
 
-from benchmarks import data, methods, results
+from benchmarks import data, devices, methods, results
 from benchmarks.checkpoints import Checkpoints
 from benchmarks.errors import BenchmarkError
 from benchmarks.interruption import Interrupted, Interruption
@@ -26,6 +26,8 @@ class Experiment:
     name: ClassVar[str]
     title: ClassVar[str]
     dataset: ClassVar[str]
+    convolutional: ClassVar[bool] = False
+    """whether to make every core of a CPU a device, see `devices.one_per_core`"""
 
     epochs: int = 30
     """Passes over the training images."""
@@ -97,6 +99,8 @@ class Experiment:
     def run(self) -> None:
         """Train every method, write the results after each, print the table, draw the figures."""
         check_counts(self, "epochs", "seeds", "patience", "images", "batch_size")
+        if self.convolutional:
+            devices.one_per_core()
         if self.select == "best" or self.patience is not None:
             for name, _, method in self._chosen():
                 if isinstance(method, methods.Targeted):

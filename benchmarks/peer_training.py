@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 
 import bregjax
-from benchmarks import data
+from benchmarks import data, devices
 from benchmarks.experiments.mnist import PAPER
 from benchmarks.feeds import epoch_order
 from benchmarks.methods import SparseStart
@@ -89,6 +89,8 @@ def make_problem(name: str, seed: int, data_dir: Path | None, steps: int | None)
 def ours(name: str, problem: Problem) -> Run:
     """Train with bregjax: the epoch is one program over data on the device."""
     case = CASES[name]
+    if "conv" in case.strengths:
+        devices.one_per_core()
     graphdef, params = nnx.split(case.network(rngs=nnx.Rngs(0)), nnx.Param)
     params = jax.tree.unflatten(
         jax.tree.structure(params), [jnp.asarray(leaf) for leaf in problem.parameters]
@@ -99,20 +101,22 @@ def ours(name: str, problem: Problem) -> Run:
     )
     make = partial(getattr(bregjax, case.optimizer), case.learning_rate)
     optimizer = regularization.optimizer(make, len(problem.order))
+    mesh = devices.mesh(1, problem.order.shape[1])
 
     def update(state: Any, gradient: Any) -> Any:
         params, opt_state = state
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    @partial(jax.jit, donate_argnums=0)
     def epoch(state: Any, images: jax.Array, labels: jax.Array, order: jax.Array) -> Any:
         def step(state: Any, batch: jax.Array) -> Any:
+            batch = devices.share(batch, mesh)
+
             def loss_fn(params: Any) -> jax.Array:
                 logits = nnx.merge(graphdef, params)(images[batch])
                 return optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch]).mean()
 
-            loss, gradient = jax.value_and_grad(loss_fn)(state[0])
+            loss, gradient = devices.mean(jax.value_and_grad(loss_fn)(state[0]), mesh)
             return update(state, gradient), loss
 
         return jax.lax.scan(step, state, order)
@@ -121,14 +125,16 @@ def ours(name: str, problem: Problem) -> Run:
     def updates(state: Any, gradient: Any) -> Any:
         return jax.lax.fori_loop(0, _UPDATES, lambda _, state: update(state, gradient), state)
 
+    start = (params, optimizer.init(params))
+    state = devices.place(jax.tree.map(lambda x: x[None], start), mesh, devices.SEEDS)
+    arrays = devices.place(problem[1:], mesh)
+    run_epoch = devices.spread(epoch, mesh, (0, None, None, None))
+    run_epoch = jax.jit(run_epoch, donate_argnums=0).lower(state, *arrays).compile()
     gradient = jax.tree.map(jnp.ones_like, params)
-    state = (params, optimizer.init(params))
-    arrays = jax.device_put(problem[1:])
-    run_epoch = epoch.lower(state, *arrays).compile()
-    run_updates = updates.lower(state, gradient).compile()
-    (state, losses), seconds = _timed(lambda: jax.block_until_ready(run_epoch(state, *arrays)))
-    _, update_seconds = _timed(lambda: jax.block_until_ready(run_updates(state, gradient)))
-    return Run(np.asarray(losses), seconds, update_seconds / _UPDATES)
+    run_updates = updates.lower(start, gradient).compile()
+    (_, losses), seconds = _timed(lambda: jax.block_until_ready(run_epoch(state, *arrays)))
+    _, update_seconds = _timed(lambda: jax.block_until_ready(run_updates(start, gradient)))
+    return Run(np.asarray(losses[0]), seconds, update_seconds / _UPDATES)
 
 
 def theirs(name: str, problem: Problem) -> Run:

@@ -13,6 +13,7 @@ import optax
 from flax import nnx
 
 import bregjax
+from benchmarks import devices
 from benchmarks.checkpoints import Checkpoints
 from benchmarks.data import Dataset
 from benchmarks.errors import BenchmarkError
@@ -163,7 +164,7 @@ def train(
     """Train one network per seed, all at once, from the latest checkpoint if there is one.
 
     Where there are several devices the seeds are spread over as many of them as divide their
-    number.
+    number, and each batch over the rest, see `devices.mesh`.
 
     Args:
       task: dataset, network, objective and batch size.
@@ -197,25 +198,24 @@ def train(
             f"batch size {task.batch_size} exceeds the {len(task.dataset.train)} training"
             f" images of {task.dataset.name}: choose a smaller one."
         )
-    validation, test = (
-        jax.device_put((split.inputs, split.targets))
-        for split in (task.dataset.validation, task.dataset.test)
-    )
     if isinstance(optimizer, optax.GradientTransformation):
         programs = Programs(task, lambda _: optimizer, start, len(seeds))
     else:
         programs = Programs(task, optimizer, start, len(seeds))
-    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    start_keys, order_keys, augment_keys, hyperparameters = _spread(
-        (*jax.vmap(lambda key: jax.random.split(key, 3))(keys).T, hyperparameters), len(seeds)
+    data = devices.place(feed.data, programs.mesh)
+    validation, test = (
+        devices.place((split.inputs, split.targets), programs.mesh)
+        for split in (task.dataset.validation, task.dataset.test)
     )
+    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    start_keys, order_keys, augment_keys = jax.vmap(lambda key: jax.random.split(key, 3))(keys).T
     begin = functools.partial(programs.initialize, start_keys, hyperparameters)
     history = _History()
     position = 0
     saved = checkpoints and checkpoints.restore(jax.eval_shape(begin))
     if saved:
         position, history = saved.position, _History(**saved.history)
-        state = _spread(saved.state, len(seeds))
+        state = devices.place(saved.state, programs.mesh, devices.SEEDS)
     else:
         state = begin()
         history.add(0, programs.inspect(state, validation), snapshot(state.params))
@@ -240,7 +240,7 @@ def train(
             finished = None
             for piece in feed.pieces(epoch_keys, size, skip=first // size):
                 jax.block_until_ready(finished)  # one program runs while the next is prepared
-                state, finished = programs.advance(state, piece, step_keys, first, feed.data)
+                state, finished = programs.advance(state, piece, step_keys, first, data)
                 steps = jax.tree.leaves(piece)[0].shape[1]
                 first += steps
                 progress.advance(steps)
@@ -275,39 +275,18 @@ def train(
     )
 
 
-def _spread(tree: Any, size: int) -> Any:
-    """The arrays, whose first axis has ``size`` entries, spread over the devices along it."""
-    devices = jax.devices()
-    count = max(n for n in range(1, len(devices) + 1) if size % n == 0)
-    if count == 1:
-        return tree
-    mesh = jax.sharding.Mesh(np.asarray(devices[:count]), ("seeds",))
-    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.P("seeds")))
-
-
-def _for_one_seed(function: Callable, in_axes: tuple) -> Callable:
-    """`jax.vmap` over an axis of length one: conditions stay conditions, as nothing is batched."""
-
-    def mapped(*args: Any) -> Any:
-        single = [
-            arg if axis is None else jax.tree.map(lambda x: x[0], arg)
-            for arg, axis in zip(args, in_axes, strict=True)
-        ]
-        return jax.tree.map(lambda x: jnp.expand_dims(x, 0), function(*single))
-
-    return mapped
-
-
 def network_of(task: Task, result: Result, index: int = 0) -> nnx.Module:
-    """The trained network of the ``index``-th seed, in evaluation mode."""
+    """The trained network of the ``index``-th seed, in evaluation mode, on the first device."""
     model = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
     model.eval()
-    params, other = jax.tree.map(lambda x: x[index], (result.params, result.other))
+    params, other = jax.device_put(
+        jax.tree.map(lambda x: x[index], (result.params, result.other)), jax.devices()[0]
+    )
     return nnx.merge(nnx.graphdef(model), params, other)
 
 
 class Programs:
-    """The compiled programs of a training; all map over the seeds."""
+    """The compiled programs of a training; all map over the seeds, see `devices.spread`."""
 
     def __init__(
         self,
@@ -316,18 +295,22 @@ class Programs:
         start: Start | None,
         seeds: int,
     ):
+        self.mesh = mesh = devices.mesh(seeds, task.batches.batch_size)
         model = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
         model.train()
+        # Statistics of a batch are those of its shares on all devices.
+        model.set_attributes(nnx.BatchNorm, axis_name=devices.BATCH, raise_if_not_found=False)
         self._training = nnx.graphdef(model)
         model.eval()
         self._evaluation = nnx.graphdef(model)
         self._task, self._optimizer, self._start = task, optimizer, start
-        over_seeds = jax.vmap if seeds > 1 else _for_one_seed
-        self.initialize = jax.jit(over_seeds(self._initialize, (0, 0)))
-        self.advance = jax.jit(over_seeds(self._advance, (0, 0, 0, None, None)), donate_argnums=0)
-        self.finish = jax.jit(over_seeds(self._finish, (0, None, None)), donate_argnums=0)
-        self.inspect = jax.jit(over_seeds(self._inspect, (0, None)))
-        self.evaluate = jax.jit(over_seeds(self._evaluate, (0, 0, None)))
+        self.initialize = jax.jit(devices.spread(self._initialize, mesh, (0, 0)))
+        self.advance = jax.jit(
+            devices.spread(self._advance, mesh, (0, 0, 0, None, None)), donate_argnums=0
+        )
+        self.finish = jax.jit(devices.spread(self._finish, mesh, (0, None, None)), donate_argnums=0)
+        self.inspect = jax.jit(devices.spread(self._inspect, mesh, (0, None)))
+        self.evaluate = jax.jit(devices.spread(self._evaluate, mesh, (0, 0, None)))
 
     def _initialize(self, key: jax.Array, hyperparameters: Any) -> TrainState:
         model_key, start_key = jax.random.split(key)
@@ -352,6 +335,7 @@ class Programs:
             inputs, targets = self._task.batches.batch(data, item)
             if self._task.augment:
                 inputs = self._task.augment(jax.random.fold_in(key, number), inputs)
+            inputs, targets = devices.share((inputs, targets), self.mesh)
 
             def loss_fn(params: Any) -> tuple[jax.Array, tuple]:
                 outputs, other = self._apply(self._training, params, state.other, inputs)
@@ -361,6 +345,7 @@ class Programs:
             (loss, (accuracy, other)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
                 state.params
             )
+            loss, accuracy, gradient = devices.mean((loss, accuracy, gradient), self.mesh)
             updates, opt_state = optimizer.update(
                 gradient,
                 state.opt_state,

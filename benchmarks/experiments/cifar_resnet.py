@@ -36,6 +36,7 @@ class CifarResNet(Experiment):
 
     name: ClassVar[str] = "cifar_resnet"
     dataset: ClassVar[str] = "cifar10"
+    convolutional: ClassVar[bool] = True
 
     preset: Literal["paper", "best"] = "paper"
     """The paper's setting, or what we recommend."""

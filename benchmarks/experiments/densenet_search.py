@@ -29,6 +29,7 @@ class DenseNetSearch(Experiment):
     name: ClassVar[str] = "densenet_search"
     title: ClassVar[str] = "Fashion-MNIST, dense block"
     dataset: ClassVar[str] = "fashion_mnist"
+    convolutional: ClassVar[bool] = True
 
     epochs: int = 10
     """Passes over the training images."""

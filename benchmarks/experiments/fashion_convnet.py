@@ -39,6 +39,7 @@ class FashionConvNet(Experiment):
     name: ClassVar[str] = "fashion_convnet"
     title: ClassVar[str] = "Fashion-MNIST, ConvNet"
     dataset: ClassVar[str] = "fashion_mnist"
+    convolutional: ClassVar[bool] = True
 
     epochs: int = 14
     """Passes over the training images."""

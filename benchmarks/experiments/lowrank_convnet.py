@@ -24,6 +24,7 @@ class LowrankConvnet(LowRank):
     """
 
     name: ClassVar[str] = "lowrank_convnet"
+    convolutional: ClassVar[bool] = True
 
     epochs: int = 6
     """Passes over the training images."""

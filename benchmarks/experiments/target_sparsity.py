@@ -79,6 +79,11 @@ class TargetSparsity(Experiment):
         """The images of the network."""
         return _NETWORKS[self.network].dataset
 
+    @property
+    def convolutional(self) -> bool:
+        """Whether the network is."""
+        return self.network != "mlp"
+
     def methods(self) -> list[Recipe]:
         """Ours and the baselines at every target."""
         methods.check_shares("--sparsities", self.sparsities)
