@@ -37,8 +37,8 @@ class Peers:
 
     name: ClassVar[str] = "peers"
 
-    threads: tuple[int, ...] = (1, 2)
-    """Processor cores that a process may use."""
+    threads: tuple[int, ...] = dataclasses.field(default_factory=lambda: (1, 2)[: _count_cores()])
+    """Processor cores that a process may use; by default one, and two where there are two."""
     repeats: int = 3
     """How often each side trains."""
     only: tuple[str, ...] = ()
@@ -89,13 +89,18 @@ class Peers:
                 )
         if not hasattr(os, "sched_setaffinity"):
             raise BenchmarkError("this comparison binds processes to cores, which needs Linux.")
-        cores = len(os.sched_getaffinity(0))
+        cores = _count_cores()
         if not self.threads or min(self.threads) < 1 or max(self.threads) > cores:
             raise BenchmarkError(
                 f"--threads must be from 1 to the {cores} cores there are,"
                 f" got {' '.join(map(str, self.threads))}."
             )
         check_counts(self, "repeats")
+
+
+def _count_cores() -> int:
+    """The cores that this process may use, if the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
 def _in_a_process(

@@ -1,5 +1,6 @@
 """The mirror step: a dual variable collects the updates, and the parameters are read off it."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -40,15 +41,25 @@ def mirror_stage(
 
         return MirrorState(dual=jax.tree_util.tree_map_with_path(dual_of, params))
 
-    def move(updates: Any, state: MirrorState, params: Any, wish: Wish) -> tuple[Any, MirrorState]:
-        del params
-        dual = state.dual
-        if not wish.hold_dual:
-            dual = jax.tree.map(lambda v, u: v + u.astype(v.dtype), dual, updates)
-        point = jax.tree.map(lambda v: jnp.asarray(delta, v.dtype) * v, dual)
-        return point, MirrorState(dual=dual)
+    def recall(state: MirrorState, treedef: Any) -> list[jax.Array]:
+        return treedef.flatten_up_to(state.dual)
 
-    return Stage(init, move)
+    def begin(state: MirrorState, wish: Wish) -> Callable:
+        del state
+
+        def step(update: jax.Array, x: jax.Array, dual: jax.Array) -> tuple[jax.Array, jax.Array]:
+            del x
+            if not wish.hold_dual:
+                dual = dual + update.astype(dual.dtype)
+            return jnp.asarray(delta, dual.dtype) * dual, dual
+
+        return step
+
+    def store(state: MirrorState, duals: list[jax.Array], treedef: Any) -> MirrorState:
+        del state
+        return MirrorState(dual=treedef.unflatten(duals))
+
+    return Stage(init, recall, begin, store)
 
 
 def mirror_step(

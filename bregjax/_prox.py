@@ -1,5 +1,6 @@
 """The prox step: the implicit step on the regularizer, which makes exact zeros."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -41,31 +42,33 @@ def prox_stage(
         states = [regularizer.init_state(x, index) for index, x in enumerate(leaves)]
         return ProxState(count, treedef.unflatten(states))
 
-    def move(point: Any, state: ProxState, params: Any, wish: Wish) -> tuple[Any, ProxState]:
-        del params
+    def recall(state: ProxState, treedef: Any) -> list:
+        if not regularizer.stateful:
+            return [None] * treedef.num_leaves
+        return treedef.flatten_up_to(state.regularizer_state)
+
+    def begin(state: ProxState, wish: Wish) -> Callable:
         current_strength = value_at(strength, state.count)
         current_step_size = value_at(step_size, state.count)
+
+        def step(point: jax.Array, x: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
+            del x
+            dtype = point.dtype
+            threshold = jnp.asarray(current_step_size, dtype) * jnp.asarray(current_strength, dtype)
+            if wish.strength_scale is not None:
+                threshold = threshold * jnp.asarray(wish.strength_scale, dtype)
+            if not regularizer.stateful:
+                return regularizer.prox(point, threshold), None
+            return regularizer.prox_with_state(point, threshold, memory)
+
+        return step
+
+    def store(state: ProxState, memories: list, treedef: Any) -> ProxState:
         count = None if state.count is None else jnp.asarray(optax.safe_increment(state.count))
+        kept = treedef.unflatten(memories) if regularizer.stateful else None
+        return ProxState(count, kept)
 
-        def threshold(x: jax.Array) -> jax.Array:
-            value = jnp.asarray(current_step_size, x.dtype) * jnp.asarray(current_strength, x.dtype)
-            if wish.strength_scale is None:
-                return value
-            return value * jnp.asarray(wish.strength_scale, x.dtype)
-
-        if not regularizer.stateful:
-            prox = jax.tree.map(lambda x: regularizer.prox(x, threshold(x)), point)
-            return prox, ProxState(count, None)
-        leaves, treedef = jax.tree.flatten(point)
-        states = treedef.flatten_up_to(state.regularizer_state)
-        pairs = [
-            regularizer.prox_with_state(x, threshold(x), s)
-            for x, s in zip(leaves, states, strict=True)
-        ]
-        prox = treedef.unflatten([x for x, _ in pairs])
-        return prox, ProxState(count, treedef.unflatten([s for _, s in pairs]))
-
-    return Stage(init, move)
+    return Stage(init, recall, begin, store)
 
 
 def prox_step(
@@ -118,11 +121,13 @@ def prox_step(
     """
     prox = prox_stage(regularizer, strength, step_size)
 
-    def move(updates: Any, state: ProxState, params: Any, wish: Wish) -> tuple[Any, ProxState]:
-        def add(x: jax.Array, u: jax.Array) -> jax.Array:
+    def begin(state: ProxState, wish: Wish) -> Callable:
+        step = prox.begin(state, wish)
+
+        def of_updated(update: jax.Array, x: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
             dtype = wide_dtype(x.dtype)
-            return x.astype(dtype) + u.astype(dtype)
+            return step(x.astype(dtype) + update.astype(dtype), x, memory)
 
-        return prox.move(jax.tree.map(add, params, updates), state, params, wish)
+        return of_updated
 
-    return as_transformation(Stage(prox.init, move))
+    return as_transformation(prox._replace(begin=begin))

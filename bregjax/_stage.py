@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
@@ -22,14 +23,20 @@ class Wish(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A step from a tree (updates, or a point) to a point in parameter space.
+    """A step that takes each parameter x by itself to a point, from an update or another point.
 
-    ``init`` maps the parameters to a state. ``move`` maps (incoming tree, state, parameters, wish)
-    to (point, next state); the point's leaves are in float32 or wider.
+    The state of all parameters has a *memory* for each.
     """
 
     init: Callable[[Any], Any]
-    move: Callable[[Any, Any, Any, Wish], tuple[Any, Any]]
+    """from the parameters to the state"""
+    recall: Callable[[Any, Any], list]
+    """from (state, structure of the parameters) to the memories"""
+    begin: Callable[[Any, Wish], Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]]
+    """from (state, wish) to the step of one parameter: from (what comes in, x, memory) to (point,
+    next memory), the point in float32 or wider"""
+    store: Callable[[Any, list, Any], Any]
+    """from (state, next memories, structure of the parameters) to the next state"""
 
 
 def in_sequence(*stages: Stage) -> Stage:
@@ -38,14 +45,29 @@ def in_sequence(*stages: Stage) -> Stage:
     def init(params: Any) -> tuple:
         return tuple(stage.init(params) for stage in stages)
 
-    def move(incoming: Any, states: tuple, params: Any, wish: Wish) -> tuple[Any, tuple]:
-        next_states = []
-        for stage, state in zip(stages, states, strict=True):
-            incoming, next_state = stage.move(incoming, state, params, wish)
-            next_states.append(next_state)
-        return incoming, tuple(next_states)
+    def recall(states: tuple, treedef: Any) -> list:
+        each = [stage.recall(state, treedef) for stage, state in zip(stages, states, strict=True)]
+        return list(zip(*each, strict=True))
 
-    return Stage(init, move)
+    def begin(states: tuple, wish: Wish) -> Callable:
+        steps = [stage.begin(state, wish) for stage, state in zip(stages, states, strict=True)]
+
+        def step(incoming: jax.Array, x: jax.Array, memories: tuple) -> tuple[jax.Array, tuple]:
+            next_memories = []
+            for one, memory in zip(steps, memories, strict=True):
+                incoming, memory = one(incoming, x, memory)
+                next_memories.append(memory)
+            return incoming, tuple(next_memories)
+
+        return step
+
+    def store(states: tuple, memories: list, treedef: Any) -> tuple:
+        return tuple(
+            stage.store(state, [memory[index] for memory in memories], treedef)
+            for index, (stage, state) in enumerate(zip(stages, states, strict=True))
+        )
+
+    return Stage(init, recall, begin, store)
 
 
 def as_transformation(stage: Stage) -> optax.GradientTransformationExtraArgs:
@@ -65,16 +87,41 @@ def as_transformation(stage: Stage) -> optax.GradientTransformationExtraArgs:
     ) -> tuple[Any, Any]:
         del extra_args
         require_params(params)
-        expected, received = jax.tree.structure(params), jax.tree.structure(updates)
-        if expected != received:
+        leaves, treedef = jax.tree.flatten(params)
+        received = jax.tree.structure(updates)
+        if treedef != received:
             raise ValueError(
                 "updates and params must have the same structure.\n"
-                f"params:  {expected}\nupdates: {received}"
+                f"params:  {treedef}\nupdates: {received}"
             )
-        point, next_state = stage.move(updates, state, params, Wish(strength_scale, hold_dual))
-        return jax.tree.map(lambda y, x: y - x.astype(y.dtype), point, params), next_state
+        step = stage.begin(state, Wish(strength_scale, hold_dual))
+        carried, memories = [], []
+        point = None
+        for x, update, memory in zip(
+            leaves, jax.tree.leaves(updates), stage.recall(state, treedef), strict=True
+        ):
+            point, memory = step(_after(point, update), x, memory)
+            carried.append(point - x.astype(point.dtype))
+            memories.append(memory)
+        return treedef.unflatten(carried), stage.store(state, memories, treedef)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _after(first: jax.Array | None, x: jax.Array) -> jax.Array:
+    """``x``, but on the CPU not before ``first`` is computed.
+
+    XLA's CPU backend would compute all duals, then all norms of groups, then all parameters. In a
+    large network each dual has left the processor's cache when it is read again: with groups the
+    step takes up to a fifth longer.
+    """
+    if first is None or not first.size or jax.default_backend() != "cpu":
+        return x
+    if any(jax.typeof(first).sharding.spec):
+        return x  # one of its entries would have to be sent to all devices
+    entry = jax.lax.slice(first, (0,) * first.ndim, (1,) * first.ndim).reshape(())
+    never = (entry < 0) & (entry > 0)  # which XLA does not know
+    return jnp.where(never, jnp.zeros((), x.dtype), x)
 
 
 def parts_of(state: Any, kind: type[PartT]) -> list[PartT]:

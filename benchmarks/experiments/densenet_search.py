@@ -47,7 +47,7 @@ class DenseNetSearch(Experiment):
                 methods.adabreg(Plateau(1e-3), kernels, start=start), name="kernels λ=0.05"
             ),
             dataclasses.replace(
-                methods.adabreg(Cosine(3e-3), connections, start=start),
+                methods.adabreg(Cosine(3e-3, warmup_epochs=1), connections, start=start),
                 name="connections λ=0.01→0.1",
             ),
             methods.adam(Cosine(3e-3)),
