@@ -40,16 +40,20 @@ class DenseNetSearch(Experiment):
         """The published groups, and one group per connection; the linear layer is left dense."""
         start = SparseStart(0.03, gain=0.87, groups={"conv": per_kernel()})
         kernels = Regularization({"conv": Penalty(per_kernel(), 0.05)})
-        whole = group_l2((0, 1, 2, 3))
-        connections = Regularization({"conv": Penalty(whole, Rising(0.01, 0.1))})
+
+        def connections(final: float) -> methods.Recipe:
+            strength = Rising(0.01, final)
+            whole = Regularization({"conv": Penalty(group_l2((0, 1, 2, 3)), strength)})
+            # Without the warm-up all connections may wake at once, and the network dies.
+            method = methods.adabreg(Cosine(3e-3, warmup_epochs=1), whole, start=start)
+            return dataclasses.replace(method, name=f"connections λ={strength}")
+
         return [
             dataclasses.replace(
                 methods.adabreg(Plateau(1e-3), kernels, start=start), name="kernels λ=0.05"
             ),
-            dataclasses.replace(
-                methods.adabreg(Cosine(3e-3, warmup_epochs=1), connections, start=start),
-                name="connections λ=0.01→0.1",
-            ),
+            connections(0.1),
+            connections(0.16),
             methods.adam(Cosine(3e-3)),
         ]
 
