@@ -1,6 +1,7 @@
 """How a training is spread over the devices there are: its seeds first, then each batch."""
 
 import contextlib
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,8 @@ SEEDS, BATCH = "seeds", "batch"
 """The axes of the mesh."""
 
 _LEAST = 16  # images of a batch that are worth a device
+_MOST = 8  # cores that become devices; a container may have less than the cores it sees
+_FLAG = "xla_force_host_platform_device_count"
 
 
 def one_per_core() -> None:
@@ -23,16 +26,19 @@ def one_per_core() -> None:
     XLA's convolutions of a network's size gain little from a second core. With a device for each
     core every core has its own share of the batch instead: the Fashion-MNIST ConvNet trains 1.8
     times as fast on two cores. Products of the MLP's size gain less than the sum of the gradients
-    costs. To be called before JAX is first used, later it does nothing. The environment's
-    ``JAX_NUM_CPU_DEVICES`` comes first.
+    costs. To be called before JAX is first used, later it does nothing. A number of devices in the
+    environment (``JAX_NUM_CPU_DEVICES``, or in ``XLA_FLAGS``) comes first; more than eight are not
+    made.
     """
-    if "JAX_NUM_CPU_DEVICES" not in os.environ and hasattr(os, "sched_getaffinity"):
+    told = "JAX_NUM_CPU_DEVICES" in os.environ or _FLAG in os.environ.get("XLA_FLAGS", "")
+    if not told and hasattr(os, "sched_getaffinity"):
         with contextlib.suppress(RuntimeError):  # the devices are there already
-            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+            cores = len(os.sched_getaffinity(0))
+            jax.config.update("jax_num_cpu_devices", min(cores, _MOST))
 
 
 def mesh(seeds: int, batch_size: int) -> Mesh:
-    """As many devices as divide the seeds, times as many as divide a batch into worthwhile shares.
+    """As many devices as can have equal work: seeds, and worthwhile shares of the batches.
 
     Args:
       seeds: networks that are trained side by side.
@@ -42,10 +48,15 @@ def mesh(seeds: int, batch_size: int) -> Mesh:
         A mesh with the axes ``SEEDS`` and ``BATCH``.
     """
     devices = jax.devices()
-    over_seeds = _divisor(seeds, len(devices))
-    over_batch = _divisor(batch_size, min(len(devices) // over_seeds, batch_size // _LEAST))
-    chosen = np.asarray(devices[: over_seeds * over_batch])
-    return Mesh(chosen.reshape(over_seeds, over_batch), (SEEDS, BATCH))
+    shapes = [
+        (over_seeds, over_batch)
+        for over_seeds in _divisors(seeds)
+        for over_batch in _divisors(batch_size)
+        if over_seeds * over_batch <= len(devices)
+        and (over_batch == 1 or batch_size // over_batch >= _LEAST)
+    ]
+    shape = max(shapes, key=lambda shape: (math.prod(shape), shape[0]))
+    return Mesh(np.asarray(devices[: math.prod(shape)]).reshape(shape), (SEEDS, BATCH))
 
 
 def place(tree: Any, mesh: Mesh, axis: str | None = None) -> Any:
@@ -76,6 +87,8 @@ def spread(function: Callable, mesh: Mesh, in_axes: tuple[int | None, ...]) -> C
         over_seeds = jax.vmap if seeds != {1} else _for_one_seed
         return over_seeds(function, in_axes)(*args)
 
+    if mesh.size == 1:
+        return mapped
     specs = tuple(P() if axis is None else P(SEEDS) for axis in in_axes)
     return jax.shard_map(mapped, mesh=mesh, in_specs=specs, out_specs=P(SEEDS), check_vma=False)
 
@@ -96,9 +109,8 @@ def mean(tree: Any, mesh: Mesh) -> Any:
     return tree if mesh.shape[BATCH] == 1 else jax.lax.pmean(tree, BATCH)
 
 
-def _divisor(n: int, limit: int) -> int:
-    """The largest divisor of ``n`` up to ``limit``, or 1."""
-    return max((d for d in range(1, limit + 1) if n % d == 0), default=1)
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
 
 
 def _for_one_seed(function: Callable, in_axes: tuple) -> Callable:

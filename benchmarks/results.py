@@ -369,10 +369,11 @@ def _versions() -> dict[str, str]:
 
 def device() -> str:
     """The device that JAX computes on, in words."""
-    first = jax.devices()[0]
+    first, count = jax.devices()[0], jax.device_count()
+    kind = first.device_kind
     if first.platform == "cpu":
-        return f"cpu ({platform.machine()}, {os.cpu_count()} cores)"
-    return f"{first.platform} ({first.device_kind})"
+        kind = f"{platform.machine()}, {os.cpu_count()} cores"
+    return f"{first.platform} ({kind})" if count == 1 else f"{count} × {first.platform} ({kind})"
 
 
 def _commit() -> str | None:

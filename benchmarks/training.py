@@ -163,8 +163,7 @@ def train(
 ) -> Result:
     """Train one network per seed, all at once, from the latest checkpoint if there is one.
 
-    Where there are several devices the seeds are spread over as many of them as divide their
-    number, and each batch over the rest, see `devices.mesh`.
+    Where there are several devices seeds and batches are spread over them, see `devices.mesh`.
 
     Args:
       task: dataset, network, objective and batch size.
@@ -298,8 +297,9 @@ class Programs:
         self.mesh = mesh = devices.mesh(seeds, task.batches.batch_size)
         model = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
         model.train()
-        # Statistics of a batch are those of its shares on all devices.
-        model.set_attributes(nnx.BatchNorm, axis_name=devices.BATCH, raise_if_not_found=False)
+        if mesh.shape[devices.BATCH] > 1:
+            # Statistics of a batch are those of its shares on all devices.
+            model.set_attributes(nnx.BatchNorm, axis_name=devices.BATCH, raise_if_not_found=False)
         self._training = nnx.graphdef(model)
         model.eval()
         self._evaluation = nnx.graphdef(model)

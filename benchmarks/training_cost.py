@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from rich.table import Table
 
-from benchmarks import data, methods, results
+from benchmarks import data, devices, methods, results
 from benchmarks.errors import BenchmarkError
 from benchmarks.experiments.cifar_resnet import CifarResNet
 from benchmarks.experiments.fashion_convnet import convnet_task
@@ -86,7 +86,7 @@ class TrainingCost:
             name: _training(task, method, steps, self.seed) for name, method in trained.items()
         }
         seconds = time_in_turn(calls | {_PEAK: self._product()}, repeats, rng)
-        flops = _flops(task)
+        flops = _flops(task) / devices.mesh(1, self.batch_size).size  # of each device
         peak = 2 * self._size**3 / float(np.median(seconds.pop(_PEAK)))
         rows = []
         origin = results.provenance()
@@ -200,10 +200,11 @@ def _training(task: Task, method: Method, steps: int, seed: int) -> Callable[[],
     keys = jax.random.key(seed)[None]
     state = programs.initialize(keys, ())
     piece = next(iter(feed.pieces(keys, steps)))
+    data = devices.place(feed.data, programs.mesh)
 
     def advance() -> jax.Array:
         nonlocal state
-        state, finished = programs.advance(state, piece, keys, 0, feed.data)
+        state, finished = programs.advance(state, piece, keys, 0, data)
         return finished
 
     return advance

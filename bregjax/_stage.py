@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from bregjax._validation import require_params
@@ -108,17 +109,19 @@ def as_transformation(stage: Stage) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _after(first: jax.Array | None, x: jax.Array) -> jax.Array:
-    """``x``, but on the CPU not before ``first`` is computed.
+def _after(first: Any, x: Any) -> Any:
+    """``x``, but in a program for one CPU device not before ``first`` is computed.
 
     XLA's CPU backend would compute all duals, then all norms of groups, then all parameters. In a
     large network each dual has left the processor's cache when it is read again: with groups the
-    step takes up to a fifth longer.
+    step takes up to a quarter longer.
     """
-    if first is None or not first.size or jax.default_backend() != "cpu":
+    if not isinstance(x, Tracer) or type(first) is not type(x) or not first.size:
+        return x  # nothing to order; or only one of them is mapped, which must not spread
+    if jax.default_backend() != "cpu" or jax.device_count() > 1:
         return x
-    if any(jax.typeof(first).sharding.spec):
-        return x  # one of its entries would have to be sent to all devices
+    if any(jax.typeof(first).sharding.spec) or not jax.sharding.get_abstract_mesh().empty:
+        return x
     entry = jax.lax.slice(first, (0,) * first.ndim, (1,) * first.ndim).reshape(())
     never = (entry < 0) & (entry > 0)  # which XLA does not know
     return jnp.where(never, jnp.zeros((), x.dtype), x)
