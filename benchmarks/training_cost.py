@@ -86,8 +86,9 @@ class TrainingCost:
             name: _training(task, method, steps, self.seed) for name, method in trained.items()
         }
         seconds = time_in_turn(calls | {_PEAK: self._product()}, repeats, rng)
-        flops = _flops(task) / devices.mesh(1, self.batch_size).size  # of each device
+        flops = _flops(task)
         peak = 2 * self._size**3 / float(np.median(seconds.pop(_PEAK)))
+        peak *= devices.mesh(1, self.batch_size).size  # the product runs on one device
         rows = []
         origin = results.provenance()
         against = {name: baseline for (name, _), (baseline, _) in pairs}
