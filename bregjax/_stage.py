@@ -38,6 +38,8 @@ class Stage(NamedTuple):
     next memory), the point in float32 or wider"""
     store: Callable[[Any, list, Any], Any]
     """from (state, next memories, structure of the parameters) to the next state"""
+    in_turn: bool = False
+    """whether it pays to finish a parameter before the next one is begun, see `_after`"""
 
 
 def in_sequence(*stages: Stage) -> Stage:
@@ -68,7 +70,7 @@ def in_sequence(*stages: Stage) -> Stage:
             for index, (stage, state) in enumerate(zip(stages, states, strict=True))
         )
 
-    return Stage(init, recall, begin, store)
+    return Stage(init, recall, begin, store, any(stage.in_turn for stage in stages))
 
 
 def as_transformation(stage: Stage) -> optax.GradientTransformationExtraArgs:
@@ -101,7 +103,9 @@ def as_transformation(stage: Stage) -> optax.GradientTransformationExtraArgs:
         for x, update, memory in zip(
             leaves, jax.tree.leaves(updates), stage.recall(state, treedef), strict=True
         ):
-            point, memory = step(_after(point, update), x, memory)
+            if stage.in_turn:
+                update = _after(point, update)
+            point, memory = step(update, x, memory)
             carried.append(point - x.astype(point.dtype))
             memories.append(memory)
         return treedef.unflatten(carried), stage.store(state, memories, treedef)
@@ -113,8 +117,8 @@ def _after(first: Any, x: Any) -> Any:
     """``x``, but in a program for one CPU device not before ``first`` is computed.
 
     XLA's CPU backend would compute all duals, then all norms of groups, then all parameters. In a
-    large network each dual has left the processor's cache when it is read again: with groups the
-    step takes up to a quarter longer.
+    large network each dual has left the processor's cache when it is read for its norms: the step
+    takes up to a quarter longer. Where nothing is read twice, as with ℓ1, waiting costs 4 %.
     """
     if not isinstance(x, Tracer) or type(first) is not type(x) or not first.size:
         return x  # nothing to order; or only one of them is mapped, which must not spread

@@ -13,7 +13,7 @@ import bregjax
 
 OPTIMIZERS: dict[str, Any] = {
     "linbreg": bregjax.linbreg(0.1, bregjax.per_neuron(), 0.05),
-    "adabreg": bregjax.adabreg(0.1, bregjax.l1(), 0.05),
+    "adabreg": bregjax.adabreg(0.1, bregjax.per_kernel(), 0.05),
     "prox_sgd": bregjax.prox_sgd(0.1, bregjax.sparse_group(0), 0.05),
 }
 
