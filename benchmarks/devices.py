@@ -1,4 +1,4 @@
-"""How a training is spread over the devices there are: its seeds first, then each batch."""
+"""How a training is spread over the devices there are: its seeds, and each of their batches."""
 
 import contextlib
 import math

@@ -35,7 +35,6 @@ def task(batch_size: int) -> Task:
     rng = np.random.default_rng(0)
 
     def split(n: int) -> Split:
-        # No multiple of a power of two: nearly every rounding differs from sum to sum.
         images = rng.integers(0, 256, (n, 6, 6, 1)).astype(np.uint8)
         return Split(images, rng.integers(0, 3, n).astype(np.int32))
 
@@ -57,7 +56,7 @@ def task(batch_size: int) -> Task:
         (16, 64, (8, 1)),
     ],
 )
-def test_the_devices_are_for_seeds_first_and_then_for_batches(seeds, batch_size, shape):
+def test_as_many_devices_as_can_have_equal_work_are_used(seeds, batch_size, shape):
     mesh = devices.mesh(seeds, batch_size)
     assert mesh.axis_names == (devices.SEEDS, devices.BATCH)
     assert mesh.devices.shape == shape
