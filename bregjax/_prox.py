@@ -68,9 +68,7 @@ def prox_stage(
         kept = treedef.unflatten(memories) if regularizer.stateful else None
         return ProxState(count, kept)
 
-    # Groups have norms, for which the point is read once more.
-    grouped = type(regularizer).group_axes is not Regularizer.group_axes
-    return Stage(init, recall, begin, store, in_turn=grouped)
+    return Stage(init, recall, begin, store)
 
 
 def prox_step(

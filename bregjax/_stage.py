@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from bregjax._validation import require_params
@@ -38,8 +37,6 @@ class Stage(NamedTuple):
     next memory), the point in float32 or wider"""
     store: Callable[[Any, list, Any], Any]
     """from (state, next memories, structure of the parameters) to the next state"""
-    in_turn: bool = False
-    """whether it pays to finish a parameter before the next one is begun, see `_after`"""
 
 
 def in_sequence(*stages: Stage) -> Stage:
@@ -70,7 +67,7 @@ def in_sequence(*stages: Stage) -> Stage:
             for index, (stage, state) in enumerate(zip(stages, states, strict=True))
         )
 
-    return Stage(init, recall, begin, store, any(stage.in_turn for stage in stages))
+    return Stage(init, recall, begin, store)
 
 
 def as_transformation(stage: Stage) -> optax.GradientTransformationExtraArgs:
@@ -99,36 +96,15 @@ def as_transformation(stage: Stage) -> optax.GradientTransformationExtraArgs:
             )
         step = stage.begin(state, Wish(strength_scale, hold_dual))
         carried, memories = [], []
-        point = None
         for x, update, memory in zip(
             leaves, jax.tree.leaves(updates), stage.recall(state, treedef), strict=True
         ):
-            if stage.in_turn:
-                update = _after(point, update)
             point, memory = step(update, x, memory)
             carried.append(point - x.astype(point.dtype))
             memories.append(memory)
         return treedef.unflatten(carried), stage.store(state, memories, treedef)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _after(first: Any, x: Any) -> Any:
-    """``x``, but in a program for one CPU device not before ``first`` is computed.
-
-    XLA's CPU backend would compute all duals, then all norms of groups, then all parameters. In a
-    large network each dual has left the processor's cache when it is read for its norms: the step
-    takes up to a quarter longer. Where nothing is read twice, as with ℓ1, waiting costs 4 %.
-    """
-    if not isinstance(x, Tracer) or type(first) is not type(x) or not first.size:
-        return x  # nothing to order; or only one of them is mapped, which must not spread
-    if jax.default_backend() != "cpu" or jax.device_count() > 1:
-        return x
-    if any(jax.typeof(first).sharding.spec) or not jax.sharding.get_abstract_mesh().empty:
-        return x
-    entry = jax.lax.slice(first, (0,) * first.ndim, (1,) * first.ndim).reshape(())
-    never = (entry < 0) & (entry > 0)  # which XLA does not know
-    return jnp.where(never, jnp.zeros((), x.dtype), x)
 
 
 def parts_of(state: Any, kind: type[PartT]) -> list[PartT]:

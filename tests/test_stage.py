@@ -1,4 +1,4 @@
-"""Parameters are moved one after the other, and still know nothing of one another."""
+"""Parameters are moved in one program, and know nothing of one another."""
 
 import functools
 from typing import Any
@@ -16,12 +16,6 @@ OPTIMIZERS: dict[str, Any] = {
     "adabreg": bregjax.adabreg(0.1, bregjax.per_kernel(), 0.05),
     "prox_sgd": bregjax.prox_sgd(0.1, bregjax.sparse_group(0), 0.05),
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_device(monkeypatch):
-    """Parameters wait for one another where there is one device; the suite has eight."""
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
 
 
 def draw(seed: int) -> dict[str, Any]:
