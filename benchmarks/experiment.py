@@ -123,6 +123,8 @@ class Experiment:
             shutil.rmtree(folder, ignore_errors=True)
         with Interruption() as stop:
             for name, task, method in self._chosen():
+                if stop:
+                    raise Interrupted(f"before {name}", stop.signal)
                 if self.quick or self.images:
                     limits = (2000, 500) if self.quick else (self.images, None)
                     task = dataclasses.replace(task, dataset=task.dataset.first(*limits))

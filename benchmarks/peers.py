@@ -31,8 +31,9 @@ class Peers:
     The same networks (MNIST MLP, Fashion-MNIST ConvNet), initial weights and batches, in the same
     order. Each side trains for two epochs in a process of its own that may use so many processor
     cores, in turn, several times; the table reports medians of the second epoch's time. PyTorch's
-    loop has the normalized images in memory and selects from them. ℓ1 on dense layers; on convolutions the group norm of
-    the kernels, for which PyTorch's side reshapes them, as the package has it for matrices only.
+    loop has the normalized images in memory and selects from them. ℓ1 on dense layers; on
+    convolutions the group norm of the kernels, for which PyTorch's side reshapes them, as the
+    package has it for matrices only.
     """
 
     name: ClassVar[str] = "peers"

@@ -44,10 +44,16 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True)
 class Cosine:
-    """A linear rise from zero over the warm-up, then a cosine down to zero at the end."""
+    """A linear rise from zero over the warm-up, then a cosine down to the end.
+
+    Proximal SGD wants ``final`` above zero: its threshold is the rate of the step times λ, and at
+    the end of a cosine to zero nothing holds back what older and larger steps bring in.
+    """
 
     learning_rate: float
     warmup_epochs: float = 0.0
+    final: float = 0.0
+    """the rate at the end, as a share of ``learning_rate``"""
 
     def build(
         self, make: MakeOptimizer, epochs: int, steps_per_epoch: int
@@ -55,10 +61,10 @@ class Cosine:
         """See `LearningRate`."""
         steps = epochs * steps_per_epoch
         if self.warmup_epochs == 0:
-            return make(optax.cosine_decay_schedule(self.learning_rate, steps))
+            return make(optax.cosine_decay_schedule(self.learning_rate, steps, self.final))
         warmup = round(min(self.warmup_epochs, epochs / 2) * steps_per_epoch)
-        schedule = optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, warmup, steps)
-        return make(schedule)
+        end = self.final * self.learning_rate
+        return make(optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, warmup, steps, end))
 
     def record(self) -> dict[str, Any]:
         """See `LearningRate`."""

@@ -89,8 +89,8 @@ class Task:
     feed: Feed | None = None
     """where the training batches come from; by default ``dataset.train``, whole on the device"""
     steps_per_call: int | None = None
-    """training steps in one program; by default an epoch. Between programs the bar moves on and
-    an interruption is heard: give it where an epoch takes minutes."""
+    """training steps in one program; by default an epoch. Between programs the bar moves on, an
+    interruption is heard and checkpoints are saved: give it where an epoch takes minutes."""
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     """how the network was built, for summary.json"""
 
@@ -243,9 +243,11 @@ def train(
                 steps = jax.tree.leaves(piece)[0].shape[1]
                 first += steps
                 progress.advance(steps)
-                if first < feed.steps and stop():
-                    save((epoch - 1) * feed.steps + first, must=True)
-                    raise Interrupted(f"in epoch {epoch} of {epochs}")
+                if first < feed.steps:
+                    stopped = stop()
+                    save((epoch - 1) * feed.steps + first, must=stopped)
+                    if stopped:
+                        raise Interrupted(f"in epoch {epoch} of {epochs}")
             state, metrics = jax.block_until_ready(programs.finish(state, epoch, validation))
             metrics = jax.device_get(metrics)
             _check_finite(metrics, label, epoch, seeds)

@@ -150,7 +150,12 @@ class CifarResNet(Experiment):
         figures.save(figures.learning_curves(rows, self.title), out, "learning_curves")
         figure = figures.accuracy_and_density(runs, self.title)
         figures.save(figure, out, "accuracy_and_density")
-        figure = figures.layer_densities(results.read_exhibits(out), self.title)
+        layers = {
+            # NNX sorts layers by name, which puts the first one last.
+            method: dict(sorted(densities.items(), key=lambda item: "stem" not in item[0]))
+            for method, densities in results.read_exhibits(out).items()
+        }
+        figure = figures.layer_densities(layers, self.title)
         figures.save(figure, out, "layer_densities")
 
 

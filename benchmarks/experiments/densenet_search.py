@@ -54,7 +54,7 @@ class DenseNetSearch(Experiment):
             ),
             connections(0.1),
             connections(0.16),
-            methods.adam(Cosine(3e-3)),
+            methods.adam(Cosine(1e-3, warmup_epochs=1)),  # at 3e-3 the network is dead in 30 steps
         ]
 
     def task(self, dataset: Dataset) -> Task:

@@ -7,7 +7,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from benchmarks.figures.style import STYLE
 from benchmarks.results import Run, by_method, means
@@ -38,7 +38,7 @@ def plot_curves(
 def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     """The paper's four panels: accuracy in training and validation, ℓ1 norm, non-zero weights.
 
-    Where there are no classes the first two show the loss.
+    Where there are no classes the first two show the loss, a mean squared error per pixel.
     """
     classes = any(row["validation_accuracy"] is not None for row in rows)
     with mpl.rc_context(STYLE):
@@ -53,7 +53,7 @@ def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
                 if settled:
                     axes.set_ylim(min(settled) - 1, min(max(settled) + 1, 100.3))
             else:
-                plot_curves(axes, rows, f"{images}_loss", f"{words} loss")
+                plot_curves(axes, rows, f"{images}_loss", f"{words} error, mean square per pixel")
                 axes.set_yscale("log")
         plot_curves(panels[1, 0], rows, "l1_norm", "ℓ1 norm of the weights")
         plot_curves(panels[1, 1], rows, "nonzero", "non-zero weights")
@@ -95,7 +95,9 @@ def _accuracy_over(
                 label=method,
             )
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(PercentFormatter(decimals=None))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(label)
         axes.set_ylabel("test accuracy in %")
         axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -176,7 +178,7 @@ def steering(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     optimizers = dict.fromkeys(row["method"].rpartition(" ")[0] for row in steered)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.0, 2.9 * len(optimizers)), layout="constrained")
-        panels = figure.subplots(len(optimizers), 2, squeeze=False, sharex=True)
+        panels = figure.subplots(len(optimizers), 2, squeeze=False)
         for (left, right), optimizer in zip(panels, optimizers, strict=True):
             mine = [row for row in steered if row["method"].rpartition(" ")[0] == optimizer]
             plot_curves(left, mine, "density", f"{optimizer}: live weights in %", 100)
@@ -212,7 +214,11 @@ def accuracy_along_path(runs: Sequence[Run], title: str, tolerance: float) -> Fi
         axes.plot(shares, [100 * p.test_accuracy for p in points], marker="s", label="test")
         chosen = sparsest_within(validation, shares, tolerance)
         axes.axhline(
-            100 * (np.nanmax(validation) - tolerance), color="grey", linewidth=0.8, linestyle=":"
+            100 * (np.nanmax(validation) - tolerance),
+            color="grey",
+            linewidth=0.8,
+            linestyle=":",
+            label=f"best validation − {100 * tolerance:g} points",
         )
         axes.annotate(
             f"sparsest near the best:\n{points[chosen].method.partition(' ')[2]}",

@@ -1,12 +1,13 @@
 """What all figures share: their looks, and the files they are saved to."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 from cycler import cycler
 from matplotlib.figure import Figure
 
-from benchmarks.errors import BenchmarkError
+from benchmarks.results import write_file
 
 _COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 _LINES = ["-", "--", "-.", ":"]
@@ -34,8 +35,6 @@ STYLE: dict[Any, Any] = {
 def save(figure: Figure, out: Path, name: str) -> None:
     """Write NAME.png and NAME.pdf."""
     for ending in ("png", "pdf"):
-        path = out / f"{name}.{ending}"
-        try:
-            figure.savefig(path, dpi=160)
-        except OSError as error:
-            raise BenchmarkError(f"cannot write {path} ({error.strerror}).") from error
+        content = io.BytesIO()
+        figure.savefig(content, format=ending, dpi=160)
+        write_file(out / f"{name}.{ending}", content.getvalue())

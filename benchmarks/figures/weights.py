@@ -15,11 +15,13 @@ def appearing_weights(
 ) -> Figure:
     """Draw a first layer over time: how many live weights leave each pixel of the image.
 
+    A method that ended early is drawn as it was at its end.
+
     Args:
       snapshots: which weights (pixels, neurons) are live, by method and epoch.
       image_shape: height and width of the image; their product is the number of pixels.
     """
-    epochs = sorted(next(iter(snapshots.values())))
+    epochs = sorted(set().union(*snapshots.values()))
     shown = sorted({epochs[round(q * (len(epochs) - 1))] for q in (0, 0.05, 0.125, 0.25, 0.5, 1)})
     style: dict[Any, Any] = {**STYLE, "axes.grid": False}
     with mpl.rc_context(style):
@@ -28,7 +30,7 @@ def appearing_weights(
         rows = zip(grid, snapshots.items(), strict=True)
         for index, (row, (method, masks)) in enumerate(rows):
             for axes, epoch in zip(row, shown, strict=True):
-                live = masks[epoch]
+                live = masks[max(e for e in masks if e <= epoch)]
                 image = axes.imshow(
                     live.sum(axis=1).reshape(image_shape),
                     vmin=0,

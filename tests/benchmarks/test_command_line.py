@@ -123,6 +123,24 @@ def test_an_interrupted_command_goes_on_and_ends_the_same(digits_folder, tmp_pat
     assert (tmp_path / "metrics.jsonl").read_text() == expected
 
 
+def test_a_signal_in_the_last_epoch_of_a_method_starts_no_other(tmp_path, capsys):
+    started = []
+
+    def interrupt(*arguments, label, **options):
+        started.append(label)
+        result = train(*arguments, label=label, **options)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.experiment.train", interrupt)
+        options = ["digits", "--quick", "--out", str(tmp_path)]
+        assert main(options) == 128 + signal.SIGTERM
+    assert len(started) == 1
+    assert [run["method"] for run in json.loads((tmp_path / "summary.json").read_text())] == started
+    assert "before AdaBreg λ=0.1→1.2, and saved" in capsys.readouterr().err
+
+
 def test_restart_discards_what_was_saved(tmp_path):
     (tmp_path / "checkpoints" / "SGD").mkdir(parents=True)
     options = ["digits", "--quick", "--only", "SGD", "--out", str(tmp_path)]

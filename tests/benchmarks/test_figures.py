@@ -1,6 +1,23 @@
 import numpy as np
+import pytest
+from matplotlib.figure import Figure
 
 from benchmarks import figures
+from benchmarks.errors import BenchmarkError
+
+
+def test_a_figure_that_cannot_be_written_leaves_the_old_one_whole(tmp_path, monkeypatch):
+    (tmp_path / "name.png").write_bytes(b"old")
+
+    def full(path, content):
+        with open(path, "wb") as file:
+            file.write(content[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(BenchmarkError, match=r"name.png \(No space left on device\)"):
+        figures.save(Figure(), tmp_path, "name")
+    assert (tmp_path / "name.png").read_bytes() == b"old"
 
 
 def test_each_epoch_and_each_method_has_its_name():
@@ -11,6 +28,17 @@ def test_each_epoch_and_each_method_has_its_name():
     assert titles == [f"epoch {epoch}" for epoch in (0, 1, 2, 4, 8)]
     assert [axes.get_ylabel() for axes in panels if axes.get_ylabel()] == ["first", "second"]
     assert all(axes.get_xlabel() == "16.7% live" for axes in panels)
+
+
+def test_a_method_that_ended_early_is_drawn_as_it_was_then():
+    growing = {epoch: np.arange(24).reshape(4, 6) < epoch for epoch in range(9)}
+    short = {epoch: growing[epoch] for epoch in range(4)}
+    for snapshots in ({"short": short, "long": growing}, {"long": growing, "short": short}):
+        figure = figures.appearing_weights(snapshots, image_shape=(2, 2))
+        live = [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel().endswith("live")]
+        counts = [round(24 * float(label.partition("%")[0]) / 100) for label in live]
+        rows = dict(zip(snapshots, (counts[:5], counts[5:]), strict=True))
+        assert rows == {"short": [0, 1, 2, 3, 3], "long": [0, 1, 2, 4, 8]}
 
 
 def test_curves_are_the_mean_over_the_seeds_in_percent():
@@ -37,9 +65,12 @@ def test_curves_without_classes_show_the_loss():
     figure = figures.learning_curves(rows, "title")
     by_label = {axes.get_ylabel(): axes.get_lines()[0] for axes in figure.axes}
     np.testing.assert_allclose(
-        np.asarray(by_label["validation loss"].get_ydata()), [1, 1 / 2, 1 / 3]
+        np.asarray(by_label["validation error, mean square per pixel"].get_ydata()),
+        [1, 1 / 2, 1 / 3],
     )
-    np.testing.assert_array_equal(by_label["training loss"].get_xdata(), [1, 2])
+    np.testing.assert_array_equal(
+        by_label["training error, mean square per pixel"].get_xdata(), [1, 2]
+    )
 
 
 def test_kernels_are_counted_and_dead_inputs_left_out():

@@ -65,3 +65,12 @@ def test_constant_and_cosine_without_warm_up():
     assert (rates(Constant(0.25), np.ones(3), epochs=1, steps_per_epoch=3) == 0.25).all()
     seen = rates(Cosine(0.3), np.ones(11), epochs=1, steps_per_epoch=10)
     np.testing.assert_allclose(seen, 0.15 * (1 + np.cos(np.pi * np.arange(11) / 10)), atol=1e-7)
+
+
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_cosine_falls_to_its_final_share(warmup, x64):
+    schedule = Cosine(0.3, warmup_epochs=warmup, final=0.1)
+    seen = rates(schedule, np.ones(101), epochs=10, steps_per_epoch=10)
+    first = 10 * warmup
+    falling = 0.03 + 0.135 * (1 + np.cos(np.pi * (np.arange(first, 101) - first) / (100 - first)))
+    np.testing.assert_allclose(seen[first:], falling, atol=1e-7)

@@ -235,6 +235,24 @@ def test_a_loss_that_is_no_number_is_told_and_nothing_saved_is_lost(tmp_path):
     assert Checkpoints(tmp_path / "run", {}).positions() == [6, 12]
 
 
+def test_checkpoints_are_saved_between_the_programs_of_an_epoch_and_go_on_the_same(tmp_path):
+    made = dataclasses.replace(task(), steps_per_call=4)  # an epoch has six steps
+    checkpoints = Checkpoints(tmp_path / "run", {}, seconds=0)
+
+    def killed() -> bool:
+        if checkpoints.positions()[-1:] == [10]:
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        train(made, optax.sgd(0.1), seeds=[0], epochs=3, checkpoints=checkpoints, stop=killed)
+    assert checkpoints.positions() == [6, 10]
+    resumed = train(made, optax.sgd(0.1), seeds=[0], epochs=3, checkpoints=checkpoints)
+    whole = train(made, optax.sgd(0.1), seeds=[0], epochs=3)
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
+    np.testing.assert_array_equal(resumed.curve.train_loss, whole.curve.train_loss)
+
+
 def test_mixed_precision_computes_in_half_and_keeps_the_rest():
     seen = []
 
