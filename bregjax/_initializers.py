@@ -28,6 +28,12 @@ def _thin_out(
     return jnp.where(survives, x * jnp.asarray(gain, x.dtype), jnp.zeros_like(x))
 
 
+def _he_normal(key: jax.Array, shape: Any, dtype: Any, **placement: Any) -> jax.Array:
+    """He's distribution without the exact zeros that narrow dtypes draw (bfloat16: 0.8 %)."""
+    kernel = he_normal()(key, shape, dtype, **placement)
+    return jnp.where(kernel == 0, jnp.asarray(jnp.finfo(dtype).tiny, dtype), kernel)
+
+
 def sparse_initializer(
     density: float,
     base: Initializer | None = None,
@@ -46,7 +52,8 @@ def sparse_initializer(
     Args:
       density: the share of groups that survive, in (0, 1]. Exactly ``round(density * n)`` of the
         n groups do, at least one.
-      base: draws the dense kernel; the default is `jax.nn.initializers.he_normal`.
+      base: draws the dense kernel; the default is `jax.nn.initializers.he_normal`. What it draws as
+        zero is zero, survivor or not.
       groups: what survives or not, named by a regularizer with these groups: ``l1()``, the
         default, for entries, ``per_neuron()``, ``per_kernel()``, ``per_filter()`` and so on.
       rescale: False leaves out the factor.
@@ -80,7 +87,7 @@ def sparse_initializer(
     check_range("density", density, above=0, at_most=1)
     groups = l1() if groups is None else groups
     check_regularizer(groups, "groups")
-    dense = he_normal() if base is None else base
+    dense = _he_normal if base is None else base
 
     def init(
         key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None

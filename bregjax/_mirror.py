@@ -41,8 +41,8 @@ def mirror_stage(
 
         return MirrorState(dual=jax.tree_util.tree_map_with_path(dual_of, params))
 
-    def recall(state: MirrorState, treedef: Any) -> list[jax.Array]:
-        return treedef.flatten_up_to(state.dual)
+    def recall(state: MirrorState, params: Any) -> list[jax.Array]:
+        return jax.tree.structure(params).flatten_up_to(state.dual)
 
     def begin(state: MirrorState, wish: Wish) -> Callable:
         del state

@@ -127,7 +127,9 @@ def grow_rank_on_plateau(
         limit = jnp.ceil(rank / scale * (1 - 1e-6)).astype(jnp.int32)
 
         def limited(node: Any) -> Any:
-            return node._replace(rank_limit=limit) if isinstance(node, NuclearState) else node
+            if not isinstance(node, NuclearState):
+                return node
+            return node._replace(rank_limit=jax.tree.map(lambda _: limit, node.rank_limit))
 
         state = jax.tree.map(
             limited, inner_state, is_leaf=lambda node: isinstance(node, NuclearState)

@@ -19,7 +19,8 @@ class ProxState(NamedTuple):
     count: jax.Array | None
     """steps done, shape (), int32; None where neither the strength nor the step is a schedule"""
     regularizer_state: Any
-    """what a stateful regularizer keeps for each parameter; None for the others"""
+    """what a stateful regularizer keeps, each array of it a tree shaped like the parameters; None
+    for the others"""
 
 
 def prox_stage(
@@ -40,12 +41,14 @@ def prox_stage(
             return ProxState(count, None)
         leaves, treedef = jax.tree.flatten(params)
         states = [regularizer.init_state(x, index) for index, x in enumerate(leaves)]
-        return ProxState(count, treedef.unflatten(states))
+        return ProxState(count, _inside_out(states, treedef))
 
-    def recall(state: ProxState, treedef: Any) -> list:
-        if not regularizer.stateful:
-            return [None] * treedef.num_leaves
-        return treedef.flatten_up_to(state.regularizer_state)
+    def recall(state: ProxState, params: Any) -> list:
+        leaves, treedef = jax.tree.flatten(params)
+        if not (regularizer.stateful and leaves):
+            return [None] * len(leaves)
+        one = jax.eval_shape(lambda x: regularizer.init_state(x, 0), leaves[0])
+        return _outside_in(state.regularizer_state, treedef, _structure(one))
 
     def begin(state: ProxState, wish: Wish) -> Callable:
         current_strength = value_at(strength, state.count)
@@ -65,10 +68,40 @@ def prox_stage(
 
     def store(state: ProxState, memories: list, treedef: Any) -> ProxState:
         count = None if state.count is None else jnp.asarray(optax.safe_increment(state.count))
-        kept = treedef.unflatten(memories) if regularizer.stateful else None
+        kept = _inside_out(memories, treedef) if regularizer.stateful else None
         return ProxState(count, kept)
 
     return Stage(init, recall, begin, store)
+
+
+def _structure(state: Any) -> Any:
+    """The structure of one parameter's state, in which None is an array that is not there."""
+    return jax.tree.structure(state, is_leaf=lambda node: node is None)
+
+
+def _inside_out(states: list, treedef: Any) -> Any:
+    """From a state for each parameter to one state of trees that are shaped like the parameters.
+
+    `flax.nnx.Optimizer` keeps trees of arrays that are shaped like the parameters, not trees of
+    states.
+    """
+    if not states:
+        return treedef.unflatten([])
+    structure = _structure(states[0])
+    columns = zip(*map(structure.flatten_up_to, states), strict=True)
+    return structure.unflatten(
+        treedef.unflatten(optax.MaskedNode() if entry is None else entry for entry in column)
+        for column in columns
+    )
+
+
+def _outside_in(state: Any, treedef: Any, structure: Any) -> list:
+    """The inverse of `_inside_out`, given the structure of one parameter's state."""
+    rows = zip(*map(treedef.flatten_up_to, structure.flatten_up_to(state)), strict=True)
+    return [
+        structure.unflatten(entry if jax.tree.leaves(entry) else None for entry in row)
+        for row in rows
+    ]
 
 
 def prox_step(

@@ -30,7 +30,7 @@ class Stage(NamedTuple):
     init: Callable[[Any], Any]
     """from the parameters to the state"""
     recall: Callable[[Any, Any], list]
-    """from (state, structure of the parameters) to the memories"""
+    """from (state, parameters) to the memories"""
     begin: Callable[[Any, Wish], Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]]
     """from (state, wish) to the step of one parameter: from (what comes in, x, memory) to (point,
     next memory), the point in float32 or wider"""
@@ -44,8 +44,8 @@ def in_sequence(*stages: Stage) -> Stage:
     def init(params: Any) -> tuple:
         return tuple(stage.init(params) for stage in stages)
 
-    def recall(states: tuple, treedef: Any) -> list:
-        each = [stage.recall(state, treedef) for stage, state in zip(stages, states, strict=True)]
+    def recall(states: tuple, params: Any) -> list:
+        each = [stage.recall(state, params) for stage, state in zip(stages, states, strict=True)]
         return list(zip(*each, strict=True))
 
     def begin(states: tuple, wish: Wish) -> Callable:
@@ -96,7 +96,7 @@ def as_transformation(stage: Stage) -> optax.GradientTransformationExtraArgs:
         step = stage.begin(state, Wish(strength_scale, hold_dual))
         carried, memories = [], []
         for x, update, memory in zip(
-            leaves, jax.tree.leaves(updates), stage.recall(state, treedef), strict=True
+            leaves, jax.tree.leaves(updates), stage.recall(state, params), strict=True
         ):
             point, memory = step(update, x, memory)
             carried.append(point - x.astype(point.dtype))

@@ -87,6 +87,8 @@ OPTIMIZERS = {
     ),
     "adabreg": bregjax.adabreg(0.05, bregjax.l1(), 0.1),
     "soft_bernoulli": bregjax.linbreg(0.5, bregjax.soft_bernoulli(0.1), 0.05),
+    "nuclear": bregjax.linbreg(0.5, bregjax.nuclear(), 0.05),
+    "nuclear, warm": bregjax.adabreg(0.05, bregjax.nuclear(method="warm"), 0.05),
     "partition": optax.partition(
         {
             "conv": bregjax.adabreg(0.05, bregjax.per_kernel(), 0.1),

@@ -37,6 +37,14 @@ def test_exact_number_of_whole_groups_survives(groups, shape, number, axes, dens
     np.testing.assert_allclose(kernel[kernel != 0], np.sqrt(number / kept), rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize(("groups", "live"), [(None, 15680), (bregjax.per_neuron(), 15680)])
+def test_the_count_is_exact_for_what_narrow_dtypes_draw(groups, live, dtype):
+    kernel = bregjax.sparse_initializer(0.1, groups=groups)(KEY, (784, 200), dtype)
+    assert kernel.dtype == dtype
+    assert int((kernel != 0).sum()) == live
+
+
 def test_without_rescaling_survivors_keep_their_values():
     init = bregjax.sparse_initializer(0.25, jax.nn.initializers.ones, rescale=False)
     kernel = init(KEY, (8, 8))

@@ -97,6 +97,15 @@ def test_a_constructor_that_was_not_called_is_named():
         bregjax.prox_step(bregjax.l1, 0.1)  # pyright: ignore[reportArgumentType]
 
 
+def test_each_soft_bernoulli_equals_itself_alone():
+    # As a static argument of a jitted function a regularizer chooses the program.
+    prox = jax.jit(lambda regularizer, x: regularizer.prox(x, 0.5), static_argnums=0)
+    x = jnp.array([0.1, 2.0])
+    np.testing.assert_array_equal(prox(bregjax.soft_bernoulli(0.0), x), [0, 1.5])
+    np.testing.assert_array_equal(prox(bregjax.soft_bernoulli(1.0), x), [1, 1.5])
+    assert bregjax.soft_bernoulli(0.3) != bregjax.soft_bernoulli(0.3)
+
+
 def test_soft_bernoulli_follows_its_formula():
     p, h, step = 0.3, 1.5, 0.5
     x = np.random.default_rng(0).normal(size=100_000).astype(np.float32)

@@ -1,5 +1,7 @@
 """The elastic net, its conjugate and the Bregman distances, in float64 on small arrays."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,6 +10,40 @@ import scipy.optimize
 import bregjax
 
 pytestmark = pytest.mark.usefixtures("x64")
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_narrow_parameters_are_measured_in_float32(dtype):
+    rng = np.random.default_rng(0)
+    theta, other = (jnp.asarray(rng.normal(size=4000), dtype) for _ in range(2))
+    states: Any = [bregjax.mirror_step(bregjax.l1(), 0.3).init(x) for x in (theta, other)]
+    dual, other_dual = (state.dual for state in states)
+    wide, other_wide = theta.astype(jnp.float32), other.astype(jnp.float32)
+    for measure in (
+        lambda x, y: bregjax.elastic_net(x, bregjax.l1(), 0.3, 0.5),
+        lambda x, y: bregjax.bregman_distance(x, y, other_dual, bregjax.l1(), 0.3),
+        lambda x, y: bregjax.symmetric_bregman_distance(x, dual, y, other_dual),
+    ):
+        got = measure(theta, other)
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, measure(wide, other_wide), rtol=1e-6)
+        assert got > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((bregjax.l1, 1.0), TypeError, "regularizer"),
+        ((bregjax.l1(), -1.0), ValueError, "strength=-1.0"),
+        ((bregjax.l1(), 1.0, 0.0), ValueError, "delta=0.0"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        bregjax.elastic_net(jnp.ones(2), *arguments)
+    with pytest.raises(error, match=message):
+        bregjax.elastic_net_conjugate_grad(jnp.ones(2), *arguments)
+
 
 REGULARIZERS = [
     bregjax.none(),

@@ -130,7 +130,10 @@ def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
 
 
 class NuclearState(NamedTuple):
-    """What `nuclear` keeps for each matrix."""
+    """What `nuclear` keeps for each matrix; in a `ProxState` each field is a tree of them.
+
+    The tree is shaped like the parameters, with an empty node where a matrix has no such array.
+    """
 
     rank: jax.Array
     """number of live singular values, shape (), int32"""

@@ -19,6 +19,10 @@ class _SoftBernoulli(_L1):
     key: int | jax.Array
     stateful: ClassVar[bool] = True
 
+    # A key may be an array, which does not compare: each object equals itself alone.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     def _draw(self, x: jax.Array, step: ArrayLike, key: jax.Array) -> jax.Array:
         awake = jax.random.bernoulli(key, self.probability, x.shape)
         floor = jnp.where(awake, jnp.asarray(self.height, x.dtype), 0)
