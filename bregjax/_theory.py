@@ -66,7 +66,7 @@ def elastic_net(
     params = _wide(params)
     values = [regularizer.value(x) for x in jax.tree.leaves(params)]
     quadratic = _inner(params, params) / (2 * delta)
-    return strength * jnp.asarray(sum(values, start=0.0)) + quadratic
+    return jnp.asarray(strength * jnp.asarray(sum(values, start=0.0)) + quadratic)
 
 
 def elastic_net_conjugate_grad(
