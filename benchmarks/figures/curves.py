@@ -53,7 +53,7 @@ def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
                 if settled:
                     axes.set_ylim(min(settled) - 1, min(max(settled) + 1, 100.3))
             else:
-                plot_curves(axes, rows, f"{images}_loss", f"{words} error, mean square per pixel")
+                plot_curves(axes, rows, f"{images}_loss", f"{words} error,\nmean square per pixel")
                 axes.set_yscale("log")
         plot_curves(panels[1, 0], rows, "l1_norm", "ℓ1 norm of the weights")
         plot_curves(panels[1, 1], rows, "nonzero", "non-zero weights")

@@ -65,11 +65,11 @@ def test_curves_without_classes_show_the_loss():
     figure = figures.learning_curves(rows, "title")
     by_label = {axes.get_ylabel(): axes.get_lines()[0] for axes in figure.axes}
     np.testing.assert_allclose(
-        np.asarray(by_label["validation error, mean square per pixel"].get_ydata()),
+        np.asarray(by_label["validation error,\nmean square per pixel"].get_ydata()),
         [1, 1 / 2, 1 / 3],
     )
     np.testing.assert_array_equal(
-        by_label["training error, mean square per pixel"].get_xdata(), [1, 2]
+        by_label["training error,\nmean square per pixel"].get_xdata(), [1, 2]
     )
 
 
