@@ -27,6 +27,8 @@ class Case:
     """how far an array lies outside C; at most 0 inside"""
     project: Callable[[Array], Array]
     """the Euclidean projection onto C"""
+    alternating: bool = False
+    """whether that is done by alternating projections, which costs digits"""
 
     def __str__(self) -> str:
         return self.name
@@ -99,7 +101,7 @@ def _groups(
                 ball[g] = rest * min(1, radius / max(np.sqrt((rest**2).sum()), 1e-300))
         return box + ball
 
-    return Case(name, regularizer, shape, value, excess, project)
+    return Case(name, regularizer, shape, value, excess, project, alternating=a > 0)
 
 
 def _nuclear(

@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from bregjax._numerics import wide_dtype
@@ -55,21 +57,32 @@ def _sum_of_rows(x: jax.Array, term: Pointwise) -> jax.Array:
 
 
 def _norm(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Euclidean norms over ``axes``, kept as axes of size one; its derivative at zero is zero."""
-    square = _sum_of_squares(x, axes)
-    positive = square > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
+    """Euclidean norms over ``axes``, kept as axes of size one; its derivative at zero is zero.
+
+    The squares are those of x / max |x|, which neither overflow nor vanish.
+    """
+    largest = lax.stop_gradient(jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0))
+    scale = jnp.where(largest > 0, largest, 1)
+    square = _sum_of_squares(x / scale, axes)
+    return jnp.where(largest > 0, scale * jnp.sqrt(jnp.where(largest > 0, square, 1)), 0)
+
+
+def _power_of_two_near(x: jax.Array) -> jax.Array:
+    """2ᵏ with 2ᵏ/x between 1 and 2, unless x is about as small or large as numbers get."""
+    largest = 3 * jnp.finfo(x.dtype).maxexp // 4
+    exponent = jnp.clip(jnp.frexp(x)[1], -largest, largest)
+    return lax.stop_gradient(jnp.ldexp(jnp.ones_like(x), exponent))
 
 
 def check_axes(name: str, value: int | tuple[int, ...]) -> tuple[int, ...]:
     """``value`` as a tuple; raises `ValueError` unless it is made of distinct integers."""
     axes = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    integers = all(isinstance(a, int) and not isinstance(a, bool) for a in axes)
+    integers = all(isinstance(a, numbers.Integral) and not isinstance(a, bool) for a in axes)
     if not integers or len(set(axes)) != len(axes):
         raise ValueError(
             f"{name} must be an integer or a tuple of distinct integers, got {name}={value!r}."
         )
-    return axes
+    return tuple(map(int, axes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,11 +122,15 @@ class _GroupL2(Regularizer):
         """What the prox of of(x) multiplies each group with."""
         limits = jnp.finfo(x.dtype)
         threshold = jnp.minimum(jnp.asarray(step, x.dtype) * self.weight(x), limits.max)
+        # In a unit near the threshold a square overflows or vanishes only where the threshold is
+        # nothing beside the norm, or the norm beside the threshold.
+        per_unit = 1 / _power_of_two_near(threshold)
+        square = _sum_of_squares(x, self.group_axes(x.ndim), lambda x: of(x) * per_unit)
         # The floors keep values and derivatives finite. Every group with a norm below the
         # threshold has a quotient above one, hence a factor of exactly zero. Both end in costly
         # operations, which XLA does not repeat for every entry of the group.
-        square = _sum_of_squares(x, self.group_axes(x.ndim), of)
         norm = jnp.sqrt(jnp.maximum(square, limits.tiny))
+        threshold = threshold * per_unit
         return jnp.maximum(1 - threshold / jnp.maximum(norm, threshold / 2), 0)
 
     def subgradient(self, x: jax.Array) -> jax.Array:
@@ -190,8 +207,8 @@ def group_l2(
          [2.  0. ]]
 
     Notes:
-        Squares are summed in float32 (float64 for float64): norms outside 1e-19 … 1e19 are not
-        exact there, and neither is what depends on them.
+        Norms are taken in float32 (float64 for float64), of entries of any size: the squares are
+        those of the entries in a unit near the threshold.
 
     References:
         Bungert, Roith, Tenbrinck, Burger, `A Bregman Learning Framework for Sparse Neural Networks
