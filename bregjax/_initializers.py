@@ -9,8 +9,8 @@ from jax.nn.initializers import Initializer, he_normal
 
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._elementwise import l1
-from bregjax._selection import Mask, selected_leaves
-from bregjax._validation import check_range, check_regularizer
+from bregjax._selection import Mask, marks_of
+from bregjax._validation import check_range, check_regularizer, known_number
 
 
 def _thin_out(
@@ -62,7 +62,7 @@ def sparse_initializer(
         An initializer: a function of ``(key, shape, dtype)``.
 
     Raises:
-        ValueError: if ``density`` is out of range.
+        ValueError: if ``density`` is out of range or a traced value: it says how many survive.
         TypeError: if ``groups`` is no regularizer.
 
     Example:
@@ -84,6 +84,7 @@ def sparse_initializer(
         wakes it. Where whole neurons or kernels start at zero, give the biases small positive
         values, as the authors do: uniform in :math:`[0, 1/\sqrt{\text{fan in}}]`.
     """
+    density = known_number("density", density)
     check_range("density", density, above=0, at_most=1)
     groups = l1() if groups is None else groups
     check_regularizer(groups, "groups")
@@ -125,7 +126,7 @@ def sparsify(
         Parameters of the same structure, shapes and dtypes.
 
     Raises:
-        ValueError: if ``density`` is out of range or ``mask`` does not fit.
+        ValueError: if ``density`` is out of range or a traced value, or ``mask`` does not fit.
         TypeError: if ``groups`` is no regularizer.
 
     Example:
@@ -142,13 +143,14 @@ def sparsify(
     Notes:
         Units that keep no weight need positive biases to wake: see `sparse_initializer`.
     """
+    density = known_number("density", density)
     check_range("density", density, above=0, at_most=1)
     groups = l1() if groups is None else groups
     check_regularizer(groups, "groups")
-    chosen = {path for path, _ in selected_leaves(params, mask)}
-    keys = iter(jax.random.split(key, max(1, len(chosen))))
+    marks = marks_of(params, mask)
+    keys = iter(jax.random.split(key, max(1, sum(jax.tree.leaves(marks)))))
 
-    def one(path: tuple, x: jax.Array) -> jax.Array:
-        return _thin_out(next(keys), x, density, groups, rescale) if path in chosen else x
+    def one(x: jax.Array, marked: bool) -> jax.Array:
+        return _thin_out(next(keys), x, density, groups, rescale) if marked else x
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    return jax.tree.map(one, params, marks)

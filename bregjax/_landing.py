@@ -10,13 +10,13 @@ import optax
 from jax import lax
 from jax.core import Tracer
 
-from bregjax._masks import mark_leaves, top_k_masks, when_due
+from bregjax._masks import top_k_masks, when_due
 from bregjax._measures import live_groups
 from bregjax._mirror import MirrorState
 from bregjax._numerics import add_updates, wide_dtype
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._elementwise import l1
-from bregjax._selection import Mask
+from bregjax._selection import Mask, marks_of
 from bregjax._stage import parts_of
 from bregjax._support import freeze_support
 from bregjax._validation import check_range, check_regularizer, check_whole, require_params
@@ -91,7 +91,7 @@ def land(
     if not any(landed):
         raise ValueError("state has no dual of params: land reads the weights off linbreg's dual.")
     if mask is not None:
-        marks = mark_leaves(params, mask)
+        marks = jax.tree.leaves(marks_of(params, mask))
         landed = [dual and marked for dual, marked in zip(landed, marks, strict=True)]
     chosen = [i for i, marked in enumerate(landed) if marked]
     if not chosen:

@@ -8,15 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from bregjax._selection import Mask, selected_leaves
-
 T = TypeVar("T")
-
-
-def mark_leaves(params: Any, mask: Mask | None) -> list[bool]:
-    """For each leaf of ``params`` whether ``mask`` (by default `bregjax.weight_mask`) marks it."""
-    chosen = {path for path, _ in selected_leaves(params, mask)}
-    return [path in chosen for path, _ in jax.tree_util.tree_leaves_with_path(params)]
 
 
 def top_k_masks(

@@ -7,7 +7,7 @@ import optax
 from bregjax._mirror import bregman_step
 from bregjax._prox import prox_step
 from bregjax._regularizers._base import Regularizer
-from bregjax._selection import Mask, weight_mask
+from bregjax._selection import Mask, marks_of
 from bregjax._validation import check_range
 
 
@@ -28,13 +28,13 @@ def _gradient_step(
 def _on_weights(
     step: optax.GradientTransformation, mask: Mask | None
 ) -> optax.GradientTransformationExtraArgs:
-    if mask is False or isinstance(mask, (jax.Array, np.ndarray)):
+    if isinstance(mask, (bool, np.bool_, jax.Array, np.ndarray)):
         # optax.inject_hyperparams has taken the mask for a schedule and called it with a count.
         raise ValueError(
             f"mask must be a tree of booleans or a function of the parameters, got mask={mask!r}."
             " With a mask use optax.inject_hyperparams(…, static_args=('mask',))."
         )
-    return optax.masked(step, weight_mask if mask is None else mask)
+    return optax.masked(step, lambda params: marks_of(params, mask))
 
 
 def linbreg(
@@ -73,10 +73,10 @@ def linbreg(
         τ < 2/(δL) with L the Lipschitz constant of its gradient.
       momentum: β in [0, 1), or None.
       nesterov: whether the momentum is Nesterov's.
-      mask: which leaves are regularized: a tree of booleans shaped like the parameters, or a
-        function that makes one of them. The default is all arrays of two or more dimensions, so
-        that biases and norms are not. The others get plain SGD and have no dual. Under Flax NNX
-        pass a function, as the optimizer sees variables once and arrays later.
+      mask: which leaves are regularized: a tree of booleans shaped like the parameters or a prefix
+        of that, or a function that makes one of them. The default is all arrays of two or more
+        dimensions, so that biases and norms are not. The others get plain SGD and have no dual.
+        Under Flax NNX pass a function, as the optimizer sees variables once and arrays later.
 
     Returns:
         The optimizer. With ``optax.inject_hyperparams(linbreg)(…)`` its current values can be
@@ -108,6 +108,11 @@ def linbreg(
     References:
         Bungert, Roith, Tenbrinck, Burger, `A Bregman Learning Framework for Sparse Neural Networks
         <https://arxiv.org/abs/2105.04319>`_, JMLR 23, 2022, Algorithms 1 and 2.
+
+    Notes:
+        For parameters narrower than float32 (bfloat16): the updates are float32, as in `prox_step`,
+        which `optax.apply_if_finite` refuses; and `optax.inject_hyperparams` rounds the values to
+        the parameters' dtype unless it gets ``hyperparam_dtype=jnp.float32``.
 
     See Also:
         `adabreg`, `prox_sgd`.
@@ -179,6 +184,9 @@ def adabreg(
     Notes:
         The authors' code before 30 January 2024 left out the correction of the first moment.
 
+        For parameters narrower than float32 as in `linbreg`: b2 = 0.999 is 1 in bfloat16, and
+        without ``hyperparam_dtype=jnp.float32`` no parameter would move.
+
     See Also:
         `linbreg`, `prox_sgd`.
     """
@@ -240,6 +248,9 @@ def prox_sgd(
     References:
         Parikh, Boyd, `Proximal Algorithms <https://doi.org/10.1561/2400000003>`_, Foundations and
         Trends in Optimization 1, 2014, Section 4.2.
+
+    Notes:
+        For parameters narrower than float32 as in `linbreg`.
     """
     return optax.chain(
         _gradient_step(learning_rate, momentum, nesterov),

@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Mask = Any
-"""A tree of booleans shaped like the parameters, or a function that makes one of them."""
+"""A tree of booleans shaped like the parameters or a prefix of that, or a function that makes one
+of them."""
 
 
 def leaf_name(path: tuple) -> str:
@@ -129,15 +131,38 @@ def label_by_path(rules: Mapping[str, Any], *, default: Any = None) -> Callable[
     return label_tree
 
 
-def selected_leaves(params: Any, mask: Mask | None = None) -> list[tuple[tuple, jax.Array]]:
-    """The (path, array) pairs that ``mask`` marks; by default those of `weight_mask`."""
+def marks_of(params: Any, mask: Mask | None = None) -> Any:
+    """The tree of booleans, shaped like ``params``, that ``mask`` stands for.
+
+    By default that of `weight_mask`. Raises `ValueError` unless the mask is made of booleans and
+    has the structure of ``params`` or a prefix of it.
+    """
     mask = weight_mask if mask is None else mask
     marks = mask(params) if callable(mask) else mask
-    expected, received = jax.tree.structure(params), jax.tree.structure(marks)
-    if expected != received:
+    for path, mark in jax.tree_util.tree_leaves_with_path(marks):
+        if not _is_boolean(mark):
+            raise ValueError(
+                "mask must be a tree of booleans or a function of the parameters that makes one,"
+                f" got mask{jax.tree_util.keystr(path)}={mark!r}."
+            )
+    try:
+        return jax.tree.broadcast(jax.tree.map(bool, marks), params)
+    except ValueError:
+        expected, received = jax.tree.structure(params), jax.tree.structure(marks)
         raise ValueError(
-            f"mask must have the structure of params.\nparams: {expected}\nmask:   {received}"
-        )
+            "mask must have the structure of params, or a prefix of it.\n"
+            f"params: {expected}\nmask:   {received}"
+        ) from None
+
+
+def _is_boolean(mark: Any) -> bool:
+    if isinstance(mark, (np.ndarray, jax.Array)):
+        return mark.dtype == bool and mark.ndim == 0
+    return isinstance(mark, (bool, np.bool_))
+
+
+def selected_leaves(params: Any, mask: Mask | None = None) -> list[tuple[tuple, jax.Array]]:
+    """The (path, array) pairs that ``mask`` marks; by default those of `weight_mask`."""
+    marks = jax.tree.leaves(marks_of(params, mask))
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    marks = jax.tree.leaves(marks)
     return [pair for pair, marked in zip(leaves, marks, strict=True) if marked]

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bregjax._masks import keep_live, mark_leaves, set_dead_to_zero
+from bregjax._masks import keep_live, set_dead_to_zero
 from bregjax._numerics import add_updates
-from bregjax._selection import Mask
+from bregjax._selection import Mask, marks_of
 from bregjax._validation import check_whole, require_params
 
 
@@ -35,7 +35,7 @@ def _support_of(params: Any, mask: Mask | None) -> Any:
     leaves, treedef = jax.tree.flatten(params)
     if not leaves:  # optax.tree_map_params asks for the state of a placeholder
         return params
-    marks = mark_leaves(params, mask)
+    marks = jax.tree.leaves(marks_of(params, mask))
     return treedef.unflatten(
         [
             x != 0 if marked else jnp.ones(x.shape, bool)

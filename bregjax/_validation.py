@@ -2,9 +2,11 @@
 
 import math
 import numbers
+from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from bregjax._regularizers._base import Regularizer
 
@@ -40,6 +42,13 @@ def check_range(
     for broken, rule in rules:
         if broken:
             raise ValueError(f"{name} must be {rule}, got {name}={value!r}.")
+
+
+def known_number(name: str, value: Any) -> Any:
+    """An array of one number as that number; raises `ValueError` where a value is traced."""
+    if isinstance(value, Tracer):
+        raise ValueError(f"{name} must be known while tracing, got {name}={value!r}.")
+    return value.item() if isinstance(value, (jax.Array, np.ndarray)) else value
 
 
 def check_regularizer(value: object, name: str = "regularizer") -> None:

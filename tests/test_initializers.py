@@ -135,6 +135,15 @@ def test_bad_density(density, message):
         bregjax.sparsify(KEY, {"w": jnp.ones((2, 2))}, density)
 
 
+def test_density_as_an_array_is_a_number_and_traced_an_error():
+    init = bregjax.sparse_initializer(jnp.float32(0.25))  # pyright: ignore[reportArgumentType]
+    assert int(jnp.sum(init(KEY, (4, 4)) != 0)) == 4
+    with pytest.raises(ValueError, match="density must be at most 1"):
+        bregjax.sparse_initializer(np.array(2.0))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="density must be known while tracing, got density="):
+        jax.jit(lambda density: bregjax.sparsify(KEY, {"w": jnp.ones((2, 2))}, density))(0.5)
+
+
 def test_groups_that_are_no_regularizer():
     for groups in (bregjax.l1, "kernel", 0):
         with pytest.raises(TypeError, match="groups"):

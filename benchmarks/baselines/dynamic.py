@@ -11,12 +11,11 @@ from jax.flatten_util import ravel_pytree
 from bregjax._masks import (
     keep_live,
     keep_live_state,
-    mark_leaves,
     set_dead_to_zero,
     top_k_masks,
     when_due,
 )
-from bregjax._selection import Mask
+from bregjax._selection import Mask, marks_of
 from bregjax._stage import value_at
 from bregjax._validation import check_range, check_whole, require_params
 
@@ -118,13 +117,13 @@ def dynamic_sparsity(
         leaves = zip(*map(jax.tree.leaves, (params, scores, masks)), strict=True)
         moved = [
             move(*leaf) if marked else leaf[-1]
-            for leaf, marked in zip(leaves, mark_leaves(params, mask), strict=True)
+            for leaf, marked in zip(leaves, jax.tree.leaves(marks_of(params, mask)), strict=True)
         ]
         return jax.tree.structure(masks).unflatten(moved), key
 
     def init(params: Any) -> DynamicSparsityState:
         leaves, treedef = jax.tree.flatten(params)
-        marks = mark_leaves(params, mask)
+        marks = jax.tree.leaves(marks_of(params, mask))
         masks = [
             x != 0 if marked else jnp.ones(x.shape, bool)
             for x, marked in zip(leaves, marks, strict=True)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 import bregjax
-from bregjax._selection import Mask
+from bregjax._selection import Mask, marks_of
 from bregjax._stage import value_at
 from bregjax._validation import check_range, check_regularizer, require_params
 
@@ -61,7 +61,7 @@ def add_penalty(
         return jax.tree.map(add, updates, params), PenaltyState(count)
 
     penalty = optax.GradientTransformation(init, update)
-    return optax.masked(penalty, bregjax.weight_mask if mask is None else mask)
+    return optax.masked(penalty, lambda params: marks_of(params, mask))
 
 
 def lasso(

@@ -9,12 +9,11 @@ import optax
 from bregjax._masks import (
     keep_live,
     keep_live_state,
-    mark_leaves,
     set_dead_to_zero,
     top_k_masks,
     when_due,
 )
-from bregjax._selection import Mask
+from bregjax._selection import Mask, marks_of
 from bregjax._stage import value_at
 from bregjax._validation import check_range, check_whole, require_params
 
@@ -128,7 +127,7 @@ def magnitude_pruning(
     def prune(masks: Any, params: Any, target: jax.Array) -> Any:
         weights = jax.tree.leaves(params)
         live, treedef = jax.tree.flatten(masks)
-        chosen = [i for i, marked in enumerate(mark_leaves(params, mask)) if marked]
+        chosen = [i for i, marked in enumerate(jax.tree.leaves(marks_of(params, mask))) if marked]
         for group in [chosen] if scope == "global" else [[i] for i in chosen]:
             total = sum(weights[i].size for i in group)
             kept = jnp.clip(jnp.round(target * total).astype(jnp.int32), 1, total)
