@@ -38,6 +38,14 @@ def live_groups(x: jax.Array, groups: Regularizer) -> jax.Array:
     return jnp.any(x != 0, axis=groups.group_axes(x.ndim))
 
 
+def _countable(params: Any, mask: Mask | None) -> list[jax.Array]:
+    """The leaves that ``mask`` marks, without those that have no entries."""
+    leaves = [x for _, x in selected_leaves(params, mask) if x.size]
+    if not leaves:
+        raise ValueError("mask marks no entry of params: there is nothing to count.")
+    return leaves
+
+
 def density(
     params: Any, groups: Regularizer | None = None, *, mask: Mask | None = None
 ) -> jax.Array:
@@ -53,7 +61,7 @@ def density(
         A scalar in [0, 1], float32; jittable.
 
     Raises:
-        ValueError: if ``mask`` marks no leaf or does not fit.
+        ValueError: if ``mask`` marks no entry or does not fit.
 
     Example:
         >>> import jax.numpy as jnp, bregjax
@@ -61,9 +69,7 @@ def density(
         >>> print(bregjax.density(params), bregjax.density(params, bregjax.per_neuron()))
         0.25 0.5
     """
-    leaves = [x for _, x in selected_leaves(params, mask)]
-    if not leaves:
-        raise ValueError("mask marks no leaf of params: there is nothing to count.")
+    leaves = _countable(params, mask)
     lives = [x != 0 if groups is None else live_groups(x, groups) for x in leaves]
     total = sum(math.prod(live.shape) for live in lives)
     alive = sum((jnp.sum(live, dtype=jnp.int32) for live in lives), start=jnp.int32(0))
@@ -113,16 +119,14 @@ def relative_rank(
         a scalar in [0, 1], float32; jittable.
 
     Raises:
-        ValueError: if ``mask`` marks no leaf or does not fit.
+        ValueError: if ``mask`` marks no entry or does not fit.
 
     Example:
         >>> import jax.numpy as jnp, bregjax
         >>> print(bregjax.relative_rank({"kernel": jnp.outer(jnp.arange(4.0), jnp.ones(2))}))
         0.5
     """
-    leaves = [x for _, x in selected_leaves(params, mask)]
-    if not leaves:
-        raise ValueError("mask marks no leaf of params: there is nothing to count.")
+    leaves = _countable(params, mask)
     largest = sum(min(fold(x)[0].shape) for x in leaves)
     ranks = sum((effective_rank(x, tolerance) for x in leaves), start=jnp.int32(0))
     return ranks.astype(jnp.float32) / largest

@@ -121,7 +121,8 @@ def sparsity_report(params: Any, *, mask: Mask | None = None, ranks: bool = True
 
     Args:
       params: a Flax NNX module or state, Linen variables or parameters, or any tree of arrays.
-      mask: which leaves are shown, as in `linbreg`; by default all of two or more dimensions.
+      mask: which leaves are shown, as in `linbreg`, of two or more dimensions each; by default all
+        of those. Arrays without entries are left out.
       ranks: whether to compute the ranks, which takes a singular value decomposition of each
         array.
 
@@ -130,7 +131,7 @@ def sparsity_report(params: Any, *, mask: Mask | None = None, ranks: bool = True
         filters), live inputs, live convolution kernels, and rank of each array.
 
     Raises:
-        ValueError: if there is nothing to show.
+        ValueError: if there is nothing to show, or ``mask`` does not fit or marks a vector.
 
     Example:
         >>> import jax.numpy as jnp, bregjax
@@ -143,9 +144,15 @@ def sparsity_report(params: Any, *, mask: Mask | None = None, ranks: bool = True
         all weights                    1/6   16.67%
     """
     tree = _parameters_of(params)
-    layers = [_layer(path, leaf, ranks) for path, leaf in selected_leaves(tree, mask)]
-    if not layers:
-        raise ValueError("params has no array of two or more dimensions to report on.")
+    shown = [(path, leaf) for path, leaf in selected_leaves(tree, mask) if leaf.size]
+    flat = [leaf_name(path) for path, leaf in shown if leaf.ndim < 2]
+    if flat:
+        raise ValueError(
+            f"mask marks {', '.join(flat)}: the report shows arrays of two or more dimensions."
+        )
+    if not shown:
+        raise ValueError("mask marks no entry of params: there is nothing to report on.")
+    layers = [_layer(path, leaf, ranks) for path, leaf in shown]
     total = sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(tree))
     return SparsityReport(tuple(layers), total)
 

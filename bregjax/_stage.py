@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
@@ -92,6 +93,12 @@ def as_transformation(stage: Stage) -> optax.GradientTransformationExtraArgs:
             raise ValueError(
                 "updates and params must have the same structure.\n"
                 f"params:  {treedef}\nupdates: {received}"
+            )
+        received = [jnp.shape(update) for update in jax.tree.leaves(updates)]
+        if (expected := [jnp.shape(x) for x in leaves]) != received:
+            raise ValueError(
+                "updates and params must have the same shapes.\n"
+                f"params:  {expected}\nupdates: {received}"
             )
         step = stage.begin(state, Wish(strength_scale, hold_dual))
         carried, memories = [], []

@@ -84,7 +84,7 @@ def elastic_net_conjugate_grad(
       delta: δ > 0.
 
     Returns:
-        θ, a tree like ``dual``.
+        θ, a tree shaped like ``dual``, in float32 where that is narrower.
 
     Example:
         >>> import jax.numpy as jnp, bregjax
@@ -93,7 +93,7 @@ def elastic_net_conjugate_grad(
         [2. 0.]
     """
     _check(regularizer, strength, delta)
-    return jax.tree.map(lambda v: regularizer.prox(delta * v, delta * strength), dual)
+    return jax.tree.map(lambda v: regularizer.prox(delta * v, delta * strength), _wide(dual))
 
 
 def bregman_distance(

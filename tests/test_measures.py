@@ -64,10 +64,22 @@ def test_density_counts_exactly_in_narrow_dtypes():
 
 
 def test_density_of_nothing_and_of_a_wrong_mask():
-    with pytest.raises(ValueError, match="mask marks no leaf"):
+    with pytest.raises(ValueError, match="mask marks no entry"):
         bregjax.density({"bias": jnp.ones(3)})
     with pytest.raises(ValueError, match="mask must have the structure of params"):
         bregjax.density({"a": jnp.ones((2, 2))}, mask=[True, False])
+
+
+def test_arrays_without_entries_do_not_count():
+    empty = {"a": jnp.zeros((0, 3)), "b": jnp.zeros((3, 0))}
+    params = empty | {"w": jnp.array([[1.0, 0.0], [0.0, 0.0]])}
+    assert bregjax.density(params) == 0.25
+    assert bregjax.relative_rank(params) == 0.5
+    assert [layer.name for layer in bregjax.sparsity_report(params).layers] == ["w"]
+    assert [int(bregjax.effective_rank(x)) for x in empty.values()] == [0, 0]
+    for count in (bregjax.density, bregjax.relative_rank, bregjax.sparsity_report):
+        with pytest.raises(ValueError, match="mask marks no entry of params"):
+            count(empty)
 
 
 def test_live_groups_of_a_conv_kernel():
@@ -143,7 +155,7 @@ def test_relative_rank_is_the_sum_of_ranks_by_the_sum_of_the_largest_ones():
     np.testing.assert_allclose(result, (2 + 3 + 0) / (5 + 9 + 4), rtol=1e-6)
     mask = {"kernels": [False, True, False], "bias": False}
     np.testing.assert_allclose(bregjax.relative_rank(params, mask=mask), 3 / 9, rtol=1e-6)
-    with pytest.raises(ValueError, match="mask marks no leaf"):
+    with pytest.raises(ValueError, match="mask marks no entry"):
         bregjax.relative_rank({"bias": jnp.ones(3)})
 
 
@@ -265,8 +277,14 @@ def test_report_obeys_the_mask_and_keeps_the_total():
     assert report.total_parameters == 16
 
 
+def test_report_of_a_vector_is_refused_by_name():
+    params = {"w": jnp.ones((2, 2)), "out": {"bias": jnp.ones(2)}}
+    with pytest.raises(ValueError, match="mask marks out/bias: the report shows arrays of two"):
+        bregjax.sparsity_report(params, mask={"w": True, "out": True})
+
+
 def test_report_on_nothing():
-    with pytest.raises(ValueError, match="no array of two or more dimensions"):
+    with pytest.raises(ValueError, match="mask marks no entry of params"):
         bregjax.sparsity_report({"bias": jnp.ones(3)})
 
 

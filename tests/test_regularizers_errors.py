@@ -85,6 +85,11 @@ def test_nuclear_rejects(row_axes):
         ({"probability": 1.5}, "probability must be at most 1, got probability=1.5"),
         ({"height": -1.0}, "height must be at least 0, got height=-1.0"),
         ({"height": None}, "got height=None"),
+        ({"key": "seed"}, "key must be one PRNG key or an integer seed, got key='seed'"),
+        ({"key": 1.0}, "got key=1.0"),
+        ({"key": None}, "got key=None"),
+        ({"key": True}, "got key=True"),
+        ({"key": np.zeros(2)}, "got key=array"),
     ],
 )
 def test_soft_bernoulli_rejects(arguments, message):
@@ -158,6 +163,29 @@ def test_soft_bernoulli_is_reproducible_by_key():
     same_key = bregjax.soft_bernoulli(0.5, key=jax.random.key(3))
     np.testing.assert_array_equal(first, wake_ups(same_key, 2))
     assert not np.array_equal(first, wake_ups(bregjax.soft_bernoulli(0.5, key=4), 2))
+
+
+def test_numpy_integers_are_integers():
+    x = jnp.full((40, 50), 0.1)
+    first = bregjax.soft_bernoulli(0.5, key=np.int64(3)).prox(x, 0.5)  # pyright: ignore[reportArgumentType]
+    np.testing.assert_array_equal(first, bregjax.soft_bernoulli(0.5, key=3).prox(x, 0.5))
+    assert bregjax.group_l2(np.int64(1)) == bregjax.group_l2(1)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="got key="):
+        bregjax.soft_bernoulli(key=jax.random.split(jax.random.key(0)))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (3, 3, 0, 2)])
+def test_arrays_without_entries_stay_as_they_are(shape):
+    x = jnp.zeros(shape)
+    methods = ("svd", "gram", "randomized", "warm")
+    spectral = [bregjax.nuclear(method=method) for method in methods]
+    for regularizer in (bregjax.l1(), bregjax.per_kernel(), bregjax.sparse_group(0), *spectral):
+        assert regularizer.prox(x, 0.5).shape == shape
+        assert regularizer.subgradient(x).shape == shape
+        assert regularizer.value(x) == 0
+        tx = bregjax.linbreg(0.1, regularizer, 0.5)
+        updates, _ = jax.jit(tx.update)(x, tx.init(x), x)
+        assert updates.shape == shape
 
 
 def test_soft_bernoulli_keeps_the_dtype():

@@ -122,6 +122,17 @@ def test_missing_params_raise(name):
 
 
 @pytest.mark.parametrize("name", ["mirror_step", "bregman_step", "prox_step"])
+def test_different_shapes_raise_and_show_both(name):
+    params = {"w": jnp.ones((2, 3))}
+    tx = FACTORIES[name]()
+    state = tx.init(params)
+    with pytest.raises(ValueError, match="same shapes") as info:
+        tx.update({"w": jnp.ones((1, 3))}, state, params)
+    assert "(2, 3)" in str(info.value)
+    assert "(1, 3)" in str(info.value)
+
+
+@pytest.mark.parametrize("name", ["mirror_step", "bregman_step", "prox_step"])
 def test_different_structures_raise_and_show_both(name):
     params = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2))}
     tx = FACTORIES[name]()

@@ -51,7 +51,8 @@ def fold(
         raise ValueError(f"row_axes={row_axes} names an axis twice in {x.ndim} dimensions.")
     order = rows + tuple(a for a in range(x.ndim) if a not in rows)
     permuted_shape = [x.shape[a] for a in order]
-    matrix = x.transpose(order).reshape(math.prod(permuted_shape[: len(rows)]), -1)
+    sizes = math.prod(permuted_shape[: len(rows)]), math.prod(permuted_shape[len(rows) :])
+    matrix = x.transpose(order).reshape(sizes)
 
     def unfold(matrix: jax.Array) -> jax.Array:
         return matrix.reshape(permuted_shape).transpose([order.index(a) for a in range(x.ndim)])
@@ -61,7 +62,7 @@ def fold(
 
 def rank_tolerance(matrix: jax.Array, singular_values: jax.Array) -> jax.Array:
     """Below this a singular value counts as rounding error: max(m, n)·ε·σ₁."""
-    return jnp.max(singular_values) * max(matrix.shape) * jnp.finfo(matrix.dtype).eps
+    return jnp.max(singular_values, initial=0) * max(matrix.shape) * jnp.finfo(matrix.dtype).eps
 
 
 def _derivative(

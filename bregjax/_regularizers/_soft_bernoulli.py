@@ -1,10 +1,12 @@
 """A random regularizer that wakes dormant entries."""
 
 import dataclasses
+import numbers
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from bregjax._regularizers._base import Regularizer
@@ -32,7 +34,8 @@ class _SoftBernoulli(_L1):
         return jnp.sign(x) * jnp.maximum(jnp.abs(soft_threshold(x, step)), floor)
 
     def _root_key(self) -> jax.Array:
-        return jax.random.key(self.key) if isinstance(self.key, int) else self.key
+        seed = isinstance(self.key, numbers.Integral)
+        return jax.random.key(self.key) if seed else jnp.asarray(self.key)
 
     def prox(self, x: jax.Array, step: ArrayLike) -> jax.Array:
         return self._draw(x, step, self._root_key())
@@ -44,6 +47,16 @@ class _SoftBernoulli(_L1):
     def prox_with_state(self, x: jax.Array, step: ArrayLike, state: Any) -> tuple[jax.Array, Any]:
         key, next_key = jax.random.split(state)
         return self._draw(x, step, key), next_key
+
+
+def _check_key(key: object) -> None:
+    if isinstance(key, (jax.Array, np.ndarray)):
+        new = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        single = key.ndim == 0 if new else key.ndim == 1 and key.dtype == jnp.uint32
+    else:
+        single = isinstance(key, numbers.Integral) and not isinstance(key, bool)
+    if not single:
+        raise ValueError(f"key must be one PRNG key or an integer seed, got key={key!r}.")
 
 
 def soft_bernoulli(
@@ -69,7 +82,8 @@ def soft_bernoulli(
         A `Regularizer` for arrays of any shape.
 
     Raises:
-        ValueError: if ``probability`` or ``height`` is out of range.
+        ValueError: if ``probability`` or ``height`` is out of range, or ``key`` is neither a single
+          key nor a seed.
 
     Example:
         >>> import jax.numpy as jnp, bregjax
@@ -82,4 +96,5 @@ def soft_bernoulli(
     """
     check_range("probability", probability, at_least=0, at_most=1)
     check_range("height", height, at_least=0)
+    _check_key(key)
     return _SoftBernoulli(probability, height, key)

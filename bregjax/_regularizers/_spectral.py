@@ -92,7 +92,7 @@ def shrink_by_gram(matrix: jax.Array, shrinkage: Shrinkage) -> Shrunk:
 
     Squaring costs accuracy: a singular value σ has the error ε·σ₁²/σ.
     """
-    scale = jnp.max(jnp.abs(matrix))
+    scale = jnp.max(jnp.abs(matrix), initial=0)
     scale = jnp.where(scale > 0, scale, 1)
     scaled = matrix / scale  # so that no square overflows or vanishes
     eigenvalues, v = jnp.linalg.eigh(matmul(scaled.T, scaled))
