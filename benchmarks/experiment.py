@@ -38,7 +38,8 @@ class Experiment:
     data_dir: Path | None = None
     """Folder of the tfds datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     out: Path | None = None
-    """Folder for summary.json, metrics.jsonl and the figures; by default out/NAME."""
+    """Folder for summary.json, metrics.jsonl and the figures; by default out/NAME, with --quick
+    out/NAME-quick."""
     images: int | None = None
     """Train on the first so many images only, where time is short; by default on all."""
     batch_size: int | None = None
@@ -108,7 +109,7 @@ class Experiment:
                         f"{name} lands near the end: it can be trained neither with --select best"
                         " nor with --patience."
                     )
-        out = results.prepare_folder(self.out or Path("out") / self.name)
+        out = results.prepare_folder(self.out, self.name, quick=self.quick)
         if not self.redraw:
             self._train_all(out)
         self.draw(out)

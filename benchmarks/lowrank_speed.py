@@ -51,7 +51,7 @@ class LowrankSpeed:
     seed: int = 0
     """Seed of the matrices."""
     out: Path | None = None
-    """Folder for summary.json; by default out/lowrank_speed."""
+    """Folder for summary.json; by default out/lowrank_speed (--quick: out/lowrank_speed-quick)."""
     quick: bool = False
     """A trial of seconds: matrices of 64 rows with rank 4, three repeats."""
 
@@ -63,7 +63,7 @@ class LowrankSpeed:
         sizes, rank = ((64,), 4) if self.quick else (self.sizes, self.rank)
         if not sizes or min(sizes) < rank:
             raise BenchmarkError(f"--sizes must be at least the rank, {rank}, got {sizes}.")
-        out = results.prepare_folder(self.out or Path("out") / self.name)
+        out = results.prepare_folder(self.out, self.name, quick=self.quick)
         rows = [row for size in sizes for row in self._rows(size, rank)]
         title = f"prox of the nuclear norm, rank {rank}, float32, {results.device()}"
         table = Table(title=title)

@@ -49,7 +49,7 @@ class Peers:
     seed: int = 0
     """Seed of the initial weights and the order of images."""
     out: Path | None = None
-    """Folder for summary.json; by default out/peers."""
+    """Folder for summary.json; by default out/peers (--quick: out/peers-quick)."""
     quick: bool = False
     """A trial of a minute: twenty steps, once."""
 
@@ -57,7 +57,7 @@ class Peers:
         """Train everything, print the table, write summary.json."""
         self._check()
         cases = named_by(self.only, CASES)
-        out = results.prepare_folder(self.out or Path("out") / self.name)
+        out = results.prepare_folder(self.out, self.name, quick=self.quick)
         problems = {
             name: make_problem(name, self.seed, self.data_dir, 20 if self.quick else None)
             for name in cases

@@ -71,8 +71,13 @@ class Run:
     """time of a batch in the dense network by that in the thin one"""
 
 
-def prepare_folder(out: Path) -> Path:
-    """Make the output folder, or say in one line why it cannot be written."""
+def prepare_folder(out: Path | None, name: str, *, quick: bool) -> Path:
+    """Make the output folder, or say in one line why it cannot be written.
+
+    By default it is out/NAME, and another for a quick trial, whose numbers should not replace
+    those of a whole run.
+    """
+    out = out or Path("out") / (f"{name}-quick" if quick else name)
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".probe"
@@ -201,7 +206,7 @@ def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.exists():
         return {}
-    with np.load(path) as archive:
+    with _explained(path), np.load(path) as archive:
         return dict(archive)
 
 
@@ -268,9 +273,12 @@ def read_exhibits(out: Path) -> dict[str, dict[str, np.ndarray]]:
 def _explained(path: Path) -> Iterator[Path]:
     try:
         yield path
+    except FileNotFoundError as error:
+        raise BenchmarkError(f"there is no {path}: run the experiment first.") from error
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise BenchmarkError(
-            f"{path} cannot be read ({error}): run the experiment first."
+            f"{path} cannot be read ({error}): run the experiment without --only, which writes it"
+            " anew, or choose another --out."
         ) from error
 
 

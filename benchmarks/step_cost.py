@@ -50,14 +50,14 @@ class StepCost:
     seed: int = 0
     """Seed of the random weights and gradients."""
     out: Path | None = None
-    """Folder for summary.json; by default out/step_cost."""
+    """Folder for summary.json; by default out/step_cost (--quick: out/step_cost-quick)."""
     quick: bool = False
     """A trial of seconds: three repeats."""
 
     def run(self) -> None:
         """Time everything, print the table, write summary.json."""
         check_counts(self, "repeats")
-        out = results.prepare_folder(self.out or Path("out") / self.name)
+        out = results.prepare_folder(self.out, self.name, quick=self.quick)
         pairs = _comparisons()
         optimizers = dict(pair for group in pairs for pair in group)
         seconds = _time_all(optimizers, self.seed, 3 if self.quick else self.repeats)

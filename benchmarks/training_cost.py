@@ -60,7 +60,7 @@ class TrainingCost:
     seed: int = 0
     """Seed of the initial weights and the order of images."""
     out: Path | None = None
-    """Folder for summary.json; by default out/training_cost."""
+    """Folder for summary.json; by default out/training_cost (--quick: out/training_cost-quick)."""
     quick: bool = False
     """A trial: two steps, three repeats."""
 
@@ -71,7 +71,7 @@ class TrainingCost:
             raise BenchmarkError(
                 f"--precision {self.precision} is for the residual networks, not {self.network}."
             )
-        out = results.prepare_folder(self.out or Path("out") / self.name)
+        out = results.prepare_folder(self.out, self.name, quick=self.quick)
         task = self._task()
         steps, repeats = (2, 3) if self.quick else (self.steps, self.repeats)
         if task.batches.steps < steps:

@@ -41,7 +41,9 @@ def architectures(neurons: Snapshots, skips: Snapshots, title: str) -> Figure:
             _draw_network(network, counts[-1], strengths)
         grid[0, 0].legend(ncols=2, fontsize="small")
         grid[-1, 0].set_xlabel("epoch")
-        grid[-1, 1].set_xlabel("layer (0 is the image)")
+        grid[-1, 1].set_xlabel(
+            "layer (0 is the image); orange: skips that are on, and their strengths"
+        )
         figure.suptitle(title)
     return figure
 

@@ -1,12 +1,14 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 from test_data import needs_mnist
 
 from benchmarks.__main__ import COMMANDS, main
+from benchmarks.results import prepare_folder
 from benchmarks.training import train
 
 RUN_KEYS = {
@@ -98,6 +100,24 @@ def test_only_trains_what_is_named_and_keeps_the_rest(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text().splitlines()[: len(before)] == before
     with np.load(tmp_path / "snapshots.npz") as snapshots:
         assert {key.partition("/")[0] for key in snapshots} == {run["method"] for run in runs}
+
+
+def test_a_damaged_summary_is_told_with_a_way_out(tmp_path, capsys):
+    (tmp_path / "summary.json").write_text("{")
+    options = ["digits", "--quick", "--only", "SGD", "--out", str(tmp_path)]
+    assert main(options) == 1
+    message = capsys.readouterr().err
+    assert "summary.json cannot be read" in message
+    assert "run the experiment without --only" in message
+    assert (tmp_path / "summary.json").read_text() == "{"
+
+
+def test_a_quick_trial_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert prepare_folder(None, "digits", quick=True) == Path("out/digits-quick")
+    assert prepare_folder(None, "digits", quick=False) == Path("out/digits")
+    assert prepare_folder(Path("mine"), "digits", quick=True) == Path("mine")
+    assert Path("out/digits-quick").is_dir()
 
 
 def test_an_interrupted_command_goes_on_and_ends_the_same(digits_folder, tmp_path, capsys):
