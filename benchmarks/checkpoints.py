@@ -1,8 +1,11 @@
 """Checkpoints of a training run, by orbax: each is whole or absent, whatever kills the process."""
 
+import contextlib
 import json
 import logging
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,7 +94,7 @@ class Checkpoints:
         arrays = {name: _stored(leaf) for name, leaf in _named(state)[0].items()}
         about = {"run": self._about, "arrays": _shapes(arrays)}
         try:
-            with self._manager() as manager:
+            with _late_failures_in_silence(), self._manager() as manager:
                 if manager.latest_step() == position:
                     return
                 manager.save(
@@ -117,8 +120,9 @@ class Checkpoints:
             return sorted(manager.all_steps())
 
     def _manager(self) -> ocp.CheckpointManager:
-        # Orbax logs each file, and the traceback of an error that we report in a line.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        # Orbax logs each file, and with asyncio the traceback of an error that we report in a line.
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
@@ -131,6 +135,24 @@ class Checkpoints:
                 f"the checkpoint in {self.folder} is another run's ({difference}): repeat the"
                 " command that it belongs to, choose another --out, or discard it with --restart."
             )
+
+
+@contextlib.contextmanager
+def _late_failures_in_silence() -> Iterator[None]:
+    """Where one write fails, orbax closes its event loop while others still have to report to it.
+
+    Python would print a traceback for each of them. They end at any time, so that after an error
+    the silence stays.
+    """
+    report = sys.unraisablehook
+
+    def report_others(unraisable: "sys.UnraisableHookArgs") -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    sys.unraisablehook = report_others
+    yield
+    sys.unraisablehook = report
 
 
 def _named(tree: Any) -> tuple[dict[str, Any], Any]:
