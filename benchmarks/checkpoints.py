@@ -147,7 +147,8 @@ def _late_failures_in_silence() -> Iterator[None]:
     report = sys.unraisablehook
 
     def report_others(unraisable: "sys.UnraisableHookArgs") -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
             report(unraisable)
 
     sys.unraisablehook = report_others

@@ -9,7 +9,6 @@ import os
 import platform
 import re
 import subprocess
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -234,8 +233,11 @@ def write_file(path: Path, content: bytes) -> None:
 def read_runs(out: Path) -> list[Run]:
     """The entries of summary.json."""
     with _explained(out / "summary.json") as path:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(entries, list):
+            raise ValueError("no list of runs in it")
         try:
-            return [Run(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+            return [Run(**entry) for entry in entries]
         except TypeError as error:
             raise ValueError("another version of the benchmarks wrote it") from error
 
@@ -275,10 +277,10 @@ def _explained(path: Path) -> Iterator[Path]:
         yield path
     except FileNotFoundError as error:
         raise BenchmarkError(f"there is no {path}: run the experiment first.") from error
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # JSON, NumPy and zip files raise what they like
         raise BenchmarkError(
-            f"{path} cannot be read ({error}): run the experiment without --only, which writes it"
-            " anew, or choose another --out."
+            f"{path} cannot be read ({error}): the experiment writes it anew without --only and"
+            " --redraw; or choose another --out."
         ) from error
 
 

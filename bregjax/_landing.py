@@ -16,6 +16,7 @@ from bregjax._mirror import MirrorState
 from bregjax._numerics import add_updates, wide_dtype
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._elementwise import l1
+from bregjax._regularizers._group import group_norms
 from bregjax._selection import Mask, marks_of
 from bregjax._stage import parts_of
 from bregjax._support import freeze_support
@@ -139,9 +140,13 @@ def land(
     # sure to stay: it would be alive at the next larger strength, too.
     next_bits = jnp.minimum(bits + 1, _LARGEST_FINITE)
     sure = live(read_off(lax.bitcast_convert_type(next_bits, jnp.float32)))
+
+    def norms_of(x: jax.Array) -> jax.Array:
+        axes = groups.group_axes(x.ndim)
+        return jnp.squeeze(group_norms(x.astype(wide_dtype(x.dtype)), axes), axes)
+
     norms = [
-        jnp.where(certain, jnp.inf, _group_norms(x, groups))
-        for certain, x in zip(sure, weights, strict=True)
+        jnp.where(certain, jnp.inf, norms_of(x)) for certain, x in zip(sure, weights, strict=True)
     ]
     kept = top_k_masks(norms, jnp.int32(wanted), alive)
     for i, x, stays in zip(chosen, weights, kept, strict=True):
@@ -284,12 +289,3 @@ def _leaves_with_dual(state: Any, params: Any) -> list[bool]:
             for known, dual in zip(has_dual, duals, strict=True)
         ]
     return has_dual
-
-
-def _group_norms(x: jax.Array, groups: Regularizer) -> jax.Array:
-    axes, wide = groups.group_axes(x.ndim), jnp.abs(x.astype(wide_dtype(x.dtype)))
-    if not axes:  # the square of a small number would be zero
-        return wide
-    largest = jnp.max(wide, axis=axes, keepdims=True)
-    scaled = wide / jnp.where(largest > 0, largest, 1)
-    return jnp.squeeze(largest, axes) * jnp.sqrt(jnp.sum(scaled * scaled, axis=axes))

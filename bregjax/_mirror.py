@@ -34,6 +34,7 @@ def mirror_stage(
 
         def dual_of(path: tuple, x: jax.Array) -> jax.Array:
             check_floating(path, x)
+            x = jnp.asarray(x)
             wide = jnp.asarray(x, wide_dtype(x.dtype))
             weight = jnp.asarray(initial_strength, wide.dtype)
             quadratic = wide / jnp.asarray(delta, wide.dtype)
@@ -48,7 +49,11 @@ def mirror_stage(
         del state
 
         def step(update: jax.Array, x: jax.Array, dual: jax.Array) -> tuple[jax.Array, jax.Array]:
-            del x
+            if dual.shape != x.shape:
+                raise ValueError(
+                    f"the state is of other parameters: a dual has shape {dual.shape}, its"
+                    f" parameter {x.shape}."
+                )
             if not wish.hold_dual:
                 dual = dual + update.astype(dual.dtype)
             return jnp.asarray(delta, dual.dtype) * dual, dual

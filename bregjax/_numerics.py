@@ -1,4 +1,4 @@
-"""The dtype in which duals, updates and norms are kept, and adding updates in it."""
+"""The dtype in which duals, updates and norms are kept, adding updates in it, and units."""
 
 from typing import Any
 
@@ -12,6 +12,18 @@ def wide_dtype(dtype: DTypeLike) -> jnp.dtype:
     dtype = jnp.dtype(dtype)
     narrow = not jnp.issubdtype(dtype, jnp.inexact) or dtype.itemsize < 4
     return jnp.dtype(jnp.float32) if narrow else dtype
+
+
+def power_of_two_near(x: jax.Array) -> jax.Array:
+    """The unit 2ᵏ in which x is about 1, so that squares of such numbers do not overflow or vanish.
+
+    For zero it is 1. It stays some orders of magnitude within the range of the dtype, so that
+    products with 1/2ᵏ are exact: XLA's CPU backend makes such products of all quotients, and takes
+    1/x of the largest numbers x for zero.
+    """
+    most = 3 * jnp.finfo(x.dtype).maxexp // 4
+    _, exponent = jnp.frexp(x)
+    return jnp.ldexp(jnp.ones_like(x), jnp.clip(exponent, -most, most))
 
 
 def add_updates(params: Any, updates: Any) -> Any:

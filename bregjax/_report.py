@@ -145,7 +145,7 @@ def sparsity_report(params: Any, *, mask: Mask | None = None, ranks: bool = True
     """
     tree = _parameters_of(params)
     shown = [(path, leaf) for path, leaf in selected_leaves(tree, mask) if leaf.size]
-    flat = [leaf_name(path) for path, leaf in shown if leaf.ndim < 2]
+    flat = [leaf_name(path) or "a vector" for path, leaf in shown if leaf.ndim < 2]
     if flat:
         raise ValueError(
             f"mask marks {', '.join(flat)}: the report shows arrays of two or more dimensions."

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 Mask = Any
 """A tree of booleans shaped like the parameters or a prefix of that, or a function that makes one
@@ -140,7 +141,7 @@ def marks_of(params: Any, mask: Mask | None = None) -> Any:
     mask = weight_mask if mask is None else mask
     marks = mask(params) if callable(mask) else mask
     for path, mark in jax.tree_util.tree_leaves_with_path(marks):
-        if not _is_boolean(mark):
+        if not _is_boolean(mark) or isinstance(mark, Tracer):
             raise ValueError(
                 "mask must be a tree of booleans or a function of the parameters that makes one,"
                 f" got mask{jax.tree_util.keystr(path)}={mark!r}."
@@ -151,7 +152,8 @@ def marks_of(params: Any, mask: Mask | None = None) -> Any:
         expected, received = jax.tree.structure(params), jax.tree.structure(marks)
         raise ValueError(
             "mask must have the structure of params, or a prefix of it.\n"
-            f"params: {expected}\nmask:   {received}"
+            f"params: {expected}\nmask:   {received}\n"
+            "Under Flax NNX pass a function, which works for variables and for arrays."
         ) from None
 
 
@@ -165,4 +167,8 @@ def selected_leaves(params: Any, mask: Mask | None = None) -> list[tuple[tuple, 
     """The (path, array) pairs that ``mask`` marks; by default those of `weight_mask`."""
     marks = jax.tree.leaves(marks_of(params, mask))
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [pair for pair, marked in zip(leaves, marks, strict=True) if marked]
+    return [
+        (path, x if hasattr(x, "shape") else jnp.asarray(x))
+        for (path, x), marked in zip(leaves, marks, strict=True)
+        if marked
+    ]

@@ -94,23 +94,27 @@ def as_transformation(stage: Stage) -> optax.GradientTransformationExtraArgs:
                 "updates and params must have the same structure.\n"
                 f"params:  {treedef}\nupdates: {received}"
             )
-        received = [jnp.shape(update) for update in jax.tree.leaves(updates)]
-        if (expected := [jnp.shape(x) for x in leaves]) != received:
-            raise ValueError(
-                "updates and params must have the same shapes.\n"
-                f"params:  {expected}\nupdates: {received}"
-            )
+        jax.tree_util.tree_map_with_path(_check_shapes, params, updates)
         step = stage.begin(state, Wish(strength_scale, hold_dual))
         carried, memories = [], []
         for x, update, memory in zip(
             leaves, jax.tree.leaves(updates), stage.recall(state, params), strict=True
         ):
-            point, memory = step(update, x, memory)
+            x = jnp.asarray(x)
+            point, memory = step(jnp.asarray(update), x, memory)
             carried.append(point - x.astype(point.dtype))
             memories.append(memory)
         return treedef.unflatten(carried), stage.store(state, memories, treedef)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_shapes(path: tuple, x: Any, update: Any) -> None:
+    if jnp.shape(x) != jnp.shape(update):
+        raise ValueError(
+            f"updates and params must have the same shapes: params{jax.tree_util.keystr(path)} has"
+            f" {jnp.shape(x)}, its update {jnp.shape(update)}."
+        )
 
 
 def parts_of(state: Any, kind: type[PartT]) -> list[PartT]:

@@ -48,7 +48,11 @@ def known_number(name: str, value: Any) -> Any:
     """An array of one number as that number; raises `ValueError` where a value is traced."""
     if isinstance(value, Tracer):
         raise ValueError(f"{name} must be known while tracing, got {name}={value!r}.")
-    return value.item() if isinstance(value, (jax.Array, np.ndarray)) else value
+    if not isinstance(value, (jax.Array, np.ndarray)):
+        return value
+    if value.size != 1:
+        raise ValueError(f"{name} must be one number, got {name}={value!r}.")
+    return value.item()
 
 
 def check_regularizer(value: object, name: str = "regularizer") -> None:

@@ -254,6 +254,15 @@ def test_an_optimizer_without_a_dual_and_groups_that_are_none_raise():
         bregjax.land(tx, tx.init(params), params, count=1, groups=0.5)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize("groups", [None, bregjax.per_neuron(), bregjax.per_kernel()])
+def test_arrays_without_entries_are_landed_on_as_they_are(groups):
+    params = {"empty": jnp.zeros((0, 3)), "w": jnp.array([[3.0, 1.0], [2.0, 1.0]])}
+    tx = bregjax.linbreg(0.1, bregjax.l1(), 0.1)
+    landed = bregjax.land(tx, tx.init(params), params, count=1, groups=groups)
+    assert landed["empty"].shape == (0, 3)
+    assert bregjax.live_groups(landed["w"], groups or bregjax.l1()).sum() == 1
+
+
 # ---- landing
 
 STEP, LATER = 4, 4

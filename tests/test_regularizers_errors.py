@@ -65,6 +65,7 @@ def test_axes_that_do_not_fit_the_array(regularizer, x, message, method):
         ({"axis": 0, "group_weight": -0.5}, "group_weight must be at least 0"),
         ({"axis": 0, "group_weight": "much"}, "got group_weight='much'"),
         ({"axis": 0, "l1_weight": float("nan")}, "got l1_weight=nan"),
+        ({"axis": 0, "l1_weight": np.ones(2)}, "l1_weight must be one number"),
     ],
 )
 def test_sparse_group_rejects(arguments, message):

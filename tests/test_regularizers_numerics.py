@@ -127,6 +127,57 @@ def test_extreme_arrays_give_no_nan_not_even_in_derivatives(case, filling):
         np.testing.assert_allclose(results["prox"][huge], x[huge], rtol=rtol)
 
 
+@pytest.mark.parametrize("case", GROUPED, ids=str)
+@pytest.mark.parametrize("step", [1e-25, 1e-20, 1e-3, 1.0, 1e20, 1e30])
+def test_groups_of_any_size_beside_thresholds_of_any_size(case, step):
+    # float64 needs no unit for these numbers.
+    wide = everything_at_step(case.regularizer)
+    for size in (1e-25, 1e-15, 1.0, 1e15, 1e22, 1e36):
+        if step < 1e-12 and size > 1e22:
+            continue
+        x = (size * sample(case)).astype(np.float32)
+        found = everything_at_step(case.regularizer)(x, np.float32(step))
+        with jax.enable_x64(True):
+            exact = wide(x.astype(np.float64), float(np.float32(step)))
+        np.testing.assert_allclose(found["prox"], exact["prox"], rtol=1e-5, atol=1e-6 * size)
+        for name in ("grad", "jvp"):
+            np.testing.assert_allclose(found[name], exact[name], rtol=1e-4, atol=1e-4)
+
+
+@functools.cache
+def everything_at_step(regularizer: bregjax.Regularizer):
+    def results(x, step):
+        def prox(x):
+            return regularizer.prox(x, step)
+
+        return {
+            "prox": prox(x),
+            "grad": jax.grad(lambda x: jnp.sum(prox(x)))(x),
+            "jvp": jax.jvp(prox, (x,), (jnp.ones_like(x),))[1],
+        }
+
+    return jax.jit(results)
+
+
+@pytest.mark.parametrize("case", GROUPED, ids=str)
+def test_values_near_the_largest_float_and_not_finite_ones(case):
+    x = np.zeros(case.shape, np.float32)
+    x.flat[:2] = 1e38, 1.5e38
+    x.flat[2] = 1
+    regularizer = case.regularizer
+    with jax.enable_x64(True):
+        exact = np.asarray(regularizer.subgradient(jnp.asarray(x, jnp.float64)))
+    np.testing.assert_allclose(
+        regularizer.subgradient(jnp.asarray(x)), exact, rtol=1e-6, atol=1e-37
+    )
+    unweighted = bregjax.group_l2(tuple(range(x.ndim)), size_weighted=False)
+    value = float(unweighted.value(jnp.asarray(x)))
+    assert value == pytest.approx(np.hypot(1e38, 1.5e38), rel=1e-6)
+    for bad in (np.nan, np.inf):
+        x.flat[3] = bad
+        np.testing.assert_array_equal(regularizer.value(jnp.asarray(x)), bad)
+
+
 @over_cases
 def test_huge_steps_leave_nothing(case):
     x = jnp.asarray(sample(case), jnp.float32)

@@ -123,13 +123,27 @@ def test_missing_params_raise(name):
 
 @pytest.mark.parametrize("name", ["mirror_step", "bregman_step", "prox_step"])
 def test_different_shapes_raise_and_show_both(name):
-    params = {"w": jnp.ones((2, 3))}
+    params = {"v": jnp.ones((1, 3)), "w": jnp.ones((2, 3))}
     tx = FACTORIES[name]()
     state = tx.init(params)
-    with pytest.raises(ValueError, match="same shapes") as info:
-        tx.update({"w": jnp.ones((1, 3))}, state, params)
-    assert "(2, 3)" in str(info.value)
-    assert "(1, 3)" in str(info.value)
+    message = r"params\['w'\] has \(2, 3\), its update \(1, 3\)"
+    with pytest.raises(ValueError, match=message):
+        tx.update({"v": jnp.ones((1, 3)), "w": jnp.ones((1, 3))}, state, params)
+    if name != "prox_step":
+        other = jax.tree.map(lambda x: x[:1], params)
+        with pytest.raises(ValueError, match=r"a dual has shape \(1, 3\), its parameter \(2, 3\)"):
+            tx.update(params, tx.init(other), params)
+
+
+@pytest.mark.parametrize("name", ["mirror_step", "bregman_step", "prox_step"])
+def test_numbers_are_parameters_too(name):
+    tx = FACTORIES[name]()
+    updates, state = tx.update({"w": 0.25}, tx.init({"w": 1.0}), {"w": 1.0})
+    arrays = {"w": jnp.float32(1.0)}
+    expected, _ = tx.update({"w": jnp.float32(0.25)}, tx.init(arrays), arrays)
+    np.testing.assert_array_equal(updates["w"], expected["w"])
+    assert jnp.shape(updates["w"]) == ()
+    del state
 
 
 @pytest.mark.parametrize("name", ["mirror_step", "bregman_step", "prox_step"])

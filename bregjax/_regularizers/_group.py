@@ -7,13 +7,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
-from bregjax._numerics import wide_dtype
+from bregjax._numerics import power_of_two_near, wide_dtype
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._elementwise import soft_threshold
-from bregjax._validation import check_range
+from bregjax._validation import check_range, known_number
 
 # XLA's CPU backend sums so many neighbouring rows in one pass about as fast as it reads them.
 _MAX_ROWS = 16
@@ -56,22 +55,39 @@ def _sum_of_rows(x: jax.Array, term: Pointwise) -> jax.Array:
     return sum((term(x[:, i]) for i in range(1, together)), start=term(x[:, 0]))
 
 
-def _norm(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Euclidean norms over ``axes``, kept as axes of size one; its derivative at zero is zero.
+def _length(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """Euclidean norms over ``axes``, kept as axes of size one; the derivative at zero is zero."""
+    square = _sum_of_squares(x, axes)
+    return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
 
-    The squares are those of x / max |x|, which neither overflow nor vanish.
+
+def _in_units(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """``x`` with each group in a unit near its largest entry, and the units."""
+    unit = power_of_two_near(jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0))
+    return x * (1 / unit), unit
+
+
+def group_norms(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """Euclidean norms over ``axes``, kept as axes of size one, of entries of any size."""
+    if not axes:
+        return jnp.abs(x)
+    scaled, unit = _in_units(x, axes)
+    return unit * _length(scaled, axes)
+
+
+def _unit_for(threshold: jax.Array) -> jax.Array:
+    """A unit in which a norm that matters beside ``threshold`` has a square that is a float.
+
+    It is 1 unless the threshold is extreme: where the square of a norm overflows, a moderate one is
+    nothing beside the norm, and where it vanishes, the norm is nothing beside the threshold. The
+    smallest unit is a compromise: in a smaller one larger entries would have NaN as derivatives
+    (beside a threshold below 1e-12 in float32 those from 1e23 on do).
     """
-    largest = lax.stop_gradient(jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0))
-    scale = jnp.where(largest > 0, largest, 1)
-    square = _sum_of_squares(x / scale, axes)
-    return jnp.where(largest > 0, scale * jnp.sqrt(jnp.where(largest > 0, square, 1)), 0)
-
-
-def _power_of_two_near(x: jax.Array) -> jax.Array:
-    """2ᵏ with 2ᵏ/x between 1 and 2, unless x is about as small or large as numbers get."""
-    largest = 3 * jnp.finfo(x.dtype).maxexp // 4
-    exponent = jnp.clip(jnp.frexp(x)[1], -largest, largest)
-    return lax.stop_gradient(jnp.ldexp(jnp.ones_like(x), exponent))
+    limits = jnp.finfo(threshold.dtype)
+    moderate = 2.0 ** (limits.maxexp // 2 - limits.nmant - 1)
+    unit = power_of_two_near(threshold)
+    unremarkable = (unit >= 1 / moderate) & (unit <= moderate)
+    return jnp.where(unremarkable, 1, jnp.maximum(unit, 2.0 ** -(limits.maxexp // 5)))
 
 
 def check_axes(name: str, value: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -111,7 +127,7 @@ class _GroupL2(Regularizer):
         return math.sqrt(n) if self.size_weighted else 1.0
 
     def value(self, x: jax.Array) -> jax.Array:
-        norms = _norm(x.astype(wide_dtype(x.dtype)), self.group_axes(x.ndim))
+        norms = group_norms(x.astype(wide_dtype(x.dtype)), self.group_axes(x.ndim))
         return (self.weight(x) * jnp.sum(norms)).astype(x.dtype)
 
     def prox(self, x: jax.Array, step: ArrayLike) -> jax.Array:
@@ -122,9 +138,7 @@ class _GroupL2(Regularizer):
         """What the prox of of(x) multiplies each group with."""
         limits = jnp.finfo(x.dtype)
         threshold = jnp.minimum(jnp.asarray(step, x.dtype) * self.weight(x), limits.max)
-        # In a unit near the threshold a square overflows or vanishes only where the threshold is
-        # nothing beside the norm, or the norm beside the threshold.
-        per_unit = 1 / _power_of_two_near(threshold)
+        per_unit = 1 / _unit_for(threshold)
         square = _sum_of_squares(x, self.group_axes(x.ndim), lambda x: of(x) * per_unit)
         # The floors keep values and derivatives finite. Every group with a norm below the
         # threshold has a quotient above one, hence a factor of exactly zero. Both end in costly
@@ -134,9 +148,10 @@ class _GroupL2(Regularizer):
         return jnp.maximum(1 - threshold / jnp.maximum(norm, threshold / 2), 0)
 
     def subgradient(self, x: jax.Array) -> jax.Array:
-        wide = x.astype(wide_dtype(x.dtype))
-        norm = _norm(wide, self.group_axes(x.ndim))
-        direction = wide / jnp.where(norm > 0, norm, 1)
+        axes = self.group_axes(x.ndim)
+        scaled, _ = _in_units(x.astype(wide_dtype(x.dtype)), axes)
+        norm = _length(scaled, axes)
+        direction = scaled / jnp.where(norm == 0, 1, norm)
         return (self.weight(x) * direction).astype(x.dtype)
 
 
@@ -154,7 +169,7 @@ class _SparseGroup(Regularizer):
 
     def prox(self, x: jax.Array, step: ArrayLike) -> jax.Array:
         wide = x.astype(wide_dtype(x.dtype))
-        step = jnp.asarray(step, wide.dtype)
+        step = jnp.minimum(jnp.asarray(step, wide.dtype), jnp.finfo(wide.dtype).max)
         threshold = self.l1_weight * step
 
         def magnitude(x: jax.Array) -> jax.Array:
@@ -207,8 +222,8 @@ def group_l2(
          [2.  0. ]]
 
     Notes:
-        Norms are taken in float32 (float64 for float64), of entries of any size: the squares are
-        those of the entries in a unit near the threshold.
+        Norms are taken in float32 (float64 for float64). There those of the prox are not exact
+        below 1e-26.
 
     References:
         Bungert, Roith, Tenbrinck, Burger, `A Bregman Learning Framework for Sparse Neural Networks
@@ -351,6 +366,8 @@ def sparse_group(
     Notes:
         The authors' PyTorch class multiplies by its λ twice: its strength λ is λ² here.
     """
+    l1_weight = known_number("l1_weight", l1_weight)
+    group_weight = known_number("group_weight", group_weight)
     check_range("l1_weight", l1_weight, at_least=0)
     check_range("group_weight", group_weight, at_least=0)
     if isinstance(axis, _GroupL2):
@@ -361,4 +378,4 @@ def sparse_group(
         )
     else:
         group = _GroupL2(check_axes("axis", axis), all_but=False, size_weighted=True)
-    return _SparseGroup(group, l1_weight, group_weight)
+    return _SparseGroup(group, float(l1_weight), float(group_weight))

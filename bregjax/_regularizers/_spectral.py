@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
+from bregjax._numerics import power_of_two_near
+
 matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 
@@ -92,11 +94,10 @@ def shrink_by_gram(matrix: jax.Array, shrinkage: Shrinkage) -> Shrunk:
 
     Squaring costs accuracy: a singular value σ has the error ε·σ₁²/σ.
     """
-    scale = jnp.max(jnp.abs(matrix), initial=0)
-    scale = jnp.where(scale > 0, scale, 1)
-    scaled = matrix / scale  # so that no square overflows or vanishes
+    unit = power_of_two_near(jnp.max(jnp.abs(matrix), initial=0))
+    scaled = matrix * (1 / unit)
     eigenvalues, v = jnp.linalg.eigh(matmul(scaled.T, scaled))
-    s = scale * jnp.sqrt(jnp.maximum(eigenvalues[::-1], 0))
+    s = unit * jnp.sqrt(jnp.maximum(eigenvalues[::-1], 0))
     return _shrink_right(matrix, s, v[:, ::-1], shrinkage)
 
 

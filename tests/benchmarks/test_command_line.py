@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -102,14 +103,26 @@ def test_only_trains_what_is_named_and_keeps_the_rest(tmp_path):
         assert {key.partition("/")[0] for key in snapshots} == {run["method"] for run in runs}
 
 
-def test_a_damaged_summary_is_told_with_a_way_out(tmp_path, capsys):
-    (tmp_path / "summary.json").write_text("{")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("summary.json", b"{"),
+        ("summary.json", b"{}"),
+        ("metrics.jsonl", b"null\n"),
+        ("snapshots.npz", b""),
+        ("snapshots.npz", b"PK damaged"),
+    ],
+)
+def test_a_damaged_result_is_told_with_a_way_out(digits_folder, tmp_path, capsys, name, content):
+    shutil.copytree(digits_folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).write_bytes(content)
     options = ["digits", "--quick", "--only", "SGD", "--out", str(tmp_path)]
     assert main(options) == 1
     message = capsys.readouterr().err
-    assert "summary.json cannot be read" in message
-    assert "run the experiment without --only" in message
-    assert (tmp_path / "summary.json").read_text() == "{"
+    assert message.count("\n") == 1
+    assert f"{name} cannot be read" in message
+    assert "writes it anew without --only" in message
+    assert (tmp_path / name).read_bytes() == content
 
 
 def test_a_quick_trial_has_a_folder_of_its_own(tmp_path, monkeypatch):
