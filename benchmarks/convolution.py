@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from benchmarks.products import product
+
 _NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 _CHUNK = 2**17  # numbers in the patches and outputs that are made at once: half a megabyte
 
@@ -63,7 +65,7 @@ def convolution(
         y = jnp.zeros((), x.dtype)
         for i in range(kh):
             row = lax.slice_in_dim(patches, i, i + sh * (height - 1) + 1, sh, 1)
-            y += _product(row.reshape(-1, kw * channels), kernels[i])
+            y += product(row.reshape(-1, kw * channels), kernels[i])
         return y.reshape(-1, height, width, features)
 
     if kh == kw == 1:
@@ -77,27 +79,6 @@ def convolution(
 def _divisor(n: int, limit: int) -> int:
     """The largest divisor of ``n`` up to ``limit``, or 1."""
     return max((d for d in range(1, limit + 1) if n % d == 0), default=1)
-
-
-@jax.custom_vjp
-def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The matrix product, with the gradient that transposes the smaller matrix."""
-    return x @ kernel
-
-
-def _product_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple]:
-    return x @ kernel, (x, kernel)
-
-
-def _product_backward(saved: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    if len(kernel) < kernel.shape[1]:
-        return g @ kernel.T, x.T @ g
-    # Without the barrier XLA would simplify this to the other form.
-    return g @ kernel.T, lax.optimization_barrier(g.T @ x).T
-
-
-_product.defvjp(_product_forward, _product_backward)
 
 
 @jax.custom_vjp

@@ -34,12 +34,18 @@ class Case(NamedTuple):
     learning_rate: float
     strengths: Mapping[str, float]
     """λ of ℓ1 on ``dense`` kernels, of the kernels' group norms on ``conv``"""
+    mixed: bool = False
+    """products in bfloat16 on both sides; parameters, duals and losses stay float32"""
 
 
 _MLP = partial(MLP, PAPER)
+_LINBREG = Case("mnist", _MLP, "linbreg", 0.1, {"dense": 0.1})
+_ADABREG = Case("mnist", _MLP, "adabreg", 5e-3, {"dense": 0.3})
 CASES = {
-    "MLP, LinBreg": Case("mnist", _MLP, "linbreg", 0.1, {"dense": 0.1}),
-    "MLP, AdaBreg": Case("mnist", _MLP, "adabreg", 5e-3, {"dense": 0.3}),
+    "MLP, LinBreg": _LINBREG,
+    "MLP, AdaBreg": _ADABREG,
+    "MLP bfloat16, LinBreg": _LINBREG._replace(mixed=True),
+    "MLP bfloat16, AdaBreg": _ADABREG._replace(mixed=True),
     "ConvNet, LinBreg": Case(
         "fashion_mnist", ConvNet, "linbreg", 0.1, {"conv": 0.05, "dense": 0.05}
     ),
@@ -91,7 +97,8 @@ def ours(name: str, problem: Problem) -> Run:
     case = CASES[name]
     if "conv" in case.strengths:
         devices.one_per_core()
-    graphdef, params = nnx.split(case.network(rngs=nnx.Rngs(0)), nnx.Param)
+    dtype = jnp.bfloat16 if case.mixed else None
+    graphdef, params = nnx.split(case.network(dtype=dtype, rngs=nnx.Rngs(0)), nnx.Param)
     params = jax.tree.unflatten(
         jax.tree.structure(params), [jnp.asarray(leaf) for leaf in problem.parameters]
     )
@@ -176,7 +183,9 @@ def theirs(name: str, problem: Problem) -> Run:
         losses = []
         for batch in order:
             optimizer.zero_grad()
-            loss = cross_entropy(network(images.index_select(0, batch)), labels[batch])
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=case.mixed):
+                logits = network(images.index_select(0, batch))
+            loss = cross_entropy(logits.float(), labels[batch])
             loss.backward()
             losses.append(loss.detach())
             optimizer.step()

@@ -28,12 +28,12 @@ _FIRST = 50  # steps over which the losses must agree; later rounding grows
 class Peers:
     """Our training against the authors' package `bregman-learning` for PyTorch.
 
-    The same networks (MNIST MLP, Fashion-MNIST ConvNet), initial weights and batches, in the same
-    order. Each side trains for two epochs in a process of its own that may use so many processor
-    cores, in turn, several times; the table reports medians of the second epoch's time. PyTorch's
-    loop has the normalized images in memory and selects from them. ℓ1 on dense layers; on
-    convolutions the group norm of the kernels, for which PyTorch's side reshapes them, as the
-    package has it for matrices only.
+    The same networks (MNIST MLP, in mixed precision too, and Fashion-MNIST ConvNet), initial
+    weights and batches, in the same order. Each side trains for two epochs in a process of its own
+    that may use so many processor cores, in turn, several times; the table reports medians of the
+    second epoch's time. PyTorch's loop has the normalized images in memory and selects from them.
+    ℓ1 on dense layers; on convolutions the group norm of the kernels, for which PyTorch's side
+    reshapes them, as the package has it for matrices only.
     """
 
     name: ClassVar[str] = "peers"

@@ -12,6 +12,7 @@ from jax.nn.initializers import variance_scaling
 from jax.typing import DTypeLike
 
 from benchmarks.convolution import convolution
+from benchmarks.products import dot_general
 
 kernel_init = variance_scaling(2, "fan_in", "normal")
 
@@ -20,7 +21,9 @@ def linear(
     inputs: int, outputs: int, *, dtype: DTypeLike | None = None, rngs: nnx.Rngs
 ) -> nnx.Linear:
     """A fully connected layer, (n, inputs) -> (n, outputs)."""
-    return nnx.Linear(inputs, outputs, dtype=dtype, kernel_init=kernel_init, rngs=rngs)
+    return nnx.Linear(
+        inputs, outputs, dtype=dtype, kernel_init=kernel_init, dot_general=dot_general, rngs=rngs
+    )
 
 
 def conv(
