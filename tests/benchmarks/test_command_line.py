@@ -1,6 +1,5 @@
 import json
 import os
-import shutil
 import signal
 from pathlib import Path
 
@@ -113,8 +112,10 @@ def test_only_trains_what_is_named_and_keeps_the_rest(tmp_path):
         ("snapshots.npz", b"PK damaged"),
     ],
 )
-def test_a_damaged_result_is_told_with_a_way_out(digits_folder, tmp_path, capsys, name, content):
-    shutil.copytree(digits_folder, tmp_path, dirs_exist_ok=True)
+def test_a_damaged_result_is_told_with_a_way_out(tmp_path, capsys, name, content):
+    (tmp_path / "summary.json").write_text("[]")
+    (tmp_path / "metrics.jsonl").write_text('{"method": "SGD"}\n')
+    np.savez(tmp_path / "snapshots.npz", **{"SGD/weights/0": np.zeros(3)})  # pyright: ignore[reportArgumentType]
     (tmp_path / name).write_bytes(content)
     options = ["digits", "--quick", "--only", "SGD", "--out", str(tmp_path)]
     assert main(options) == 1
