@@ -40,8 +40,8 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     transposed in memory: XLA's CPU backend uses the processor's units for bfloat16 only where both
     operands lie row by row and the result is float32.
 
-    The paper's MLP on MNIST, one core with such units: an epoch takes 0.23 s in bfloat16, 0.41 s in
-    float32, and longer than that by Flax's own bfloat16.
+    The paper's MLP on MNIST, one core with such units: an epoch takes 0.25 s in bfloat16, 0.45 s in
+    float32, and 0.65 s in bfloat16 by JAX's own product.
     """
     return _dot(x, kernel)
 
