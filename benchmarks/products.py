@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bregjax._numerics import wide_dtype
+
 
 def dot_general(
     lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, **options: Any
@@ -29,7 +31,7 @@ def dot_general(
 
 
 def _is_narrow(x: jax.Array) -> bool:
-    return x.dtype.itemsize < 4
+    return wide_dtype(x.dtype) != x.dtype
 
 
 @jax.custom_vjp
@@ -47,9 +49,7 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    if not _is_narrow(a):
-        return a @ b
-    return jnp.dot(a, b, preferred_element_type=jnp.float32).astype(a.dtype)
+    return jnp.dot(a, b, preferred_element_type=wide_dtype(a.dtype)).astype(a.dtype)
 
 
 def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple]:

@@ -141,7 +141,7 @@ def marks_of(params: Any, mask: Mask | None = None) -> Any:
     mask = weight_mask if mask is None else mask
     marks = mask(params) if callable(mask) else mask
     for path, mark in jax.tree_util.tree_leaves_with_path(marks):
-        if not _is_boolean(mark) or isinstance(mark, Tracer):
+        if not _is_boolean(mark):
             raise ValueError(
                 "mask must be a tree of booleans or a function of the parameters that makes one,"
                 f" got mask{jax.tree_util.keystr(path)}={mark!r}."
@@ -158,6 +158,8 @@ def marks_of(params: Any, mask: Mask | None = None) -> Any:
 
 
 def _is_boolean(mark: Any) -> bool:
+    if isinstance(mark, Tracer):  # its value is not known
+        return False
     if isinstance(mark, (np.ndarray, jax.Array)):
         return mark.dtype == bool and mark.ndim == 0
     return isinstance(mark, (bool, np.bool_))
