@@ -16,7 +16,7 @@ from bregjax._mirror import MirrorState
 from bregjax._numerics import add_updates, wide_dtype
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._elementwise import l1
-from bregjax._regularizers._group import group_norms
+from bregjax._regularizers._norms import group_norms
 from bregjax._selection import Mask, marks_of
 from bregjax._stage import parts_of
 from bregjax._support import freeze_support

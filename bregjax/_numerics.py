@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 
 def wide_dtype(dtype: DTypeLike) -> jnp.dtype:
@@ -12,6 +12,11 @@ def wide_dtype(dtype: DTypeLike) -> jnp.dtype:
     dtype = jnp.dtype(dtype)
     narrow = not jnp.issubdtype(dtype, jnp.inexact) or dtype.itemsize < 4
     return jnp.dtype(jnp.float32) if narrow else dtype
+
+
+def widened(x: ArrayLike) -> jax.Array:
+    """``x`` as an array of its `wide_dtype`: unchanged where it is no narrower than float32."""
+    return jnp.asarray(x, wide_dtype(jnp.asarray(x).dtype))
 
 
 def power_of_two_near(x: jax.Array) -> jax.Array:

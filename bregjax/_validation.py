@@ -55,6 +55,17 @@ def known_number(name: str, value: Any) -> Any:
     return value.item()
 
 
+def check_axes(name: str, value: int | tuple[int, ...]) -> tuple[int, ...]:
+    """``value`` as a tuple; raises `ValueError` unless it is made of distinct integers."""
+    axes = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    integers = all(isinstance(a, numbers.Integral) and not isinstance(a, bool) for a in axes)
+    if not integers or len(set(axes)) != len(axes):
+        raise ValueError(
+            f"{name} must be an integer or a tuple of distinct integers, got {name}={value!r}."
+        )
+    return tuple(map(int, axes))
+
+
 def check_regularizer(value: object, name: str = "regularizer") -> None:
     """Raises `TypeError` unless `value` is a regularizer."""
     if not isinstance(value, Regularizer):

@@ -2,103 +2,16 @@
 
 import dataclasses
 import math
-import numbers
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from bregjax._numerics import power_of_two_near, wide_dtype
+from bregjax._numerics import widened
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._elementwise import soft_threshold
-from bregjax._validation import check_range, known_number
-
-# XLA's CPU backend sums so many neighbouring rows in one pass about as fast as it reads them.
-_MAX_ROWS = 16
-
-
-Pointwise = Callable[[jax.Array], jax.Array]
-
-
-def _sum_of_squares(x: jax.Array, axes: tuple[int, ...], of: Pointwise = jnp.asarray) -> jax.Array:
-    """The sum of of(x)² over ``axes``, which stay as axes of size one.
-
-    Over leading axes it is a sum of rows, in rounds: XLA's CPU backend runs a plain reduction
-    over the (kh, kw) axes of a Conv kernel 50 times as slowly, and one over all axes but the last
-    twice as slowly where ``x`` is computed on the way.
-    """
-
-    def square(entries: jax.Array) -> jax.Array:
-        return jnp.square(of(entries))
-
-    if axes != tuple(range(len(axes))) or len(axes) == x.ndim or not x.size:
-        return jnp.sum(square(x), axis=axes, keepdims=True)
-    kept = x.shape[len(axes) :]
-    # Each row by itself: what is computed of all of x at first is kept in memory.
-    total = _sum_of_rows(x.reshape(-1, *kept), square)
-    while total.shape[0] > 1:
-        total = _sum_of_rows(total, lambda sums: sums)
-    return total.reshape((1,) * len(axes) + kept)
-
-
-def _sum_of_rows(x: jax.Array, term: Pointwise) -> jax.Array:
-    """Sums neighbours along the first axis, as many as its largest divisor up to `_MAX_ROWS` says.
-
-    It sums all of them where there is no such divisor.
-    """
-    rows = x.shape[0]
-    together = max(d for d in range(1, _MAX_ROWS + 1) if rows % d == 0)
-    if together == 1:
-        return jnp.sum(term(x), axis=0, keepdims=True)
-    x = x.reshape(rows // together, together, *x.shape[1:])
-    return sum((term(x[:, i]) for i in range(1, together)), start=term(x[:, 0]))
-
-
-def _length(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Euclidean norms over ``axes``, kept as axes of size one; the derivative at zero is zero."""
-    square = _sum_of_squares(x, axes)
-    return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
-
-
-def _in_units(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """``x`` with each group in a unit near its largest entry, and the units."""
-    unit = power_of_two_near(jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0))
-    return x * (1 / unit), unit
-
-
-def group_norms(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Euclidean norms over ``axes``, kept as axes of size one, of entries of any size."""
-    if not axes:
-        return jnp.abs(x)
-    scaled, unit = _in_units(x, axes)
-    return unit * _length(scaled, axes)
-
-
-def _unit_for(threshold: jax.Array) -> jax.Array:
-    """A unit in which a norm that matters beside ``threshold`` has a square that is a float.
-
-    It is 1 unless the threshold is extreme: where the square of a norm overflows, a moderate one is
-    nothing beside the norm, and where it vanishes, the norm is nothing beside the threshold. The
-    smallest unit is a compromise: in a smaller one larger entries would have NaN as derivatives
-    (beside a threshold below 1e-12 in float32 those from 1e23 on do).
-    """
-    limits = jnp.finfo(threshold.dtype)
-    moderate = 2.0 ** (limits.maxexp // 2 - limits.nmant - 1)
-    unit = power_of_two_near(threshold)
-    unremarkable = (unit >= 1 / moderate) & (unit <= moderate)
-    return jnp.where(unremarkable, 1, jnp.maximum(unit, 2.0 ** -(limits.maxexp // 5)))
-
-
-def check_axes(name: str, value: int | tuple[int, ...]) -> tuple[int, ...]:
-    """``value`` as a tuple; raises `ValueError` unless it is made of distinct integers."""
-    axes = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    integers = all(isinstance(a, numbers.Integral) and not isinstance(a, bool) for a in axes)
-    if not integers or len(set(axes)) != len(axes):
-        raise ValueError(
-            f"{name} must be an integer or a tuple of distinct integers, got {name}={value!r}."
-        )
-    return tuple(map(int, axes))
+from bregjax._regularizers._norms import Pointwise, directions, group_norms, norms_beside
+from bregjax._validation import check_axes, check_range, known_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,31 +40,23 @@ class _GroupL2(Regularizer):
         return math.sqrt(n) if self.size_weighted else 1.0
 
     def value(self, x: jax.Array) -> jax.Array:
-        norms = group_norms(x.astype(wide_dtype(x.dtype)), self.group_axes(x.ndim))
+        norms = group_norms(widened(x), self.group_axes(x.ndim))
         return (self.weight(x) * jnp.sum(norms)).astype(x.dtype)
 
     def prox(self, x: jax.Array, step: ArrayLike) -> jax.Array:
-        wide = x.astype(wide_dtype(x.dtype))
+        wide = widened(x)
         return (wide * self.factor(wide, step)).astype(x.dtype)
 
     def factor(self, x: jax.Array, step: ArrayLike, of: Pointwise = jnp.asarray) -> jax.Array:
-        """What the prox of of(x) multiplies each group with."""
-        limits = jnp.finfo(x.dtype)
-        threshold = jnp.minimum(jnp.asarray(step, x.dtype) * self.weight(x), limits.max)
-        per_unit = 1 / _unit_for(threshold)
-        square = _sum_of_squares(x, self.group_axes(x.ndim), lambda x: of(x) * per_unit)
-        # The floors keep values and derivatives finite. Every group with a norm below the
-        # threshold has a quotient above one, hence a factor of exactly zero. Both end in costly
-        # operations, which XLA does not repeat for every entry of the group.
-        norm = jnp.sqrt(jnp.maximum(square, limits.tiny))
-        threshold = threshold * per_unit
+        """What the prox of of(x) multiplies each group with: max(1 − s·weight/‖of(x)_g‖, 0)."""
+        threshold = jnp.minimum(jnp.asarray(step, x.dtype) * self.weight(x), jnp.finfo(x.dtype).max)
+        norm, threshold = norms_beside(threshold, x, self.group_axes(x.ndim), of)
+        # The floor keeps values and derivatives finite. Every group with a norm below the
+        # threshold has a quotient above one, hence a factor of exactly zero.
         return jnp.maximum(1 - threshold / jnp.maximum(norm, threshold / 2), 0)
 
     def subgradient(self, x: jax.Array) -> jax.Array:
-        axes = self.group_axes(x.ndim)
-        scaled, _ = _in_units(x.astype(wide_dtype(x.dtype)), axes)
-        norm = _length(scaled, axes)
-        direction = scaled / jnp.where(norm == 0, 1, norm)
+        direction = directions(widened(x), self.group_axes(x.ndim))
         return (self.weight(x) * direction).astype(x.dtype)
 
 
@@ -168,7 +73,7 @@ class _SparseGroup(Regularizer):
         return self.l1_weight * jnp.sum(jnp.abs(x)) + self.group_weight * self.group.value(x)
 
     def prox(self, x: jax.Array, step: ArrayLike) -> jax.Array:
-        wide = x.astype(wide_dtype(x.dtype))
+        wide = widened(x)
         step = jnp.minimum(jnp.asarray(step, wide.dtype), jnp.finfo(wide.dtype).max)
         threshold = self.l1_weight * step
 

@@ -14,7 +14,6 @@ from jax.typing import ArrayLike
 
 from bregjax._numerics import wide_dtype
 from bregjax._regularizers._base import Regularizer
-from bregjax._regularizers._group import check_axes
 from bregjax._regularizers._spectral import (
     Shrinkage,
     Truncated,
@@ -26,7 +25,7 @@ from bregjax._regularizers._spectral import (
     shrink_by_svd,
     shrink_leading,
 )
-from bregjax._validation import check_range, check_whole
+from bregjax._validation import check_axes, check_range, check_whole
 
 Method = Literal["svd", "gram", "randomized", "warm"]
 
