@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from bregjax._numerics import wide_dtype
-from bregjax._regularizers._nuclear import fold, rank_tolerance
+from bregjax._numerics import widened
+from bregjax._regularizers._matrices import fold, rank_tolerance
 from bregjax._validation import check_range, check_whole
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class _Limits(NamedTuple):
 def _factors(matrix: jax.Array, limits: _Limits) -> tuple[jax.Array, jax.Array] | None:
     """The two thin matrices; None where they are not cheaper."""
     rows, columns = matrix.shape
-    matrix = matrix.astype(wide_dtype(matrix.dtype))
+    matrix = widened(matrix)
     u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
     smallest = rank_tolerance(matrix, s) if limits.tolerance is None else limits.tolerance
     rank = max(int(jnp.sum(s[: limits.rank] > smallest)), 1)

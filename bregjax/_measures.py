@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from bregjax._numerics import wide_dtype
+from bregjax._numerics import widened
 from bregjax._regularizers._base import Regularizer
-from bregjax._regularizers._nuclear import fold, rank_tolerance
+from bregjax._regularizers._matrices import fold, rank_tolerance
 from bregjax._selection import Mask, selected_leaves
 from bregjax._validation import check_range, check_regularizer
 
@@ -96,7 +96,7 @@ def effective_rank(x: jax.Array, tolerance: ArrayLike | None = None) -> jax.Arra
         1
     """
     x = jnp.asarray(x)
-    matrix, _ = fold(x.astype(wide_dtype(x.dtype)))
+    matrix, _ = fold(widened(x))
     singular_values = jnp.linalg.svd(matrix, compute_uv=False)
     if tolerance is None:
         tolerance = rank_tolerance(matrix, singular_values)
@@ -157,7 +157,7 @@ def regularizer_value(
         1.5
     """
     check_regularizer(regularizer)
-    leaves = [x.astype(wide_dtype(x.dtype)) for _, x in selected_leaves(params, mask)]
+    leaves = [widened(x) for _, x in selected_leaves(params, mask)]
     total = sum((regularizer.value(x) for x in leaves), start=jnp.zeros(()))
     return jnp.asarray(strength) * total
 

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from bregjax._numerics import wide_dtype
+from bregjax._numerics import widened
 from bregjax._regularizers._base import Regularizer
 from bregjax._validation import check_range, check_regularizer
 
 
 def _wide(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jnp.asarray(x, wide_dtype(jnp.asarray(x).dtype)), tree)
+    return jax.tree.map(widened, tree)
 
 
 def _check(regularizer: Regularizer, strength: ArrayLike, delta: ArrayLike) -> None:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import jax
@@ -12,14 +10,14 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from bregjax._numerics import wide_dtype
+from bregjax._numerics import wide_dtype, widened
 from bregjax._regularizers._base import Regularizer
+from bregjax._regularizers._matrices import fold, matmul, rank_tolerance
 from bregjax._regularizers._spectral import (
     Shrinkage,
     Truncated,
     basis_widths,
     draw_basis,
-    matmul,
     refresh_basis,
     shrink_by_gram,
     shrink_by_svd,
@@ -28,40 +26,6 @@ from bregjax._regularizers._spectral import (
 from bregjax._validation import check_axes, check_range, check_whole
 
 Method = Literal["svd", "gram", "randomized", "warm"]
-
-
-def fold(
-    x: jax.Array, row_axes: tuple[int, ...] | None = None
-) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-    """Flattens ``x`` to a matrix whose rows run over ``row_axes`` (None: all axes but the last).
-
-    Returns the matrix and the function that folds such a matrix back.
-    """
-    if x.ndim < 2:
-        raise ValueError(
-            f"a matrix needs an array of two or more dimensions, got shape {x.shape}."
-            " Leave such parameters out with mask=…."
-        )
-    named = tuple(range(x.ndim - 1)) if row_axes is None else row_axes
-    if any(not -x.ndim <= a < x.ndim for a in named):
-        raise ValueError(f"row_axes={row_axes} is out of range for shape {x.shape}.")
-    rows = tuple(a % x.ndim for a in named)
-    if len(set(rows)) != len(rows):
-        raise ValueError(f"row_axes={row_axes} names an axis twice in {x.ndim} dimensions.")
-    order = rows + tuple(a for a in range(x.ndim) if a not in rows)
-    permuted_shape = [x.shape[a] for a in order]
-    sizes = math.prod(permuted_shape[: len(rows)]), math.prod(permuted_shape[len(rows) :])
-    matrix = x.transpose(order).reshape(sizes)
-
-    def unfold(matrix: jax.Array) -> jax.Array:
-        return matrix.reshape(permuted_shape).transpose([order.index(a) for a in range(x.ndim)])
-
-    return matrix, unfold
-
-
-def rank_tolerance(matrix: jax.Array, singular_values: jax.Array) -> jax.Array:
-    """Below this a singular value counts as rounding error: max(m, n)·ε·σ₁."""
-    return jnp.max(singular_values, initial=0) * max(matrix.shape) * jnp.finfo(matrix.dtype).eps
 
 
 def _derivative(
@@ -171,11 +135,11 @@ class _Nuclear(Regularizer):
     stateful: ClassVar[bool] = True
 
     def value(self, x: jax.Array) -> jax.Array:
-        matrix, _ = fold(x.astype(wide_dtype(x.dtype)), self.row_axes)
+        matrix, _ = fold(widened(x), self.row_axes)
         return jnp.sum(jnp.linalg.svd(matrix, compute_uv=False)).astype(x.dtype)
 
     def subgradient(self, x: jax.Array) -> jax.Array:
-        matrix, unfold = fold(x.astype(wide_dtype(x.dtype)), self.row_axes)
+        matrix, unfold = fold(widened(x), self.row_axes)
         return unfold(_polar(matrix)).astype(x.dtype)
 
     def prox(self, x: jax.Array, step: ArrayLike) -> jax.Array:
@@ -205,7 +169,7 @@ class _Nuclear(Regularizer):
     def prox_with_state(
         self, x: jax.Array, step: ArrayLike, state: NuclearState
     ) -> tuple[jax.Array, NuclearState]:
-        matrix, unfold = fold(x.astype(wide_dtype(x.dtype)), self.row_axes)
+        matrix, unfold = fold(widened(x), self.row_axes)
         wide = matrix.shape[0] < matrix.shape[1]
         limit = state.rank_limit
         if self.rank is not None:

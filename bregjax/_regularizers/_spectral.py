@@ -15,8 +15,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from bregjax._numerics import power_of_two_near
-
-matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+from bregjax._regularizers._matrices import matmul
 
 
 @dataclasses.dataclass(frozen=True)

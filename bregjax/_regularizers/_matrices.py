@@ -1,0 +1,72 @@
+"""Arrays as matrices: how a kernel is folded to one, and which of its singular values are zero.
+
+The nuclear norm, the counts of ranks and `factorize` all take the same matrix and the same
+tolerance from here, so that a rank that one of them reports is the rank that another one uses.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+"""The product of matrices, without the shortcuts that GPUs and TPUs take by default."""
+
+
+def fold(
+    x: jax.Array, row_axes: tuple[int, ...] | None = None
+) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    """Flattens an array to a matrix, such as a Conv kernel (kh, kw, in, out) to (kh·kw·in, out).
+
+    Args:
+      x: an array of two or more dimensions.
+      row_axes: the axes over which the rows run, the first one slowest; the others make the
+        columns, in their order. None: all axes but the last.
+
+    Returns:
+        The matrix, and the function that folds such a matrix back to the shape of ``x``.
+
+    Raises:
+        ValueError: if ``x`` has fewer dimensions, or an axis is out of range or named twice.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> kernel = jnp.ones((3, 3, 16, 32))
+        >>> matrix, unfold = fold(kernel)
+        >>> print(matrix.shape, unfold(matrix).shape, fold(kernel, (0, 2))[0].shape)
+        (144, 32) (3, 3, 16, 32) (48, 96)
+    """
+    if x.ndim < 2:
+        raise ValueError(
+            f"a matrix needs an array of two or more dimensions, got shape {x.shape}."
+            " Leave such parameters out with mask=…."
+        )
+    named = tuple(range(x.ndim - 1)) if row_axes is None else row_axes
+    if any(not -x.ndim <= a < x.ndim for a in named):
+        raise ValueError(f"row_axes={row_axes} is out of range for shape {x.shape}.")
+    rows = tuple(a % x.ndim for a in named)
+    if len(set(rows)) != len(rows):
+        raise ValueError(f"row_axes={row_axes} names an axis twice in {x.ndim} dimensions.")
+    order = rows + tuple(a for a in range(x.ndim) if a not in rows)
+    permuted_shape = [x.shape[a] for a in order]
+    sizes = math.prod(permuted_shape[: len(rows)]), math.prod(permuted_shape[len(rows) :])
+    matrix = x.transpose(order).reshape(sizes)
+
+    def unfold(matrix: jax.Array) -> jax.Array:
+        return matrix.reshape(permuted_shape).transpose([order.index(a) for a in range(x.ndim)])
+
+    return matrix, unfold
+
+
+def rank_tolerance(matrix: jax.Array, singular_values: jax.Array) -> jax.Array:
+    r"""The largest singular value of a matrix that counts as zero, being rounding error.
+
+    .. math:: \max(m, n)\,\epsilon\,\sigma_1
+
+    for m rows and n columns, with ε of the dtype of ``matrix``. A matrix that was kept in a
+    narrower dtype has larger errors than that.
+    """
+    return jnp.max(singular_values, initial=0) * max(matrix.shape) * jnp.finfo(matrix.dtype).eps
