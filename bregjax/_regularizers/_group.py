@@ -154,6 +154,10 @@ class _GroupL2(Regularizer):
         direction = scaled / jnp.where(norm == 0, 1, norm)
         return (self.weight(x) * direction).astype(x.dtype)
 
+    def evidence(self, x: jax.Array) -> jax.Array:
+        norms = group_norms(x.astype(wide_dtype(x.dtype)), self.group_axes(x.ndim))
+        return jnp.broadcast_to(norms / self.weight(x), x.shape).astype(x.dtype)
+
 
 @dataclasses.dataclass(frozen=True)
 class _SparseGroup(Regularizer):
