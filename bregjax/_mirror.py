@@ -143,7 +143,8 @@ def mirror_step(
     Raises:
         TypeError: if ``regularizer`` is none.
         ValueError: if ``strength`` is negative or ``delta`` not positive, or ``keep_weights`` is
-          set and the regularizer has a state; at ``init``, if a parameter is not of a floating dtype; at ``update``, if ``params`` is missing.
+          set and the regularizer has a state; at ``init``, if a parameter is not of a floating
+          dtype; at ``update``, if ``params`` is missing.
 
     Example:
         >>> import jax.numpy as jnp, optax, bregjax

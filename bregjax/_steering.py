@@ -341,8 +341,11 @@ def _factor_with_count(factors: list[jax.Array], share: jax.Array) -> jax.Array:
     k = jnp.round(share * total).astype(jnp.int32)
     last = kth_largest(factors, jnp.clip(k, 1, total))
     below = [jnp.max(jnp.where(x < last, x, 0), initial=0).astype(jnp.float32) for x in factors]
-    between = (last + jnp.max(jnp.stack(below))) / 2
-    return jnp.where(k == 0, last, jnp.where(between < last, between, 0))
+    # Among millions of entries the next one may be the next float, or nothing may be below.
+    between = jnp.minimum(
+        (last + jnp.max(jnp.stack(below))) / 2, jnp.nextafter(last, jnp.float32(0))
+    )
+    return jnp.where(k == 0, last, between)
 
 
 def _with_duals_of(state: Any, other: Any) -> Any:
