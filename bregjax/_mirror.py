@@ -20,7 +20,7 @@ class MirrorState(NamedTuple):
     dual: Any
     """v, shaped like the parameters, in their dtype or float32 where that is narrower"""
     strength: jax.Array | None = None
-    """the λ that the dual stands for, shape (), float32; None unless ``keep_weights``"""
+    """the λ that the dual stands for, shape (), of the default float; None unless ``keep_weights``"""
     count: jax.Array | None = None
     """steps done, shape (), int32; None unless ``keep_weights`` and the strength is a schedule"""
 
@@ -41,8 +41,10 @@ def mirror_stage(
         )
 
     def strength_now(state: MirrorState, wish: Wish) -> jax.Array:
-        current = jnp.asarray(value_at(strength, state.count), jnp.float32)
-        return current if wish.strength_scale is None else current * wish.strength_scale
+        current = jnp.asarray(value_at(strength, state.count), jnp.result_type(float))
+        if wish.strength_scale is None:
+            return current
+        return current * jnp.asarray(wish.strength_scale, current.dtype)
 
     def init(params: Any) -> MirrorState:
         initial_strength = value_at(strength, 0)
@@ -59,7 +61,7 @@ def mirror_stage(
         if not keep_weights:
             return MirrorState(dual)
         count = jnp.zeros([], jnp.int32) if callable(strength) else None
-        return MirrorState(dual, jnp.array(initial_strength, jnp.float32), count)
+        return MirrorState(dual, jnp.array(initial_strength, jnp.result_type(float)), count)
 
     def recall(state: MirrorState, params: Any) -> list[jax.Array]:
         return jax.tree.structure(params).flatten_up_to(state.dual)

@@ -126,7 +126,7 @@ class CifarResNet(Experiment):
             batch_size=128,
             objective=classification if self.preset == "paper" else smoothed_classification,
             augment=crop_and_flip,
-            steps_per_call=53,
+            steps_per_call=78 if self.all_images else 53,  # divide the steps of an epoch
             settings={
                 "network": self.network,
                 "precision": self.precision,
