@@ -90,8 +90,8 @@ def _from_mosaic(path: Path) -> np.ndarray:
 
 
 def _checksum(images: np.ndarray, labels: np.ndarray) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(images))
-    digest.update(np.ascontiguousarray(labels))
+    digest = hashlib.sha256(images.tobytes())
+    digest.update(labels.tobytes())
     return digest.hexdigest()
 
 

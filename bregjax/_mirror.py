@@ -20,7 +20,7 @@ class MirrorState(NamedTuple):
     dual: Any
     """v, shaped like the parameters, in their dtype or float32 where that is narrower"""
     strength: jax.Array | None = None
-    """the λ that the dual stands for, shape (), of the default float; None unless ``keep_weights``"""
+    """the λ that the dual stands for, shape (), default float; None unless ``keep_weights``"""
     count: jax.Array | None = None
     """steps done, shape (), int32; None unless ``keep_weights`` and the strength is a schedule"""
 
@@ -136,8 +136,8 @@ def mirror_step(
 
         wherever the weight lives before and after the change: then a λ that rises puts weights to
         sleep, one that falls wakes some, and all others stay as they are. Without it they shrink
-        by δ times the rise, and grow by δ times the fall. Costs two scalars of state; for
-        regularizers without a state of their own.
+        by δ times the rise, and grow by δ times the fall. For regularizers without a state; where
+        entries of a live sparse group come or go, its others follow the group's norm.
 
     Returns:
         A `optax.GradientTransformation` with a `MirrorState`.

@@ -207,7 +207,7 @@ def steer(
       exact: whether, instead of a rule, the strength is the one at which exactly
         ``round(target * n)`` of the n regularized entries live after the step, up to ties: λ lies
         right below the k-th largest evidence, found by counting. For ``l1()``, ``nonneg_l1()`` and
-        groups (whole ones: up to a group less); ``inner`` needs a mirror step. A large jump of λ
+        groups (whole ones: up to a group more); ``inner`` needs a mirror step. A large jump of λ
         shrinks every live weight: give ``inner`` ``keep_weights=True``.
       every: measure and change the strength at every so many steps. Around `multilevel`, where
         nothing wakes in between, m + 1 unless the target only falls.
