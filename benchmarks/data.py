@@ -67,6 +67,16 @@ class Dataset:
             test=Split(*self.test[:others]),
         )
 
+    def all_for_training(self) -> "Dataset":
+        """The validation images are trained on, too.
+
+        Those of the curve are then the first test images, as many as there were; for trainings in
+        which nothing is chosen by them.
+        """
+        train = Split(*map(np.concatenate, zip(self.train[:], self.validation[:], strict=True)))
+        shown = Split(*self.test[: len(self.validation)])
+        return dataclasses.replace(self, train=train, validation=shown)
+
     def normalize(self, inputs: jax.Array) -> jax.Array:
         """(x − mean) / std in float32, where x is ``inputs`` scaled to [0, 1] if they are uint8."""
         pixels = inputs.astype(jnp.float32)
@@ -128,6 +138,10 @@ def stream(name: str, data_dir: Path | None = None) -> "TfdsSource":
     return whole.subset(_stratified(whole.labels(), _RECIPES[name].validation)[0])
 
 
+def _default_folder() -> Path:
+    return Path(os.environ.get("TFDS_DATA_DIR", Path.home() / "tensorflow_datasets"))
+
+
 class TfdsSource:
     """Random access to the (image, label) pairs of a split that tfds has prepared.
 
@@ -141,8 +155,7 @@ class TfdsSource:
     """
 
     def __init__(self, name: str, split: str, data_dir: Path | None = None):
-        default = os.environ.get("TFDS_DATA_DIR", Path.home() / "tensorflow_datasets")
-        self._name, self._split, self._folder = name, split, data_dir or Path(default)
+        self._name, self._split, self._folder = name, split, data_dir or _default_folder()
         if not (self._folder / name).is_dir():
             raise BenchmarkError(
                 f"{name} was not found in {self._folder}: name the folder of your tfds datasets"
@@ -243,6 +256,16 @@ def _prepared(name: str, data_dir: Path | None) -> tuple[Split, Split]:
     return train, test
 
 
+def _cifar10(data_dir: Path | None) -> tuple[Split, Split]:
+    """From the file that `benchmarks.packing` makes, where there is one."""
+    packed = (data_dir or _default_folder()) / "cifar10.npz"
+    if packed.is_file():
+        from benchmarks import packing
+
+        return packing.read(packed)
+    return _prepared("cifar10", data_dir)
+
+
 def _noisy(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Gaussian noise added, not clipped.
 
@@ -279,7 +302,7 @@ _STREAMABLE = {
         functools.partial(_prepared, "fashion_mnist"), 3000, mean=0.2860, std=0.3530
     ),
     "cifar10": _Recipe(
-        functools.partial(_prepared, "cifar10"),
+        _cifar10,
         2500,
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2470, 0.2435, 0.2616),

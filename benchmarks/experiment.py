@@ -1,7 +1,9 @@
 """What all experiments share: their options, and the way from methods to results."""
 
 import dataclasses
+import math
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -56,6 +58,8 @@ class Experiment:
     """Discard what an interrupted run has saved; by default the run goes on from there."""
     checkpoint_seconds: float = 30.0
     """At least so long between two checkpoints of a method."""
+    minutes: float | None = None
+    """Begin no method that would not end within so many minutes, judged by the last one."""
     redraw: bool = False
     """Only draw the figures again, from what an earlier run left in the folder."""
 
@@ -122,10 +126,14 @@ class Experiment:
         folder = out / "checkpoints"
         if self.restart:
             shutil.rmtree(folder, ignore_errors=True)
+        budget = Budget(self.minutes)
         with Interruption() as stop:
             for name, task, method in self._chosen():
                 if stop:
                     raise Interrupted(f"before {name}", stop.signal)
+                if not budget.begin():
+                    console.print(f"{name} was not begun: it would not end in time.")
+                    continue
                 if self.quick or self.images:
                     limits = (2000, 500) if self.quick else (self.images, None)
                     task = dataclasses.replace(task, dataset=task.dataset.first(*limits))
@@ -187,6 +195,24 @@ class Experiment:
         everything = list(self.cases())
         chosen = named_by(self.only, (name for name, _, _ in everything))
         return [case for case in everything if case[0] in chosen]
+
+
+class Budget:
+    """The time for several trainings that take about as long as one another."""
+
+    def __init__(self, minutes: float | None):
+        self._until = time.monotonic() + (math.inf if minutes is None else 60 * minutes)
+        self._began: float | None = None
+        self._last = 0.0
+
+    def begin(self) -> bool:
+        """Whether there is time for one more; a training ends where the next one asks."""
+        now = time.monotonic()
+        if self._began is not None:
+            self._last = now - self._began
+        enough = now + self._last <= self._until
+        self._began = now if enough else None
+        return enough
 
 
 def _settings(task: Task, method: Recipe) -> dict[str, Any]:

@@ -229,6 +229,62 @@ class Targeted(_Single):
 
 
 @dataclasses.dataclass(frozen=True)
+class Steered(_Single):
+    """One of our methods with exactly the asked-for share of live weights at each step.
+
+    `bregjax.steer` sets λ so that the share follows a cubic ramp from ``initial_target`` down to
+    the target and stays there; the live weights keep their values when λ moves.
+    """
+
+    method: Method
+    """keeps its weights when λ moves"""
+    target_density: float
+    initial_target: float = 0.5
+    """where the ramp begins"""
+    ramp: float = 0.6
+    """share of the training, until the target is reached"""
+
+    @property
+    def name(self) -> str:
+        """Such as ``AdaBreg 5.0%``: the method's without the strength."""
+        optimizer, more = self.method.name.partition(" ")[0], self.method.name.partition(", ")[2]
+        return f"{', '.join(filter(None, (optimizer, more)))} {self.target_density:.1%}"
+
+    @property
+    def start(self) -> Start | None:
+        """That of the method."""
+        return self.method.start
+
+    @property
+    def full_gradients(self) -> float:
+        """As in `Method`."""
+        return self.method.full_gradients
+
+    def hyperparameters(self, seeds: int) -> Any:
+        """The target of each run: an argument, so that all targets share one program."""
+        return np.full(seeds, self.target_density, np.float32)
+
+    def optimizer(
+        self, epochs: int, steps_per_epoch: int
+    ) -> Callable[[Any], optax.GradientTransformation]:
+        """From a target to the optimizer."""
+        steps = round(self.ramp * epochs * steps_per_epoch)
+
+        def make(target: Any) -> optax.GradientTransformation:
+            ramp = optax.polynomial_schedule(
+                self.initial_target, target, power=3, transition_steps=steps
+            )
+            return bregjax.steer(self.method.optimizer(epochs, steps_per_epoch), ramp, exact=True)
+
+        return make
+
+    def record(self) -> dict[str, Any]:
+        """See `Method`."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)[1:]}
+        return self.method.record() | own
+
+
+@dataclasses.dataclass(frozen=True)
 class Path:
     """One method at many strengths, side by side in one program."""
 
@@ -262,7 +318,7 @@ class Path:
         return self.members[0].record() | {"strengths": list(self.strengths)}
 
 
-Recipe = Method | Targeted | Path
+Recipe = Method | Targeted | Steered | Path
 """What an experiment trains with."""
 
 
@@ -289,6 +345,16 @@ def steerable() -> tuple[Method, Method]:
     return clipped(adaptive, 0.1), clipped(plain, 0.1)
 
 
+def exactly_steered() -> tuple[Method, Method]:
+    """AdaBreg and LinBreg for `Steered`, with the weight decay that the baselines have."""
+    start = SparseStart(0.01, gain=0.7)
+    slow, fast = Cosine(5e-3, warmup_epochs=1), Cosine(1.0, warmup_epochs=1)
+    penalty = everywhere(bregjax.l1(), 1e-3)
+    adaptive = adabreg(slow, penalty, start=start, weight_decay=0.05, keep_weights=True)
+    plain = linbreg(fast, penalty, start=start, momentum=0.9, keep_weights=True)
+    return clipped(adaptive, 0.1), decayed(clipped(plain, 0.1), 5e-4)
+
+
 def densities_asked_for(method: Recipe, densities: np.ndarray) -> list[dict[str, Any]]:
     """What `results.Run` says of the target of each seed, from its densities after each epoch."""
     epochs, seeds = len(densities) - 1, densities.shape[1]
@@ -307,16 +373,23 @@ def linbreg(
     delta: float = 1.0,
     momentum: float | None = None,
     nesterov: bool = False,
+    keep_weights: bool = False,
 ) -> Method:
     """LinBreg, with heavy-ball or Nesterov momentum or without."""
 
     def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
         tx = functools.partial(
-            bregjax.linbreg, rate, delta=delta, momentum=momentum, nesterov=nesterov
+            bregjax.linbreg,
+            rate,
+            delta=delta,
+            momentum=momentum,
+            nesterov=nesterov,
+            keep_weights=keep_weights,
         )
         return regularization.optimizer(tx, steps)
 
     settings = {"delta": delta, "momentum": momentum, "nesterov": nesterov}
+    settings |= {"keep_weights": keep_weights} if keep_weights else {}
     settings |= regularization.record()
     kind = "" if momentum is None else "+nesterov" if nesterov else "+m"
     name = f"LinBreg{kind} {regularization}"
@@ -329,15 +402,23 @@ def adabreg(
     *,
     start: Start | None,
     delta: float = 1.0,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    keep_weights: bool = False,
 ) -> Method:
     """AdaBreg."""
+    options = {"delta": delta}
+    if weight_decay:
+        options["weight_decay"] = weight_decay
+    if eps != 1e-8:
+        options["eps"] = eps
+    if keep_weights:
+        options["keep_weights"] = keep_weights
 
     def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
-        return regularization.optimizer(
-            functools.partial(bregjax.adabreg, rate, delta=delta), steps
-        )
+        return regularization.optimizer(functools.partial(bregjax.adabreg, rate, **options), steps)
 
-    settings = {"delta": delta} | regularization.record()
+    settings = options | regularization.record()
     return Method(f"AdaBreg {regularization}", learning_rate, make, settings, start)
 
 

@@ -12,13 +12,12 @@ from jax.core import Tracer
 
 from bregjax._masks import top_k_masks, when_due
 from bregjax._measures import live_groups
-from bregjax._mirror import MirrorState
+from bregjax._mirror import leaves_with_dual
 from bregjax._numerics import add_updates, wide_dtype
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._elementwise import l1
 from bregjax._regularizers._norms import group_norms
 from bregjax._selection import Mask, marks_of
-from bregjax._stage import parts_of
 from bregjax._support import freeze_support
 from bregjax._validation import check_range, check_regularizer, check_whole, require_params
 
@@ -88,7 +87,7 @@ def land(
         return [live_groups(x, groups) for x in weights]
 
     leaves, treedef = jax.tree.flatten(params)
-    landed = _leaves_with_dual(state, params)
+    landed = leaves_with_dual(state, params)
     if not any(landed):
         raise ValueError("state has no dual of params: land reads the weights off linbreg's dual.")
     if mask is not None:
@@ -276,16 +275,3 @@ def _check_wish(density: float | None, count: int | None, groups: Regularizer | 
 def _widened(tree: Any, params: Any) -> Any:
     """``tree`` in the dtypes in which updates of the parameters are emitted."""
     return jax.tree.map(lambda x, y: y.astype(wide_dtype(x.dtype)), params, tree)
-
-
-def _leaves_with_dual(state: Any, params: Any) -> list[bool]:
-    """For each leaf of ``params`` whether some mirror step in ``state`` keeps a dual of it."""
-    treedef = jax.tree.structure(params)
-    has_dual = [False] * treedef.num_leaves
-    for part in parts_of(state, MirrorState):
-        duals = treedef.flatten_up_to(part.dual)
-        has_dual = [
-            known or not isinstance(dual, optax.MaskedNode)
-            for known, dual in zip(has_dual, duals, strict=True)
-        ]
-    return has_dual

@@ -1,5 +1,6 @@
 """Masks of live weights: exact top-k, updates under a mask, and work that is seldom due."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -50,6 +51,39 @@ def top_k_masks(
         marked.append(((rank > threshold) | (ties & (place <= wanted))) & eligible)
         wanted -= jnp.sum(ties, dtype=jnp.int32)
     return marked
+
+
+def kth_largest(values: Sequence[jax.Array], k: jax.Array) -> jax.Array:
+    """The k-th largest entry of several non-negative float32 arrays taken together, exactly.
+
+    The order of non-negative floats is that of their bits read as integers, which are found from
+    the first to the last by counting. A GPU counts for 15 candidates, four bits, in one pass over
+    the memory; a CPU is faster with one bit and one candidate at a time. No loop and no branch
+    depends on a value, so that nothing waits for the host.
+
+    Args:
+      values: the arrays, not all empty. NaN is above all numbers.
+      k: how many entries there are that are as large, at least 1.
+
+    Returns:
+        The entry, shape (), float32.
+    """
+    flat = jnp.concatenate([x.astype(jnp.float32).ravel() for x in values])
+    ranks = lax.bitcast_convert_type(flat, jnp.uint32)
+
+    def search(bits: int, ranks: jax.Array, k: jax.Array) -> jax.Array:
+        found = jnp.uint32(0)
+        for shift in range(32 - bits, -1, -bits):
+            candidates = [found + jnp.uint32(digit << shift) for digit in range(1, 2**bits)]
+            enough = [jnp.sum(ranks >= each, dtype=jnp.int32) >= k for each in candidates]
+            digit = sum((one.astype(jnp.uint32) for one in enough), jnp.uint32(0))
+            found = found + digit * jnp.uint32(2**shift)
+        return found
+
+    found = lax.platform_dependent(
+        ranks, k, cpu=functools.partial(search, 1), default=functools.partial(search, 4)
+    )
+    return lax.bitcast_convert_type(found, jnp.float32)
 
 
 def when_due(due: jax.Array, change: Callable[..., T], value: T, *args: Any) -> T:

@@ -10,7 +10,7 @@ import optax
 from bregjax._numerics import wide_dtype
 from bregjax._prox import prox_stage
 from bregjax._regularizers._base import Regularizer
-from bregjax._stage import Stage, Wish, as_transformation, in_sequence, value_at
+from bregjax._stage import Stage, Wish, as_transformation, in_sequence, parts_of, value_at
 from bregjax._validation import check_floating, check_range, check_regularizer
 
 
@@ -19,15 +19,32 @@ class MirrorState(NamedTuple):
 
     dual: Any
     """v, shaped like the parameters, in their dtype or float32 where that is narrower"""
+    strength: jax.Array | None = None
+    """the λ that the dual stands for, shape (), default float; None unless ``keep_weights``"""
+    count: jax.Array | None = None
+    """steps done, shape (), int32; None unless ``keep_weights`` and the strength is a schedule"""
 
 
 def mirror_stage(
-    regularizer: Regularizer, strength: optax.ScalarOrSchedule, delta: float | jax.Array
+    regularizer: Regularizer,
+    strength: optax.ScalarOrSchedule,
+    delta: float | jax.Array,
+    keep_weights: bool,
 ) -> Stage:
     """From updates u to the point δ·(v + u); the checks of `mirror_step`."""
     check_regularizer(regularizer)
     check_range("strength", strength, at_least=0, schedule=True)
     check_range("delta", delta, above=0)
+    if keep_weights and regularizer.stateful:
+        raise ValueError(
+            f"keep_weights needs a regularizer without a state, got regularizer={regularizer!r}."
+        )
+
+    def strength_now(state: MirrorState, wish: Wish) -> jax.Array:
+        current = jnp.asarray(value_at(strength, state.count), jnp.result_type(float))
+        if wish.strength_scale is None:
+            return current
+        return current * jnp.asarray(wish.strength_scale, current.dtype)
 
     def init(params: Any) -> MirrorState:
         initial_strength = value_at(strength, 0)
@@ -40,13 +57,25 @@ def mirror_stage(
             quadratic = wide / jnp.asarray(delta, wide.dtype)
             return quadratic + weight * regularizer.subgradient(wide)
 
-        return MirrorState(dual=jax.tree_util.tree_map_with_path(dual_of, params))
+        dual = jax.tree_util.tree_map_with_path(dual_of, params)
+        if not keep_weights:
+            return MirrorState(dual)
+        count = jnp.zeros([], jnp.int32) if callable(strength) else None
+        return MirrorState(dual, jnp.array(initial_strength, jnp.result_type(float)), count)
 
     def recall(state: MirrorState, params: Any) -> list[jax.Array]:
         return jax.tree.structure(params).flatten_up_to(state.dual)
 
     def begin(state: MirrorState, wish: Wish) -> Callable:
-        del state
+        def follow(dual: jax.Array) -> jax.Array:
+            """The dual after the change of λ, for the same live weights."""
+            before = jnp.asarray(state.strength, dual.dtype)
+            now = jnp.asarray(strength_now(state, wish), dual.dtype)
+            step = jnp.asarray(delta, dual.dtype)
+            weights = regularizer.prox(step * dual, step * before)
+            stays = regularizer.prox(step * dual, step * now) != 0
+            direction = jnp.where(stays, regularizer.subgradient(weights), 0)
+            return dual + (now - before) * direction
 
         def step(update: jax.Array, x: jax.Array, dual: jax.Array) -> tuple[jax.Array, jax.Array]:
             if dual.shape != x.shape:
@@ -56,13 +85,18 @@ def mirror_stage(
                 )
             if not wish.hold_dual:
                 dual = dual + update.astype(dual.dtype)
+            if keep_weights and not wish.evidence:
+                dual = follow(dual)
             return jnp.asarray(delta, dual.dtype) * dual, dual
 
         return step
 
-    def store(state: MirrorState, duals: list[jax.Array], treedef: Any) -> MirrorState:
-        del state
-        return MirrorState(dual=treedef.unflatten(duals))
+    def store(state: MirrorState, duals: list[jax.Array], treedef: Any, wish: Wish) -> MirrorState:
+        dual = treedef.unflatten(duals)
+        if not keep_weights:
+            return MirrorState(dual)
+        count = None if state.count is None else jnp.asarray(optax.safe_increment(state.count))
+        return MirrorState(dual, strength_now(state, wish), count)
 
     return Stage(init, recall, begin, store)
 
@@ -71,6 +105,8 @@ def mirror_step(
     regularizer: Regularizer,
     strength: optax.ScalarOrSchedule,
     delta: float | jax.Array = 1.0,
+    *,
+    keep_weights: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Collect the updates in a dual variable and move to the point it stands for.
 
@@ -94,14 +130,23 @@ def mirror_step(
       strength: λ ≥ 0, a number, an array or a schedule. Only its value at step 0 is used here.
       delta: δ > 0, a number or an array, the step from the dual to the parameters. A larger δ
         leaves the threshold λ of the dual as it is and makes the live weights larger.
+      keep_weights: whether a change Δλ of the strength takes the duals of the live weights along,
+
+        .. math:: v \leftarrow v + \Delta\lambda\, p, \qquad p \in \partial J(\theta),
+
+        wherever the weight lives before and after the change: then a λ that rises puts weights to
+        sleep, one that falls wakes some, and all others stay as they are. Without it they shrink
+        by δ times the rise, and grow by δ times the fall. For regularizers without a state; where
+        entries of a live sparse group come or go, its others follow the group's norm.
 
     Returns:
         A `optax.GradientTransformation` with a `MirrorState`.
 
     Raises:
         TypeError: if ``regularizer`` is none.
-        ValueError: if ``strength`` is negative or ``delta`` not positive; at ``init``, if a
-          parameter is not of a floating dtype; at ``update``, if ``params`` is missing.
+        ValueError: if ``strength`` is negative or ``delta`` not positive, or ``keep_weights`` is
+          set and the regularizer has a state; at ``init``, if a parameter is not of a floating
+          dtype; at ``update``, if ``params`` is missing.
 
     Example:
         >>> import jax.numpy as jnp, optax, bregjax
@@ -129,13 +174,15 @@ def mirror_step(
         The dual is kept in float32 for narrower parameters and never shares a buffer with them,
         so that both can be donated.
     """
-    return as_transformation(mirror_stage(regularizer, strength, delta))
+    return as_transformation(mirror_stage(regularizer, strength, delta, keep_weights))
 
 
 def bregman_step(
     regularizer: Regularizer,
     strength: optax.ScalarOrSchedule,
     delta: float | jax.Array = 1.0,
+    *,
+    keep_weights: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Do `mirror_step` and `prox_step` in one pass.
 
@@ -151,6 +198,7 @@ def bregman_step(
       regularizer: J, such as `l1` or ``per_kernel()``.
       strength: λ ≥ 0, a number, an array or a schedule.
       delta: δ > 0, a number or an array.
+      keep_weights: whether λ changes without changing the live weights, as in `mirror_step`.
 
     Returns:
         A `optax.GradientTransformation`; the state is a pair of `MirrorState` and `ProxState`.
@@ -167,5 +215,18 @@ def bregman_step(
         >>> print(optax.apply_updates(params, updates))
         [1.5 0.  0.5]
     """
-    stages = mirror_stage(regularizer, strength, delta), prox_stage(regularizer, strength, delta)
-    return as_transformation(in_sequence(*stages))
+    mirror = mirror_stage(regularizer, strength, delta, keep_weights)
+    return as_transformation(in_sequence(mirror, prox_stage(regularizer, strength, delta)))
+
+
+def leaves_with_dual(state: Any, params: Any) -> list[bool]:
+    """For each leaf of ``params`` whether some mirror step in ``state`` keeps a dual of it."""
+    treedef = jax.tree.structure(params)
+    has_dual = [False] * treedef.num_leaves
+    for part in parts_of(state, MirrorState):
+        duals = treedef.flatten_up_to(part.dual)
+        has_dual = [
+            known or not isinstance(dual, optax.MaskedNode)
+            for known, dual in zip(has_dual, duals, strict=True)
+        ]
+    return has_dual

@@ -45,6 +45,7 @@ def linbreg(
     delta: float | jax.Array = 1.0,
     momentum: float | jax.Array | None = None,
     nesterov: bool = False,
+    keep_weights: bool = False,
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""LinBreg: linearized Bregman iterations, the sparse counterpart of SGD.
@@ -73,6 +74,7 @@ def linbreg(
         τ < 2/(δL) with L the Lipschitz constant of its gradient.
       momentum: β in [0, 1), or None.
       nesterov: whether the momentum is Nesterov's.
+      keep_weights: whether the live weights stay as they are when λ changes, see `mirror_step`.
       mask: which leaves are regularized: a tree of booleans shaped like the parameters or a prefix
         of that, or a function that makes one of them. The default is all arrays of two or more
         dimensions, so that biases and norms are not. The others get plain SGD and have no dual.
@@ -119,7 +121,7 @@ def linbreg(
     """
     return optax.chain(
         _gradient_step(learning_rate, momentum, nesterov),
-        _on_weights(bregman_step(regularizer, strength, delta), mask),
+        _on_weights(bregman_step(regularizer, strength, delta, keep_weights=keep_weights), mask),
     )
 
 
@@ -132,6 +134,8 @@ def adabreg(
     b1: float | jax.Array = 0.9,
     b2: float | jax.Array = 0.999,
     eps: float | jax.Array = 1e-8,
+    weight_decay: float | jax.Array = 0.0,
+    keep_weights: bool = False,
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaBreg: Bregman iterations on Adam's updates, the sparse counterpart of Adam.
@@ -153,6 +157,9 @@ def adabreg(
       b1: decay of the first moment, in [0, 1).
       b2: decay of the second moment, in [0, 1).
       eps: ε ≥ 0, added to the root.
+      weight_decay: ω ≥ 0, added as ω·θ to Adam's direction on the regularized leaves, as in
+        `optax.adamw`; it pulls live weights alone, a sleeping one is zero.
+      keep_weights: as in `linbreg`.
       mask: which leaves are regularized, as in `linbreg`; the others get plain Adam.
 
     Returns:
@@ -194,10 +201,14 @@ def adabreg(
     check_range("b1", b1, at_least=0, below=1)
     check_range("b2", b2, at_least=0, below=1)
     check_range("eps", eps, at_least=0)
+    check_range("weight_decay", weight_decay, at_least=0)
+    decayed = isinstance(weight_decay, jax.Array) or weight_decay > 0
+    decay = optax.add_decayed_weights(weight_decay) if decayed else optax.identity()
     return optax.chain(
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        _on_weights(decay, mask),
         optax.scale_by_learning_rate(learning_rate),
-        _on_weights(bregman_step(regularizer, strength, delta), mask),
+        _on_weights(bregman_step(regularizer, strength, delta, keep_weights=keep_weights), mask),
     )
 
 

@@ -60,18 +60,21 @@ def prox_stage(
             threshold = jnp.asarray(current_step_size, dtype) * jnp.asarray(current_strength, dtype)
             if wish.strength_scale is not None:
                 threshold = threshold * jnp.asarray(wish.strength_scale, dtype)
+            if wish.evidence:
+                return regularizer.evidence(point) / threshold, memory
             if not regularizer.stateful:
                 return regularizer.prox(point, threshold), None
             return regularizer.prox_with_state(point, threshold, memory)
 
         return step
 
-    def store(state: ProxState, memories: list, treedef: Any) -> ProxState:
+    def store(state: ProxState, memories: list, treedef: Any, wish: Wish) -> ProxState:
+        del wish
         count = None if state.count is None else jnp.asarray(optax.safe_increment(state.count))
         kept = _inside_out(memories, treedef) if regularizer.stateful else None
         return ProxState(count, kept)
 
-    return Stage(init, recall, begin, store)
+    return Stage(init, recall, begin, store, tells_evidence=True)
 
 
 def _structure(state: Any) -> Any:

@@ -20,6 +20,9 @@ class Wish(NamedTuple):
     """a factor on the strength; None is 1"""
     hold_dual: bool = False
     """leave the dual as it is: the updates are not collected"""
+    evidence: bool = False
+    """emit the evidence of each entry instead of an update, see `Regularizer.evidence`: the
+    largest factor on the strength at which the entry lives"""
 
 
 class Stage(NamedTuple):
@@ -35,8 +38,10 @@ class Stage(NamedTuple):
     begin: Callable[[Any, Wish], Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]]
     """from (state, wish) to the step of one parameter: from (what comes in, x, memory) to (point,
     next memory), the point in float32 or wider"""
-    store: Callable[[Any, list, Any], Any]
-    """from (state, next memories, structure of the parameters) to the next state"""
+    store: Callable[[Any, list, Any, Wish], Any]
+    """from (state, next memories, structure of the parameters, wish) to the next state"""
+    tells_evidence: bool = False
+    """whether the point is the evidence where the wish asks for it"""
 
 
 def in_sequence(*stages: Stage) -> Stage:
@@ -61,13 +66,13 @@ def in_sequence(*stages: Stage) -> Stage:
 
         return step
 
-    def store(states: tuple, memories: list, treedef: Any) -> tuple:
+    def store(states: tuple, memories: list, treedef: Any, wish: Wish) -> tuple:
         return tuple(
-            stage.store(state, [memory[index] for memory in memories], treedef)
+            stage.store(state, [memory[index] for memory in memories], treedef, wish)
             for index, (stage, state) in enumerate(zip(stages, states, strict=True))
         )
 
-    return Stage(init, recall, begin, store)
+    return Stage(init, recall, begin, store, stages[-1].tells_evidence)
 
 
 def as_transformation(stage: Stage) -> optax.GradientTransformationExtraArgs:
@@ -83,6 +88,7 @@ def as_transformation(stage: Stage) -> optax.GradientTransformationExtraArgs:
         *,
         strength_scale: ArrayLike | None = None,
         hold_dual: bool = False,
+        evidence: bool = False,
         **extra_args: Any,
     ) -> tuple[Any, Any]:
         del extra_args
@@ -95,16 +101,18 @@ def as_transformation(stage: Stage) -> optax.GradientTransformationExtraArgs:
                 f"params:  {treedef}\nupdates: {received}"
             )
         jax.tree_util.tree_map_with_path(_check_shapes, params, updates)
-        step = stage.begin(state, Wish(strength_scale, hold_dual))
+        wish = Wish(strength_scale, hold_dual, evidence)
+        step = stage.begin(state, wish)
         carried, memories = [], []
         for x, update, memory in zip(
             leaves, jax.tree.leaves(updates), stage.recall(state, params), strict=True
         ):
             x = jnp.asarray(x)
             point, memory = step(jnp.asarray(update), x, memory)
-            carried.append(point - x.astype(point.dtype))
+            told = evidence and stage.tells_evidence
+            carried.append(point if told else point - x.astype(point.dtype))
             memories.append(memory)
-        return treedef.unflatten(carried), stage.store(state, memories, treedef)
+        return treedef.unflatten(carried), stage.store(state, memories, treedef, wish)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

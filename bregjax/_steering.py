@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bregjax._masks import when_due
+from bregjax._masks import kth_largest
 from bregjax._measures import density
+from bregjax._mirror import MirrorState, leaves_with_dual
 from bregjax._prox import ProxState
 from bregjax._stage import parts_of, value_at
 from bregjax._validation import check_range, check_whole, require_params
@@ -177,6 +178,7 @@ def steer(
     measure: Callable[[Any], jax.Array] = density,
     rule: SteeringRule | None = None,
     every: int = 1,
+    exact: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Let the strength follow from the sparsity that is asked for.
 
@@ -202,6 +204,11 @@ def steer(
         ``lambda params: bregjax.density(params, bregjax.per_neuron())`` for live neurons or
         `relative_rank`. The default is the density of all weights.
       rule: `adaptive_rule` (the default) or `discrepancy_rule`.
+      exact: whether, instead of a rule, the strength is the one at which exactly
+        ``round(target * n)`` of the n regularized entries live after the step, up to ties: λ lies
+        right below the k-th largest evidence, found by counting. For ``l1()``, ``nonneg_l1()`` and
+        groups (whole ones: up to a group more); ``inner`` needs a mirror step. A large jump of λ
+        shrinks every live weight: give ``inner`` ``keep_weights=True``.
       every: measure and change the strength at every so many steps. Around `multilevel`, where
         nothing wakes in between, m + 1 unless the target only falls.
 
@@ -235,6 +242,8 @@ def steer(
     """
     check_range("target", target, at_least=0, at_most=1, schedule=True)
     check_whole("every", every, at_least=1)
+    if exact and (rule is not None or measure is not density):
+        raise ValueError(f"exact=True needs neither measure nor rule, got {measure=}, {rule=}.")
     inner = optax.with_extra_args_support(inner)
     rule = adaptive_rule() if rule is None else rule
 
@@ -242,42 +251,108 @@ def steer(
         inner_state = inner.init(params)
         if not parts_of(inner_state, ProxState):
             raise ValueError(f"inner has no prox_step, there is nothing to steer: got {inner!r}.")
+        if exact and not any(leaves_with_dual(inner_state, params)):
+            raise ValueError(f"exact=True needs a mirror_step in inner, got {inner!r}.")
         return SteerState(
             inner_state=inner_state,
             count=jnp.zeros([], jnp.int32),
             strength_scale=jnp.ones([], jnp.float32),
             target=jnp.asarray(value_at(target, jnp.zeros([], jnp.int32)), jnp.float32),
             gap=jnp.zeros([], jnp.float32),
-            rule_state=rule.init(),
+            rule_state=() if exact else rule.init(),
         )
+
+    def follow_the_gap(
+        updates: Any, state: SteerState, params: Any, aim: jax.Array, extra_args: dict[str, Any]
+    ) -> tuple[Any, SteerState]:
+        measured = jnp.asarray(measure(params), jnp.float32) - aim
+        answer = measured, *rule.update(state.strength_scale, measured, state.rule_state)
+        # A select, as a branch would make a GPU wait for the host.
+        due = state.count % every == 0
+        gap, scale, rule_state = jax.tree.map(
+            lambda new, old: jnp.where(due, new, old),
+            answer,
+            (state.gap, state.strength_scale, state.rule_state),
+        )
+        updates, inner_state = inner.update(
+            updates, state.inner_state, params, **_scaled(extra_args, scale)
+        )
+        state = state._replace(
+            inner_state=inner_state, strength_scale=scale, gap=gap, rule_state=rule_state
+        )
+        return updates, state
+
+    def meet_the_count(
+        updates: Any, state: SteerState, params: Any, aim: jax.Array, extra_args: dict[str, Any]
+    ) -> tuple[Any, SteerState]:
+        # First the step at the strength of before, then that at which so many live.
+        moved, inner_state = inner.update(
+            updates, state.inner_state, params, **_scaled(extra_args, state.strength_scale)
+        )
+        landed = leaves_with_dual(inner_state, params)
+        still = jax.tree.map(jnp.zeros_like, updates)
+
+        def regularized(tree: Any) -> list[jax.Array]:
+            return [x for x, mine in zip(jax.tree.leaves(tree), landed, strict=True) if mine]
+
+        factors, _ = inner.update(
+            still, inner_state, params, hold_dual=True, evidence=True, **extra_args
+        )
+        factors = regularized(factors)
+        scale = _factor_with_count(factors, aim)
+        scale = jnp.where(state.count % every == 0, scale, state.strength_scale)
+        read_off, followed = inner.update(
+            still, inner_state, params, hold_dual=True, **_scaled(extra_args, scale)
+        )
+        leaves, treedef = jax.tree.flatten(moved)
+        chosen = zip(jax.tree.leaves(read_off), leaves, landed, strict=True)
+        moved = treedef.unflatten([new if mine else old for new, old, mine in chosen])
+        total = sum(x.size for x in factors)
+        alive = sum(jnp.sum(x > scale, dtype=jnp.float32) for x in factors)
+        state = state._replace(
+            inner_state=_with_duals_of(inner_state, followed),
+            strength_scale=scale,
+            gap=alive / total - aim,
+        )
+        return moved, state
 
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, SteerState]:
         require_params(params)
         aim = jnp.asarray(value_at(target, state.count), jnp.float32)
-
-        def adjust(before: tuple, params: Any, aim: jax.Array) -> tuple:
-            _, scale, rule_state = before
-            gap = jnp.asarray(measure(params), jnp.float32) - aim
-            return gap, *rule.update(scale, gap, rule_state)
-
-        gap, scale, rule_state = when_due(
-            state.count % every == 0,
-            adjust,
-            (state.gap, state.strength_scale, state.rule_state),
-            params,
-            aim,
-        )
-        outer = extra_args.pop("strength_scale", None)
-        updates, inner_state = inner.update(
-            updates,
-            state.inner_state,
-            params,
-            strength_scale=scale if outer is None else outer * scale,
-            **extra_args,
-        )
+        step = meet_the_count if exact else follow_the_gap
+        updates, state = step(updates, state, params, aim, extra_args)
         count = jnp.asarray(optax.safe_increment(state.count))
-        return updates, SteerState(inner_state, count, scale, aim, gap, rule_state)
+        return updates, state._replace(count=count, target=aim)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _scaled(extra_args: dict[str, Any], scale: jax.Array) -> dict[str, Any]:
+    """The extra arguments with a factor on the strength, beside one that may come from outside."""
+    outer = extra_args.get("strength_scale")
+    return extra_args | {"strength_scale": scale if outer is None else outer * scale}
+
+
+def _factor_with_count(factors: list[jax.Array], share: jax.Array) -> jax.Array:
+    """The factor on the strength that a share of the entries exceeds, halfway to the next."""
+    total = sum(x.size for x in factors)
+    k = jnp.round(share * total).astype(jnp.int32)
+    last = kth_largest(factors, jnp.clip(k, 1, total))
+    below = [jnp.max(jnp.where(x < last, x, 0), initial=0).astype(jnp.float32) for x in factors]
+    # Among millions of entries the next one may be the next float, or nothing may be below.
+    between = jnp.minimum(
+        (last + jnp.max(jnp.stack(below))) / 2, jnp.nextafter(last, jnp.float32(0))
+    )
+    return jnp.where(k == 0, last, between)
+
+
+def _with_duals_of(state: Any, other: Any) -> Any:
+    """``state`` with the mirror steps' states of ``other``."""
+    return jax.tree.map(
+        lambda mine, theirs: theirs if isinstance(mine, MirrorState) else mine,
+        state,
+        other,
+        is_leaf=lambda x: isinstance(x, MirrorState),
+    )

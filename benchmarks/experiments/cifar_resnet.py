@@ -12,7 +12,7 @@ from benchmarks import figures, methods, results
 from benchmarks.augmentation import crop_and_flip
 from benchmarks.data import Dataset
 from benchmarks.experiment import Experiment
-from benchmarks.methods import Recipe, SparseStart, Targeted
+from benchmarks.methods import Recipe, SparseStart, Steered
 from benchmarks.models import resnet18, resnet20
 from benchmarks.objectives import classification, smoothed_classification
 from benchmarks.regularization import Penalty, Regularization, everywhere
@@ -44,6 +44,8 @@ class CifarResNet(Experiment):
     """ResNet-20 is narrow (0.27 million weights); ResNet-18 (11 million) wants a GPU."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the computation; parameters, duals and statistics are float32."""
+    all_images: bool = False
+    """Train on the 2,500 validation images, too; the curves then show the first test images."""
     density: tuple[float, ...] = (0.034,)
     """Shares of the weights that stay, where a method can be told; several draw a curve."""
     epochs: int = 100
@@ -98,7 +100,7 @@ class CifarResNet(Experiment):
         return [*ours, *baselines, *told]
 
     def _best(self) -> list[Recipe]:
-        adabreg, linbreg = methods.steerable()
+        adabreg, linbreg = methods.exactly_steered()
         sgd, decay = Cosine(0.1, warmup_epochs=1), 5e-4
         return [
             methods.decayed(methods.sgd(sgd, momentum=0.9), decay),
@@ -106,8 +108,8 @@ class CifarResNet(Experiment):
                 method
                 for density in self.density
                 for method in (
-                    Targeted(linbreg, density),
-                    Targeted(adabreg, density),
+                    Steered(linbreg, density),
+                    Steered(adabreg, density),
                     methods.decayed(methods.gradual_pruning(sgd, density, momentum=0.9), decay),
                     methods.decayed(methods.rigl(sgd, density, momentum=0.9), decay),
                 )
@@ -119,16 +121,17 @@ class CifarResNet(Experiment):
         build = _NETWORKS[self.network]
         dtype = jnp.bfloat16 if self.precision == "bfloat16" else None
         return Task(
-            dataset,
+            dataset.all_for_training() if self.all_images else dataset,
             lambda rngs: build(dtype=dtype, rngs=rngs),
             batch_size=128,
             objective=classification if self.preset == "paper" else smoothed_classification,
             augment=crop_and_flip,
-            steps_per_call=53,
+            steps_per_call=78 if self.all_images else 53,  # divide the steps of an epoch
             settings={
                 "network": self.network,
                 "precision": self.precision,
                 "preset": self.preset,
+                "all_images": self.all_images,
             },
         )
 

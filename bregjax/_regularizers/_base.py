@@ -60,6 +60,14 @@ class Regularizer(abc.ABC):
         del ndim
         return ()
 
+    def evidence(self, x: jax.Array) -> jax.Array:
+        """For each entry the largest step at which ``prox(x, step)`` is not zero there.
+
+        That is how strong the regularizer may be before the entry goes to sleep. Needed for
+        `steer` with ``exact=True`` alone.
+        """
+        raise NotImplementedError(f"{self!r} does not say what evidence its entries have.")
+
     def init_state(self, x: jax.Array, index: int) -> Any:
         """The initial state for the parameter ``x``, leaf number ``index`` of the tree."""
         raise NotImplementedError

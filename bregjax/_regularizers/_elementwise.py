@@ -40,6 +40,9 @@ class _L1(Regularizer):
     def subgradient(self, x: jax.Array) -> jax.Array:
         return jnp.sign(x)
 
+    def evidence(self, x: jax.Array) -> jax.Array:
+        return jnp.abs(x)
+
 
 @dataclasses.dataclass(frozen=True)
 class _NonnegL1(Regularizer):
@@ -51,6 +54,9 @@ class _NonnegL1(Regularizer):
 
     def subgradient(self, x: jax.Array) -> jax.Array:
         return jnp.sign(x)
+
+    def evidence(self, x: jax.Array) -> jax.Array:
+        return jnp.maximum(x, 0)
 
 
 def none() -> Regularizer:

@@ -1,0 +1,254 @@
+"""Exact counts at each step, and a strength that moves without touching the live weights."""
+
+from typing import Any
+
+import hypothesis
+import hypothesis.extra.numpy as hnp
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import strategies as st
+from optimizer_table import step_with
+
+import bregjax
+from bregjax._masks import kth_largest
+
+REGULARIZERS = {
+    "l1": bregjax.l1(),
+    "nonneg_l1": bregjax.nonneg_l1(),
+    "per_neuron": bregjax.per_neuron(),
+    "sparse_group": bregjax.sparse_group(bregjax.per_neuron()),
+}
+
+
+@pytest.fixture(autouse=True)
+def promotion():
+    """Optax's Adam needs the standard one."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def draw(seed: int, scale: float = 1.0) -> dict[str, jax.Array]:
+    keys = jax.random.split(jax.random.key(seed))
+    return {
+        "w": scale * jax.random.normal(keys[0], (20, 30)),
+        "b": scale * jax.random.normal(keys[1], (30,)),
+    }
+
+
+# ---- a strength that moves
+
+
+def after_a_jump(regularizer: Any, new: float, *, chained: bool = False) -> tuple[Any, Any, Any]:
+    """Weights before, weights after a jump of λ from 1 with zero gradient, and the new state."""
+
+    def optimizer(strength):
+        if not chained:
+            return bregjax.linbreg(0.1, regularizer, strength, delta=0.5, keep_weights=True)
+        return optax.chain(
+            optax.scale_by_learning_rate(0.1),
+            bregjax.mirror_step(regularizer, strength, 0.5, keep_weights=True),
+            bregjax.prox_step(regularizer, strength, 0.5),
+        )
+
+    tx = optimizer(lambda count: jnp.where(count < 10, 1.0, new))
+    params = {"w": jnp.abs(draw(0)["w"])}
+    state = tx.init(params)
+    for i in range(10):
+        params, state = step_with(tx)(params, state, {"w": 2 * draw(i + 1)["w"]})
+    after, state = step_with(tx)(params, state, {"w": jnp.zeros((20, 30))})
+    return params["w"], after["w"], state
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", REGULARIZERS)
+@pytest.mark.parametrize("new", [0.6, 1.00001, 1.4])
+def test_weights_alive_before_and_after_a_jump_of_the_strength_stay_as_they_are(name, new):
+    if name == "sparse_group" and new != 1.00001:
+        pytest.skip("where entries of a group come or go, the others follow the group's norm")
+    before, after, _ = after_a_jump(REGULARIZERS[name], new)
+    both = (before != 0) & (after != 0)
+    assert both.sum() > 50
+    np.testing.assert_allclose(after[both], before[both], rtol=0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("new", [0.6, 1.4])
+def test_the_rest_falls_asleep_or_wakes_by_the_evidence_of_its_dual(new):
+    plain = bregjax.linbreg(0.1, bregjax.l1(), 1.0, delta=0.5)
+    params = {"w": jnp.abs(draw(0)["w"])}
+    state = plain.init(params)
+    for i in range(10):
+        params, state = step_with(plain)(params, state, {"w": 2 * draw(i + 1)["w"]})
+    dual = np.asarray(optax.tree.get(state, "dual")["w"])
+    _, after, state = after_a_jump(bregjax.l1(), new)
+    np.testing.assert_array_equal(after != 0, np.abs(dual) > new)
+    moved = np.where((np.abs(dual) > max(new, 1.0)), dual + (new - 1.0) * np.sign(dual), dual)
+    np.testing.assert_allclose(optax.tree.get(state, "dual")["w"], moved, rtol=0, atol=1e-12)
+    woken = (after != 0) & (np.abs(dual) <= 1.0)
+    expected = 0.5 * np.sign(dual) * (np.abs(dual) - new)
+    np.testing.assert_allclose(after[woken], expected[woken], rtol=0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", REGULARIZERS)
+def test_mirror_step_and_prox_step_do_what_bregman_step_does(name):
+    _, one, _ = after_a_jump(REGULARIZERS[name], 1.4)
+    _, two, _ = after_a_jump(REGULARIZERS[name], 1.4, chained=True)
+    np.testing.assert_allclose(one, two, rtol=0, atol=1e-12)
+
+
+def test_a_strength_that_stays_leaves_no_trace_of_the_option():
+    params, gradient = draw(0), draw(1)
+    got = []
+    for keep in (False, True):
+        tx = bregjax.adabreg(0.1, bregjax.l1(), 0.5, keep_weights=keep)
+        moved, state = step_with(tx)(params, tx.init(params), gradient)
+        got.append(step_with(tx)(moved, state, gradient)[0])
+    jax.tree.map(np.testing.assert_array_equal, *got)
+
+
+def test_a_regularizer_with_a_state_cannot_keep_the_weights():
+    with pytest.raises(ValueError, match=r"keep_weights needs .* got regularizer=_Nuclear"):
+        bregjax.mirror_step(bregjax.nuclear(), 1.0, keep_weights=True)
+
+
+def test_weight_decay_of_adabreg_is_that_of_adamw():
+    params, gradient = draw(0), draw(1)
+    ours = bregjax.adabreg(0.1, bregjax.none(), 0.0, weight_decay=0.3)
+    theirs = optax.adamw(0.1, weight_decay=0.3, mask={"w": True, "b": False})
+    got, _ = step_with(ours)(params, ours.init(params), gradient)
+    expected, _ = step_with(theirs)(params, theirs.init(params), gradient)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), got, expected)
+
+
+# ---- exact counts
+
+
+@hypothesis.given(
+    hnp.arrays(np.float32, st.integers(1, 60), elements=st.sampled_from([0.0, 0.5, 1.0, 1e30])),
+    st.data(),
+)
+@hypothesis.settings(max_examples=40, deadline=None)
+def test_the_kth_largest_is_that_of_a_sort_with_ties_too(values, data):
+    k = data.draw(st.integers(1, len(values)))
+    got = kth_largest([jnp.asarray(values[:3]), jnp.asarray(values[3:])], jnp.int32(k))
+    assert got == np.sort(values)[-k]
+
+
+@pytest.mark.parametrize("name", ["l1", "nonneg_l1", "per_neuron"])
+@pytest.mark.usefixtures("x64")
+def test_evidence_is_the_strength_at_which_an_entry_falls_asleep(name):
+    regularizer, x = REGULARIZERS[name], draw(0)["w"]
+    evidence = np.asarray(regularizer.evidence(x))
+    for entry in [(0, 0), (3, 7), (19, 29)]:
+        at = evidence[entry]
+        if at > 0:
+            assert regularizer.prox(x, at * (1 - 1e-9))[entry] != 0
+        assert regularizer.prox(x, at * (1 + 1e-9))[entry] == 0
+
+
+OPTIMIZERS = {
+    "linbreg": lambda keep: bregjax.linbreg(
+        0.1, bregjax.l1(), 0.01, momentum=0.9, keep_weights=keep
+    ),
+    "adabreg": lambda keep: bregjax.adabreg(0.05, bregjax.l1(), 0.01, keep_weights=keep),
+    "clipped": lambda keep: optax.chain(
+        optax.clip(0.5), bregjax.linbreg(0.1, bregjax.l1(), 0.01, keep_weights=keep)
+    ),
+}
+
+
+def steered(
+    tx: optax.GradientTransformation, steps: int, noise: float = 0.0
+) -> tuple[list[int], Any, Any]:
+    """How many weights live after each step towards a random matrix, parameters and state."""
+    solution = draw(7)
+    params: Any = jax.tree.map(jnp.zeros_like, solution)
+    state, counts = tx.init(params), []
+    for i in range(steps):
+        gradient = jax.tree.map(
+            lambda x, y, z: 0.3 * (x - y) + noise * z, params, solution, draw(8 + i)
+        )
+        params, state = step_with(tx)(params, state, gradient)
+        counts.append(int(jnp.count_nonzero(params["w"])))
+    return counts, params, state
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_exactly_so_many_live_after_each_step(name, keep):
+    target = optax.linear_schedule(0.5, 0.1, 40)
+    tx = bregjax.steer(OPTIMIZERS[name](keep), target, exact=True)
+    # Without noise Adam makes the same step for every sleeping weight: their evidence ties.
+    counts, params, state = steered(tx, 60, noise=0.1)
+    # At Adam's first step all evidence is the same up to rounding.
+    assert counts[1:] == [round(600 * float(np.asarray(target(t)))) for t in range(1, 60)]
+    assert abs(float(optax.tree.get(state, "gap"))) < 1e-6
+    assert np.all(params["b"] != 0)
+
+
+def test_live_weights_reach_their_solution_when_they_are_kept():
+    solution = draw(7)["w"]
+    errors = []
+    for keep in (False, True):
+        tx = bregjax.steer(
+            OPTIMIZERS["linbreg"](keep), optax.linear_schedule(0.5, 0.1, 40), exact=True
+        )
+        _, params, _ = steered(tx, 200)
+        live = params["w"] != 0
+        errors.append(float(jnp.max(jnp.abs(params["w"] - solution)[live])))
+    assert errors[1] < 0.01 < errors[0]
+
+
+def test_whole_groups_are_steered_up_to_a_group():
+    tx = bregjax.linbreg(0.1, bregjax.per_neuron(), 0.01, keep_weights=True)
+    counts, params, _ = steered(bregjax.steer(tx, 0.32, exact=True), 30)
+    assert counts[-1] == 200  # of the 192 asked for: 10 groups of 20
+    assert np.all((np.asarray(params["w"]) != 0).all(0) | (np.asarray(params["w"]) == 0).all(0))
+
+
+def test_evidence_next_to_the_next_float_is_told_apart():
+    value = np.float32(1.5)
+    neighbours = np.array([value, np.nextafter(value, np.float32(0)), 0.5, 0.25], np.float32)
+    tx = bregjax.steer(
+        bregjax.linbreg(1.0, bregjax.l1(), 1.0, keep_weights=True), target=0.25, exact=True
+    )
+    params: Any = jnp.zeros((1, 4))
+    updates, state = tx.update(-jnp.asarray(neighbours)[None], tx.init(params), params)
+    assert 0 < float(optax.tree.get(state, "strength_scale")) < 1.5
+    assert int(np.count_nonzero(np.asarray(updates))) in (1, 2)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_steered_step_has_no_branch_and_no_loop(exact):
+    tx = bregjax.steer(OPTIMIZERS["linbreg"](True), 0.1, exact=exact, every=2)
+    params = draw(0)
+    program = jax.jit(tx.update).lower(params, tx.init(params), params).compile().as_text() or ""
+    assert "fusion" in program
+    assert "while(" not in program
+    assert "conditional(" not in program
+
+
+def test_every_so_many_steps_the_strength_moves():
+    tx = bregjax.steer(OPTIMIZERS["linbreg"](False), 0.2, exact=True, every=3)
+    params, scales = draw(0), []
+    state = tx.init(params)
+    for i in range(6):
+        params, state = step_with(tx)(params, state, draw(i))
+        scales.append(float(optax.tree.get(state, "strength_scale")))
+    assert scales[0] == scales[1] == scales[2] != scales[3] == scales[4] == scales[5]
+
+
+def test_what_exact_steering_cannot_do_raises():
+    inner = bregjax.linbreg(0.1, bregjax.l1(), 1.0)
+    with pytest.raises(ValueError, match="exact=True needs neither measure nor rule"):
+        bregjax.steer(inner, 0.1, exact=True, rule=bregjax.adaptive_rule())
+    without_dual = bregjax.steer(bregjax.prox_sgd(0.1, bregjax.l1(), 1.0), 0.1, exact=True)
+    with pytest.raises(ValueError, match="exact=True needs a mirror_step"):
+        without_dual.init(draw(0))
+    unknown = bregjax.steer(bregjax.linbreg(0.1, bregjax.nuclear(), 1.0), 0.1, exact=True)
+    with pytest.raises(NotImplementedError, match="does not say what evidence"):
+        unknown.update(draw(0), unknown.init(draw(0)), draw(0))
