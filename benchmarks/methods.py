@@ -16,7 +16,7 @@ from benchmarks import baselines
 from benchmarks.errors import BenchmarkError
 from benchmarks.regularization import Regularization, everywhere
 from benchmarks.schedules import Cosine, LearningRate
-from bregjax._selection import leaf_name
+from bregjax._leaves import leaf_name
 
 
 class Start(Protocol):

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.extend import core
 
 from benchmarks.data import Dataset
-from bregjax._selection import leaf_name
+from bregjax._leaves import leaf_name
 
 
 class LayerCost(NamedTuple):

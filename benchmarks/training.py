@@ -21,7 +21,7 @@ from benchmarks.feeds import Feed, ResidentFeed
 from benchmarks.interruption import Interrupted
 from benchmarks.objectives import Objective, classification
 from benchmarks.progress import Progress
-from bregjax._stage import parts_of
+from bregjax._states import states_of
 
 _EVALUATED_AT_ONCE = 500  # images; larger batches need memory and are no faster
 
@@ -434,7 +434,7 @@ class Programs:
 
 def _steering(opt_state: Any) -> tuple[Any, Any]:
     """The factor on the strengths and the target; NaN where nothing is steered."""
-    for part in parts_of(opt_state, bregjax.SteerState):
+    for part in states_of(opt_state, bregjax.SteerState):
         return part.strength_scale, part.target
     return jnp.float32(jnp.nan), jnp.float32(jnp.nan)
 

@@ -1,8 +1,10 @@
 """Sparse neural networks by Bregman iterations, as Optax gradient transformations."""
 
-from bregjax._factorize import factorize
+from typing import TYPE_CHECKING, Any
+
 from bregjax._initializers import sparse_initializer, sparsify
 from bregjax._landing import LandingState, land, landing
+from bregjax._leaves import label_by_kind, label_by_path, leaf_name, weight_mask
 from bregjax._measures import (
     density,
     effective_rank,
@@ -28,7 +30,7 @@ from bregjax._regularizers._group import (
 from bregjax._regularizers._nuclear import NuclearState, nuclear
 from bregjax._regularizers._soft_bernoulli import soft_bernoulli
 from bregjax._report import LayerSparsity, SparsityReport, sparsity_report
-from bregjax._selection import label_by_kind, label_by_path, weight_mask
+from bregjax._states import states_of
 from bregjax._steering import SteeringRule, SteerState, adaptive_rule, discrepancy_rule, steer
 from bregjax._support import FreezeSupportState, MultilevelState, freeze_support, multilevel
 from bregjax._theory import (
@@ -37,6 +39,9 @@ from bregjax._theory import (
     elastic_net_conjugate_grad,
     symmetric_bregman_distance,
 )
+
+if TYPE_CHECKING:
+    from bregjax._flax import factorize
 
 __version__ = "0.1.0"
 
@@ -71,6 +76,7 @@ __all__ = [
     "label_by_path",
     "land",
     "landing",
+    "leaf_name",
     "linbreg",
     "live_groups",
     "mirror_step",
@@ -93,7 +99,16 @@ __all__ = [
     "sparsest_within",
     "sparsify",
     "sparsity_report",
+    "states_of",
     "steer",
     "symmetric_bregman_distance",
     "weight_mask",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "factorize":  # the only one that needs Flax
+        from bregjax._flax import factorize
+
+        return factorize
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer, he_normal
 
-from bregjax._regularizers._base import Regularizer
+from bregjax._leaves import Mask, marks_of
+from bregjax._regularizers._base import Regularizer, check_regularizer
 from bregjax._regularizers._elementwise import l1
-from bregjax._selection import Mask, marks_of
-from bregjax._validation import check_range, check_regularizer, known_number
+from bregjax._validation import check_range, known_number
 
 
 def _thin_out(

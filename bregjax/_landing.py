@@ -10,16 +10,17 @@ import optax
 from jax import lax
 from jax.core import Tracer
 
-from bregjax._masks import top_k_masks, when_due
+from bregjax._leaves import Mask, marks_of
 from bregjax._measures import live_groups
 from bregjax._mirror import leaves_with_dual
-from bregjax._numerics import add_updates, wide_dtype
-from bregjax._regularizers._base import Regularizer
+from bregjax._numerics import add_updates, wide_dtype, widened
+from bregjax._regularizers._base import Regularizer, check_regularizer
 from bregjax._regularizers._elementwise import l1
 from bregjax._regularizers._norms import group_norms
-from bregjax._selection import Mask, marks_of
 from bregjax._support import freeze_support
-from bregjax._validation import check_range, check_regularizer, check_whole, require_params
+from bregjax._top_k import top_k_masks
+from bregjax._validation import check_range, check_whole, require_params
+from bregjax._when_due import when_due
 
 _LARGEST_FINITE = int(np.finfo(np.float32).max.view(np.uint32))
 
@@ -142,7 +143,7 @@ def land(
 
     def norms_of(x: jax.Array) -> jax.Array:
         axes = groups.group_axes(x.ndim)
-        return jnp.squeeze(group_norms(x.astype(wide_dtype(x.dtype)), axes), axes)
+        return jnp.squeeze(group_norms(widened(x), axes), axes)
 
     norms = [
         jnp.where(certain, jnp.inf, norms_of(x)) for certain, x in zip(sure, weights, strict=True)

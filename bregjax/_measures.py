@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from bregjax._leaves import Mask, selected_leaves
 from bregjax._numerics import widened
-from bregjax._regularizers._base import Regularizer
+from bregjax._regularizers._base import Regularizer, check_regularizer
 from bregjax._regularizers._matrices import fold, rank_tolerance
-from bregjax._selection import Mask, selected_leaves
-from bregjax._validation import check_range, check_regularizer
+from bregjax._validation import check_range
 
 
 def live_groups(x: jax.Array, groups: Regularizer) -> jax.Array:

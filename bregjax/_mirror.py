@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from bregjax._numerics import wide_dtype
-from bregjax._prox import prox_stage
-from bregjax._regularizers._base import Regularizer
-from bregjax._stage import Stage, Wish, as_transformation, in_sequence, parts_of, value_at
-from bregjax._validation import check_floating, check_range, check_regularizer
+from bregjax._numerics import value_at, widened
+from bregjax._prox import ProxState, differences, prox_of_points
+from bregjax._regularizers._base import Regularizer, check_regularizer
+from bregjax._states import states_of
+from bregjax._validation import check_floating, check_range, check_updates
 
 
 class MirrorState(NamedTuple):
@@ -25,34 +26,30 @@ class MirrorState(NamedTuple):
     """steps done, shape (), int32; None unless ``keep_weights`` and the strength is a schedule"""
 
 
-def mirror_stage(
+def points_of_dual(
     regularizer: Regularizer,
     strength: optax.ScalarOrSchedule,
     delta: float | jax.Array,
     keep_weights: bool,
-) -> Stage:
-    """From updates u to the point δ·(v + u); the checks of `mirror_step`."""
+) -> tuple[Callable, Callable]:
+    """`mirror_step` up to the points δ·v: ``init_fn(params)``, ``apply_fn(updates, state, …)``.
+
+    ``apply_fn`` returns the points and the next state.
+    """
     check_regularizer(regularizer)
     check_range("strength", strength, at_least=0, schedule=True)
     check_range("delta", delta, above=0)
-    if keep_weights and regularizer.stateful:
+    if keep_weights and type(regularizer).init_state is not Regularizer.init_state:
         raise ValueError(
             f"keep_weights needs a regularizer without a state, got regularizer={regularizer!r}."
         )
 
-    def strength_now(state: MirrorState, wish: Wish) -> jax.Array:
-        current = jnp.asarray(value_at(strength, state.count), jnp.result_type(float))
-        if wish.strength_scale is None:
-            return current
-        return current * jnp.asarray(wish.strength_scale, current.dtype)
-
-    def init(params: Any) -> MirrorState:
+    def init_fn(params: Any) -> MirrorState:
         initial_strength = value_at(strength, 0)
 
         def dual_of(path: tuple, x: jax.Array) -> jax.Array:
             check_floating(path, x)
-            x = jnp.asarray(x)
-            wide = jnp.asarray(x, wide_dtype(x.dtype))
+            wide = widened(x)
             weight = jnp.asarray(initial_strength, wide.dtype)
             quadratic = wide / jnp.asarray(delta, wide.dtype)
             return quadratic + weight * regularizer.subgradient(wide)
@@ -63,42 +60,48 @@ def mirror_stage(
         count = jnp.zeros([], jnp.int32) if callable(strength) else None
         return MirrorState(dual, jnp.array(initial_strength, jnp.result_type(float)), count)
 
-    def recall(state: MirrorState, params: Any) -> list[jax.Array]:
-        return jax.tree.structure(params).flatten_up_to(state.dual)
+    def collect(update: jax.Array, dual: jax.Array, hold: bool) -> jax.Array:
+        if dual.shape != jnp.shape(update):
+            raise ValueError(
+                f"the state is of other parameters: a dual has shape {dual.shape}, its parameter"
+                f" {jnp.shape(update)}."
+            )
+        return dual if hold else dual + jnp.asarray(update, dual.dtype)
 
-    def begin(state: MirrorState, wish: Wish) -> Callable:
-        def follow(dual: jax.Array) -> jax.Array:
-            """The dual after the change of λ, for the same live weights."""
-            before = jnp.asarray(state.strength, dual.dtype)
-            now = jnp.asarray(strength_now(state, wish), dual.dtype)
-            step = jnp.asarray(delta, dual.dtype)
-            weights = regularizer.prox(step * dual, step * before)
-            stays = regularizer.prox(step * dual, step * now) != 0
-            direction = jnp.where(stays, regularizer.subgradient(weights), 0)
-            return dual + (now - before) * direction
-
-        def step(update: jax.Array, x: jax.Array, dual: jax.Array) -> tuple[jax.Array, jax.Array]:
-            if dual.shape != x.shape:
-                raise ValueError(
-                    f"the state is of other parameters: a dual has shape {dual.shape}, its"
-                    f" parameter {x.shape}."
+    def apply_fn(
+        updates: Any,
+        state: Any,
+        strength_scale: ArrayLike | None,
+        hold_dual: bool,
+        evidence: bool,
+    ) -> tuple[Any, MirrorState]:
+        duals = jax.tree.map(lambda u, v: collect(u, v, hold_dual), updates, state.dual)
+        if keep_weights:
+            now = jnp.asarray(value_at(strength, state.count), jnp.result_type(float))
+            if strength_scale is not None:
+                now = now * jnp.asarray(strength_scale, now.dtype)
+            if not evidence:
+                duals = jax.tree.map(
+                    lambda v: _keep_weights(regularizer, v, delta, state.strength, now), duals
                 )
-            if not wish.hold_dual:
-                dual = dual + update.astype(dual.dtype)
-            if keep_weights and not wish.evidence:
-                dual = follow(dual)
-            return jnp.asarray(delta, dual.dtype) * dual, dual
+            count = None if state.count is None else jnp.asarray(optax.safe_increment(state.count))
+            state = MirrorState(duals, now, count)
+        else:
+            state = MirrorState(duals)
+        return jax.tree.map(lambda v: jnp.asarray(delta, v.dtype) * v, duals), state
 
-        return step
+    return init_fn, apply_fn
 
-    def store(state: MirrorState, duals: list[jax.Array], treedef: Any, wish: Wish) -> MirrorState:
-        dual = treedef.unflatten(duals)
-        if not keep_weights:
-            return MirrorState(dual)
-        count = None if state.count is None else jnp.asarray(optax.safe_increment(state.count))
-        return MirrorState(dual, strength_now(state, wish), count)
 
-    return Stage(init, recall, begin, store)
+def _keep_weights(
+    regularizer: Regularizer, dual: jax.Array, delta: Any, before: Any, now: Any
+) -> jax.Array:
+    """The dual after λ changed, such that what lives before and after keeps its weight."""
+    delta, before, now = (jnp.asarray(x, dual.dtype) for x in (delta, before, now))
+    weights = regularizer.prox(delta * dual, delta * before)
+    stays = regularizer.prox(delta * dual, delta * now) != 0
+    direction = jnp.where(stays, regularizer.subgradient(weights), 0)
+    return dual + (now - before) * direction
 
 
 def mirror_step(
@@ -140,10 +143,10 @@ def mirror_step(
         entries of a live sparse group come or go, its others follow the group's norm.
 
     Returns:
-        A `optax.GradientTransformation` with a `MirrorState`.
+        An `optax.GradientTransformation` with a `MirrorState`.
 
     Raises:
-        TypeError: if ``regularizer`` is none.
+        TypeError: if ``regularizer`` is not a `Regularizer`.
         ValueError: if ``strength`` is negative or ``delta`` not positive, or ``keep_weights`` is
           set and the regularizer has a state; at ``init``, if a parameter is not of a floating
           dtype; at ``update``, if ``params`` is missing.
@@ -174,7 +177,24 @@ def mirror_step(
         The dual is kept in float32 for narrower parameters and never shares a buffer with them,
         so that both can be donated.
     """
-    return as_transformation(mirror_stage(regularizer, strength, delta, keep_weights))
+    init_fn, apply_fn = points_of_dual(regularizer, strength, delta, keep_weights)
+
+    def update_fn(
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        strength_scale: ArrayLike | None = None,
+        hold_dual: bool = False,
+        evidence: bool = False,
+        **extra_args: Any,
+    ) -> tuple[Any, Any]:
+        del extra_args
+        check_updates(updates, params)
+        points, state = apply_fn(updates, state, strength_scale, hold_dual, evidence)
+        return differences(points, params), state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def bregman_step(
@@ -201,7 +221,7 @@ def bregman_step(
       keep_weights: whether λ changes without changing the live weights, as in `mirror_step`.
 
     Returns:
-        A `optax.GradientTransformation`; the state is a pair of `MirrorState` and `ProxState`.
+        An `optax.GradientTransformation`; the state is a pair of `MirrorState` and `ProxState`.
 
     Raises:
         As `mirror_step` and `prox_step`.
@@ -215,15 +235,36 @@ def bregman_step(
         >>> print(optax.apply_updates(params, updates))
         [1.5 0.  0.5]
     """
-    mirror = mirror_stage(regularizer, strength, delta, keep_weights)
-    return as_transformation(in_sequence(mirror, prox_stage(regularizer, strength, delta)))
+    mirror_init, to_points = points_of_dual(regularizer, strength, delta, keep_weights)
+    prox_init, to_prox = prox_of_points(regularizer, strength, delta)
+
+    def init_fn(params: Any) -> Any:
+        return mirror_init(params), prox_init(params)
+
+    def update_fn(
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        strength_scale: ArrayLike | None = None,
+        hold_dual: bool = False,
+        evidence: bool = False,
+        **extra_args: Any,
+    ) -> tuple[Any, Any]:
+        del extra_args
+        check_updates(updates, params)
+        points, mirror = to_points(updates, state[0], strength_scale, hold_dual, evidence)
+        points, prox = to_prox(points, state[1], strength_scale, evidence)
+        return points if evidence else differences(points, params), (mirror, prox)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def leaves_with_dual(state: Any, params: Any) -> list[bool]:
     """For each leaf of ``params`` whether some mirror step in ``state`` keeps a dual of it."""
     treedef = jax.tree.structure(params)
     has_dual = [False] * treedef.num_leaves
-    for part in parts_of(state, MirrorState):
+    for part in states_of(state, MirrorState):
         duals = treedef.flatten_up_to(part.dual)
         has_dual = [
             known or not isinstance(dual, optax.MaskedNode)

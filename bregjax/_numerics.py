@@ -1,9 +1,10 @@
-"""The dtype in which duals, updates and norms are kept, adding updates in it, and units."""
+"""The dtype in which duals, updates and norms are kept, sums in it, units, schedules' values."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.typing import ArrayLike, DTypeLike
 
 
@@ -17,6 +18,12 @@ def wide_dtype(dtype: DTypeLike) -> jnp.dtype:
 def widened(x: ArrayLike) -> jax.Array:
     """``x`` as an array of its `wide_dtype`: unchanged where it is no narrower than float32."""
     return jnp.asarray(x, wide_dtype(jnp.asarray(x).dtype))
+
+
+def add_widened(x: ArrayLike, update: jax.Array) -> jax.Array:
+    """``x + update`` in the `wide_dtype` of ``x``, whatever the dtype of the update."""
+    wide = widened(x)
+    return wide + jnp.asarray(update, wide.dtype)
 
 
 def power_of_two_near(x: jax.Array) -> jax.Array:
@@ -34,3 +41,8 @@ def power_of_two_near(x: jax.Array) -> jax.Array:
 def add_updates(params: Any, updates: Any) -> Any:
     """`optax.apply_updates` that adds in the wider dtype, also under strict promotion."""
     return jax.tree.map(lambda x, u: (x.astype(u.dtype) + u).astype(x.dtype), params, updates)
+
+
+def value_at(value: optax.ScalarOrSchedule, count: Any) -> ArrayLike:
+    """A schedule's value at step ``count``; anything else as it is."""
+    return value(count) if callable(value) else value

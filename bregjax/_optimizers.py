@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import optax
 
+from bregjax._leaves import Mask, marks_of
 from bregjax._mirror import bregman_step
 from bregjax._prox import prox_step
 from bregjax._regularizers._base import Regularizer
-from bregjax._selection import Mask, marks_of
 from bregjax._validation import check_range
 
 
@@ -86,7 +86,7 @@ def linbreg(
         ``static_args=("mask",)``, or it is taken for a schedule.
 
     Raises:
-        TypeError: if ``regularizer`` is none.
+        TypeError: if ``regularizer`` is not a `Regularizer`.
         ValueError: if an argument is out of range; at ``init``, if a regularized parameter is not
           of a floating dtype; at ``update``, if ``params`` is missing.
 
@@ -166,7 +166,7 @@ def adabreg(
         The optimizer, usable with `optax.inject_hyperparams` as `linbreg` is.
 
     Raises:
-        TypeError: if ``regularizer`` is none.
+        TypeError: if ``regularizer`` is not a `Regularizer`.
         ValueError: if an argument is out of range; at ``init``, if a regularized parameter is not
           of a floating dtype; at ``update``, if ``params`` is missing.
 
@@ -240,7 +240,7 @@ def prox_sgd(
         The optimizer, usable with `optax.inject_hyperparams` as `linbreg` is.
 
     Raises:
-        TypeError: if ``regularizer`` is none.
+        TypeError: if ``regularizer`` is not a `Regularizer`.
         ValueError: if an argument is out of range; at ``init``, if a regularized parameter is not
           of a floating dtype; at ``update``, if ``params`` is missing.
 

@@ -9,7 +9,7 @@ import optax
 
 from bregjax._prox import ProxState
 from bregjax._regularizers._nuclear import NuclearState
-from bregjax._stage import parts_of
+from bregjax._states import states_of
 from bregjax._validation import check_whole, require_params
 
 _WRONG_PLATEAU = "plateau must be optax.contrib.reduce_on_plateau(…), got {!r}."
@@ -154,7 +154,7 @@ def _on_plateau(
 
     def init(params: Any) -> PlateauState:
         inner_state = inner.init(params)
-        if not parts_of(inner_state, kind):
+        if not states_of(inner_state, kind):
             raise ValueError(f"inner has no {what}, which a plateau could change: got {inner!r}.")
         followed = plateau.init(params)
         if not isinstance(followed, optax.contrib.ReduceLROnPlateauState):

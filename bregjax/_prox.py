@@ -1,16 +1,17 @@
 """The prox step: the implicit step on the regularizer, which makes exact zeros."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from bregjax._numerics import wide_dtype
-from bregjax._regularizers._base import Regularizer
-from bregjax._stage import Stage, Wish, as_transformation, value_at
-from bregjax._validation import check_floating, check_range, check_regularizer
+from bregjax._numerics import add_widened, value_at
+from bregjax._regularizers._base import Regularizer, check_regularizer
+from bregjax._validation import check_floating, check_range, check_updates
 
 
 class ProxState(NamedTuple):
@@ -19,92 +20,81 @@ class ProxState(NamedTuple):
     count: jax.Array | None
     """steps done, shape (), int32; None where neither the strength nor the step is a schedule"""
     regularizer_state: Any
-    """what a stateful regularizer keeps, each array of it a tree shaped like the parameters; None
-    for the others"""
+    """what the regularizer's ``init_state`` makes, each array of it a tree of such arrays that is
+    shaped like the parameters; None where it makes nothing"""
 
 
-def prox_stage(
+def init_regularizer(regularizer: Regularizer, params: Any) -> Any:
+    """The regularizer's state for all parameters.
+
+    It is one state of trees that are shaped like the parameters, as `flax.nnx.Optimizer` and
+    `optax.tree_map_params` expect, and not a tree of states.
+    """
+    leaves, treedef = jax.tree.flatten(params)
+    states = [regularizer.init_state(jnp.asarray(x), index) for index, x in enumerate(leaves)]
+    if not jax.tree.leaves(states):
+        return None
+    return jax.tree.transpose(treedef, jax.tree.structure(states[0]), treedef.unflatten(states))
+
+
+def apply_prox(regularizer: Regularizer, points: Any, steps: Any, state: Any) -> tuple[Any, Any]:
+    """The prox of each array of a tree with its own step, and the regularizer's next state."""
+    leaves, treedef = jax.tree.flatten(points)
+    if state is None:
+        return jax.tree.map(regularizer.prox, points, steps), None
+    one = jax.tree.structure(jax.eval_shape(regularizer.init_state, leaves[0], 0))
+    moved = jax.tree.map(
+        lambda x, step, *parts: regularizer.prox_with_state(x, step, one.unflatten(parts)),
+        points,
+        steps,
+        *one.flatten_up_to(state),
+    )
+    both = jax.tree.structure((0, one.unflatten(range(one.num_leaves))))
+    return jax.tree.transpose(treedef, both, moved)
+
+
+def prox_of_points(
     regularizer: Regularizer,
     strength: optax.ScalarOrSchedule,
     step_size: optax.ScalarOrSchedule,
-) -> Stage:
-    """From a point x to prox_{step_size·λ·J}(x); the checks of `prox_step`."""
+) -> tuple[Callable, Callable]:
+    """`prox_step` on points instead of updates: ``init_fn(params)``, ``apply_fn(points, state)``.
+
+    ``apply_fn`` returns the proximal points and the next state. It also takes a factor on the
+    strength, and may be asked for the evidence instead of the points: the factor, for each entry,
+    up to which the prox leaves it alive.
+    """
     check_regularizer(regularizer)
     check_range("strength", strength, at_least=0, schedule=True)
     check_range("step_size", step_size, at_least=0, schedule=True)
     scheduled = callable(strength) or callable(step_size)
 
-    def init(params: Any) -> ProxState:
+    def init_fn(params: Any) -> ProxState:
         jax.tree_util.tree_map_with_path(check_floating, params)
         count = jnp.zeros([], jnp.int32) if scheduled else None
-        if not regularizer.stateful:
-            return ProxState(count, None)
-        leaves, treedef = jax.tree.flatten(params)
-        states = [regularizer.init_state(x, index) for index, x in enumerate(leaves)]
-        return ProxState(count, _inside_out(states, treedef))
+        return ProxState(count, init_regularizer(regularizer, params))
 
-    def recall(state: ProxState, params: Any) -> list:
-        leaves, treedef = jax.tree.flatten(params)
-        if not (regularizer.stateful and leaves):
-            return [None] * len(leaves)
-        one = jax.eval_shape(lambda x: regularizer.init_state(x, 0), leaves[0])
-        return _outside_in(state.regularizer_state, treedef, _structure(one))
+    def apply_fn(
+        points: Any, state: ProxState, strength_scale: ArrayLike | None, evidence: bool
+    ) -> tuple[Any, ProxState]:
+        factors = [value_at(step_size, state.count), value_at(strength, state.count)]
+        if strength_scale is not None:
+            factors.append(strength_scale)
 
-    def begin(state: ProxState, wish: Wish) -> Callable:
-        current_strength = value_at(strength, state.count)
-        current_step_size = value_at(step_size, state.count)
+        def threshold(x: jax.Array) -> jax.Array:
+            return functools.reduce(
+                jnp.multiply, [jnp.asarray(factor, x.dtype) for factor in factors]
+            )
 
-        def step(point: jax.Array, x: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
-            del x
-            dtype = point.dtype
-            threshold = jnp.asarray(current_step_size, dtype) * jnp.asarray(current_strength, dtype)
-            if wish.strength_scale is not None:
-                threshold = threshold * jnp.asarray(wish.strength_scale, dtype)
-            if wish.evidence:
-                return regularizer.evidence(point) / threshold, memory
-            if not regularizer.stateful:
-                return regularizer.prox(point, threshold), None
-            return regularizer.prox_with_state(point, threshold, memory)
-
-        return step
-
-    def store(state: ProxState, memories: list, treedef: Any, wish: Wish) -> ProxState:
-        del wish
+        thresholds = jax.tree.map(threshold, points)
         count = None if state.count is None else jnp.asarray(optax.safe_increment(state.count))
-        kept = _inside_out(memories, treedef) if regularizer.stateful else None
-        return ProxState(count, kept)
+        if evidence:
+            reached = jax.tree.map(regularizer.evidence, points)
+            return jax.tree.map(jnp.divide, reached, thresholds), state._replace(count=count)
+        points, kept = apply_prox(regularizer, points, thresholds, state.regularizer_state)
+        return points, ProxState(count, kept)
 
-    return Stage(init, recall, begin, store, tells_evidence=True)
-
-
-def _structure(state: Any) -> Any:
-    """The structure of one parameter's state, in which None is an array that is not there."""
-    return jax.tree.structure(state, is_leaf=lambda node: node is None)
-
-
-def _inside_out(states: list, treedef: Any) -> Any:
-    """From a state for each parameter to one state of trees that are shaped like the parameters.
-
-    `flax.nnx.Optimizer` keeps trees of arrays that are shaped like the parameters, not trees of
-    states.
-    """
-    if not states:
-        return treedef.unflatten([])
-    structure = _structure(states[0])
-    columns = zip(*map(structure.flatten_up_to, states), strict=True)
-    return structure.unflatten(
-        treedef.unflatten(optax.MaskedNode() if entry is None else entry for entry in column)
-        for column in columns
-    )
-
-
-def _outside_in(state: Any, treedef: Any, structure: Any) -> list:
-    """The inverse of `_inside_out`, given the structure of one parameter's state."""
-    rows = zip(*map(treedef.flatten_up_to, structure.flatten_up_to(state)), strict=True)
-    return [
-        structure.unflatten(entry if jax.tree.leaves(entry) else None for entry in row)
-        for row in rows
-    ]
+    return init_fn, apply_fn
 
 
 def prox_step(
@@ -131,10 +121,10 @@ def prox_step(
       step_size: s ≥ 0, a number, an array or a schedule.
 
     Returns:
-        A `optax.GradientTransformation` with a `ProxState`.
+        An `optax.GradientTransformation` with a `ProxState`.
 
     Raises:
-        TypeError: if ``regularizer`` is none.
+        TypeError: if ``regularizer`` is not a `Regularizer`.
         ValueError: if ``strength`` or ``step_size`` is negative; at ``init``, if a parameter is not
           of a floating dtype; at ``update``, if ``params`` is missing.
 
@@ -155,15 +145,26 @@ def prox_step(
         beside a large old value would vanish in bfloat16; `optax.apply_updates` casts the sum.
         `optax.apply_if_finite` refuses that, as it expects updates in the gradient's dtype.
     """
-    prox = prox_stage(regularizer, strength, step_size)
+    init_fn, apply_fn = prox_of_points(regularizer, strength, step_size)
 
-    def begin(state: ProxState, wish: Wish) -> Callable:
-        step = prox.begin(state, wish)
+    def update_fn(
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        strength_scale: ArrayLike | None = None,
+        evidence: bool = False,
+        **extra_args: Any,
+    ) -> tuple[Any, Any]:
+        del extra_args
+        check_updates(updates, params)
+        points = jax.tree.map(add_widened, params, updates)
+        points, state = apply_fn(points, state, strength_scale, evidence)
+        return points if evidence else differences(points, params), state
 
-        def of_updated(update: jax.Array, x: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
-            dtype = wide_dtype(x.dtype)
-            return step(x.astype(dtype) + update.astype(dtype), x, memory)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
-        return of_updated
 
-    return as_transformation(prox._replace(begin=begin))
+def differences(points: Any, params: Any) -> Any:
+    """The updates that carry the parameters to the points, in the points' dtypes."""
+    return jax.tree.map(lambda point, x: point - jnp.asarray(x, point.dtype), points, params)

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from bregjax._leaves import Mask, leaf_kind, leaf_name, selected_leaves
 from bregjax._measures import effective_rank, live_groups
 from bregjax._regularizers._group import per_input_channel, per_kernel, per_neuron
-from bregjax._selection import Mask, leaf_kind, leaf_name, selected_leaves
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bregjax._masks import kth_largest
 from bregjax._measures import density
 from bregjax._mirror import MirrorState, leaves_with_dual
+from bregjax._numerics import value_at
 from bregjax._prox import ProxState
-from bregjax._stage import parts_of, value_at
+from bregjax._states import states_of
+from bregjax._top_k import kth_largest
 from bregjax._validation import check_range, check_whole, require_params
 
 _LARGEST_SCALE = 1e15  # an unreachable target must not lead to where there is no way back
@@ -249,7 +250,7 @@ def steer(
 
     def init(params: Any) -> SteerState:
         inner_state = inner.init(params)
-        if not parts_of(inner_state, ProxState):
+        if not states_of(inner_state, ProxState):
             raise ValueError(f"inner has no prox_step, there is nothing to steer: got {inner!r}.")
         if exact and not any(leaves_with_dual(inner_state, params)):
             raise ValueError(f"exact=True needs a mirror_step in inner, got {inner!r}.")

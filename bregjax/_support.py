@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bregjax._masks import keep_live, set_dead_to_zero
+from bregjax._leaves import Mask
+from bregjax._live_weights import keep_live, set_dead_to_zero, support_of
 from bregjax._numerics import add_updates
-from bregjax._selection import Mask, marks_of
 from bregjax._validation import check_whole, require_params
 
 
@@ -28,20 +28,6 @@ class MultilevelState(NamedTuple):
     support: Any
     """which parameters the last full step left alive: booleans shaped like the parameters"""
     inner_state: Any
-
-
-def _support_of(params: Any, mask: Mask | None) -> Any:
-    """True at every non-zero entry, and everywhere in leaves that ``mask`` does not mark."""
-    leaves, treedef = jax.tree.flatten(params)
-    if not leaves:  # optax.tree_map_params asks for the state of a placeholder
-        return params
-    marks = jax.tree.leaves(marks_of(params, mask))
-    return treedef.unflatten(
-        [
-            x != 0 if marked else jnp.ones(x.shape, bool)
-            for x, marked in zip(leaves, marks, strict=True)
-        ]
-    )
 
 
 def freeze_support(
@@ -75,7 +61,7 @@ def freeze_support(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Any) -> FreezeSupportState:
-        return FreezeSupportState(_support_of(params, mask), inner.init(params))
+        return FreezeSupportState(support_of(params, mask), inner.init(params))
 
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
@@ -166,7 +152,7 @@ def multilevel(
         inner_state = jax.tree.map(
             jnp.where, _marks_of_state(inner, proposed, moving), proposed, state.inner_state
         )
-        reached = _support_of(add_updates(params, updates), mask)
+        reached = support_of(add_updates(params, updates), mask)
         support = jax.tree.map(lambda new, old: jnp.where(full, new, old), reached, state.support)
         count = jnp.asarray(optax.safe_increment(state.count))
         return updates, MultilevelState(count, support, inner_state)

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from bregjax._numerics import widened
-from bregjax._regularizers._base import Regularizer
-from bregjax._validation import check_range, check_regularizer
+from bregjax._regularizers._base import Regularizer, check_regularizer
+from bregjax._validation import check_range
 
 
 def _wide(tree: Any) -> Any:
@@ -50,7 +50,7 @@ def elastic_net(
         A scalar.
 
     Raises:
-        TypeError: if ``regularizer`` is none.
+        TypeError: if ``regularizer`` is not a `Regularizer`.
         ValueError: if ``strength`` is negative or ``delta`` not positive.
 
     Example:

@@ -8,8 +8,6 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from bregjax._regularizers._base import Regularizer
-
 
 def check_range(
     name: str,
@@ -66,16 +64,6 @@ def check_axes(name: str, value: int | tuple[int, ...]) -> tuple[int, ...]:
     return tuple(map(int, axes))
 
 
-def check_regularizer(value: object, name: str = "regularizer") -> None:
-    """Raises `TypeError` unless `value` is a regularizer."""
-    if not isinstance(value, Regularizer):
-        hint = " Call the constructor: l1(), not l1." if callable(value) else ""
-        raise TypeError(
-            f"{name} must be a bregjax.Regularizer such as bregjax.l1(), got"
-            f" {name}={value!r}.{hint}"
-        )
-
-
 def check_floating(path: tuple, leaf: object) -> None:
     """Raises `ValueError` where a parameter is not of a real floating dtype."""
     dtype = jax.numpy.result_type(leaf)
@@ -101,3 +89,24 @@ def require_params(params: object) -> None:
             "this transformation needs the parameters: call tx.update(updates, state, params);"
             " got params=None."
         )
+
+
+def check_updates(updates: Any, params: Any) -> None:
+    """Raises `ValueError` unless there are parameters, and the updates are shaped like them."""
+    require_params(params)
+    expected, received = jax.tree.structure(params), jax.tree.structure(updates)
+    if expected != received:
+        raise ValueError(
+            "updates and params must have the same structure.\n"
+            f"params:  {expected}\nupdates: {received}"
+        )
+
+    def check_shapes(path: tuple, x: Any, update: Any) -> None:
+        if np.shape(x) != np.shape(update):
+            raise ValueError(
+                "updates and params must have the same shapes:"
+                f" params{jax.tree_util.keystr(path)} has {np.shape(x)}, its update"
+                f" {np.shape(update)}."
+            )
+
+    jax.tree_util.tree_map_with_path(check_shapes, params, updates)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from optimizer_table import step_with
 
 import bregjax
-from bregjax._masks import kth_largest
+from bregjax._top_k import kth_largest
 
 REGULARIZERS = {
     "l1": bregjax.l1(),

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 import bregjax
-from bregjax._selection import Mask, selected_leaves
+from bregjax._leaves import Mask, selected_leaves
 from bregjax._validation import check_range
 
 

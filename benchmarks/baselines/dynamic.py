@@ -8,16 +8,12 @@ import optax
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from bregjax._masks import (
-    keep_live,
-    keep_live_state,
-    set_dead_to_zero,
-    top_k_masks,
-    when_due,
-)
-from bregjax._selection import Mask, marks_of
-from bregjax._stage import value_at
+from bregjax._leaves import Mask, marks_of
+from bregjax._live_weights import keep_live, keep_live_state, set_dead_to_zero
+from bregjax._numerics import value_at
+from bregjax._top_k import top_k_masks
 from bregjax._validation import check_range, check_whole, require_params
+from bregjax._when_due import when_due
 
 
 class DynamicSparsityState(NamedTuple):

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import optax
 
 import bregjax
-from bregjax._selection import Mask, marks_of
-from bregjax._stage import value_at
-from bregjax._validation import check_range, check_regularizer, require_params
+from bregjax._leaves import Mask, marks_of
+from bregjax._numerics import value_at
+from bregjax._regularizers._base import check_regularizer
+from bregjax._validation import check_range, require_params
 
 
 class PenaltyState(NamedTuple):

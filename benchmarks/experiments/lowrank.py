@@ -21,8 +21,8 @@ from benchmarks.options import check_counts
 from benchmarks.schedules import Cosine
 from benchmarks.timing import time_in_turn
 from benchmarks.training import Result, Task, network_of, train
+from bregjax._leaves import leaf_name
 from bregjax._regularizers._matrices import fold
-from bregjax._selection import leaf_name
 
 _TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 _TIMED = 500  # images in a batch

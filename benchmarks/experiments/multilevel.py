@@ -17,7 +17,7 @@ from benchmarks.regularization import everywhere
 from benchmarks.schedules import Cosine
 from benchmarks.training import Result, Task
 from bregjax import l1
-from bregjax._selection import leaf_name
+from bregjax._leaves import leaf_name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

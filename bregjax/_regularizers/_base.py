@@ -1,7 +1,7 @@
 """What every regularizer offers, and what a new one has to write."""
 
 import abc
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 from jax.typing import ArrayLike
@@ -22,8 +22,8 @@ class Regularizer(abc.ABC):
     methods must be jittable and take arrays of any floating dtype.
 
     Two more things have defaults. A regularizer whose unit is a group of entries overrides
-    ``group_axes``. One whose prox needs memory (a random key, a warm start) sets ``stateful`` and
-    overrides ``init_state`` and ``prox_with_state``; `prox_step` carries the state.
+    ``group_axes``. One whose prox needs memory (a random key, a warm start) overrides
+    ``init_state`` and ``prox_with_state``; `prox_step` carries the state.
 
     Example:
         >>> import dataclasses, jax.numpy as jnp, bregjax
@@ -37,8 +37,6 @@ class Regularizer(abc.ABC):
         ...         return x
         >>> tx = bregjax.linbreg(0.1, SquaredL2(), strength=0.5)
     """
-
-    stateful: ClassVar[bool] = False
 
     @abc.abstractmethod
     def value(self, x: jax.Array) -> jax.Array:
@@ -69,9 +67,22 @@ class Regularizer(abc.ABC):
         raise NotImplementedError(f"{self!r} does not say what evidence its entries have.")
 
     def init_state(self, x: jax.Array, index: int) -> Any:
-        """The initial state for the parameter ``x``, leaf number ``index`` of the tree."""
-        raise NotImplementedError
+        """The initial state for the parameter ``x``, leaf number ``index`` of the tree.
+
+        Its structure is the same for all parameters. None, the default, is no state.
+        """
+        del x, index
 
     def prox_with_state(self, x: jax.Array, step: ArrayLike, state: Any) -> tuple[jax.Array, Any]:
         """``prox``, given the state and returning the next one."""
-        raise NotImplementedError
+        return self.prox(x, step), state
+
+
+def check_regularizer(value: object, name: str = "regularizer") -> None:
+    """Raises `TypeError` unless ``value`` is a `Regularizer`."""
+    if not isinstance(value, Regularizer):
+        hint = " Call the constructor: l1(), not l1." if callable(value) else ""
+        raise TypeError(
+            f"{name} must be a bregjax.Regularizer such as bregjax.l1(), got"
+            f" {name}={value!r}.{hint}"
+        )

@@ -60,7 +60,7 @@ class _GroupL2(Regularizer):
         return (self.weight(x) * direction).astype(x.dtype)
 
     def evidence(self, x: jax.Array) -> jax.Array:
-        norms = group_norms(x.astype(wide_dtype(x.dtype)), self.group_axes(x.ndim))
+        norms = group_norms(widened(x), self.group_axes(x.ndim))
         return jnp.broadcast_to(norms / self.weight(x), x.shape).astype(x.dtype)
 
 

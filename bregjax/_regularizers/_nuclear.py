@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +96,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
 class NuclearState(NamedTuple):
     """What `nuclear` keeps for each matrix; in a `ProxState` each field is a tree of them.
 
-    The tree is shaped like the parameters, with an empty node where a matrix has no such array.
+    The tree is shaped like the parameters.
     """
 
     rank: jax.Array
@@ -106,9 +106,9 @@ class NuclearState(NamedTuple):
     count: jax.Array
     """steps done, shape (), int32"""
     basis: jax.Array | None
-    """with method ``"warm"``: directions of right singular vectors of the tall matrix, of any
-    length, shape (columns, largest width); None where the matrix is so thin that it is decomposed
-    in full"""
+    """directions of right singular vectors of the tall matrix, of any length, shape (columns,
+    largest width); of a matrix so thin that it is decomposed in full, (columns, 1) and not used.
+    None unless the method is ``"warm"``"""
     width: jax.Array
     """how many columns of a basis are in use; all of the matrix's is a full decomposition"""
     error: jax.Array
@@ -132,7 +132,6 @@ class _Nuclear(Regularizer):
     rank: int | optax.Schedule | None
     energy: float
     tolerance: float
-    stateful: ClassVar[bool] = True
 
     def value(self, x: jax.Array) -> jax.Array:
         matrix, _ = fold(widened(x), self.row_axes)
@@ -150,8 +149,9 @@ class _Nuclear(Regularizer):
         columns, dtype = min(matrix.shape), wide_dtype(x.dtype)
         widths = basis_widths(columns)
         basis = None
-        if self.method == "warm" and widths:
-            basis = draw_basis(jax.random.key(index), columns, widths[-1], dtype)
+        if self.method == "warm":
+            width = widths[-1] if widths else 1
+            basis = draw_basis(jax.random.key(index), columns, width, dtype)
         truncated = self.method in ("randomized", "warm")
         return NuclearState(
             rank=jnp.zeros([], jnp.int32),
@@ -196,7 +196,7 @@ class _Nuclear(Regularizer):
         ) -> Truncated:
             assert state.seed is not None
             basis, key = state.basis, jax.random.fold_in(jax.random.key(state.seed), state.count)
-            if basis is not None:
+            if basis is not None and basis_widths(matrix.shape[1]):
                 basis = refresh_basis(basis, state.width, key, state.count)
             return shrink_leading(
                 matrix,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import numbers
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,6 @@ class _SoftBernoulli(_L1):
     probability: float
     height: float
     key: int | jax.Array
-    stateful: ClassVar[bool] = True
 
     # A key may be an array, which does not compare: each object equals itself alone.
     def __eq__(self, other: object) -> bool:

@@ -22,7 +22,8 @@ from benchmarks.baselines import (
     rigl,
     set_training,
 )
-from bregjax._masks import top_k_masks, when_due
+from bregjax._top_k import top_k_masks
+from bregjax._when_due import when_due
 
 RATE, MOMENTUM = 0.1, 0.9
 SHAPES = {"dense": (12, 10), "conv": (3, 3, 2, 5), "bias": (10,)}

@@ -15,10 +15,22 @@ of them."""
 
 
 def leaf_name(path: tuple) -> str:
-    """The name of a leaf, such as ``conv1/kernel``, from its key path.
+    """Name a leaf, such as ``conv1/kernel``, by its key path.
 
     Flax NNX variables hold their array under ``.value``: a state of variables and the same state
     as plain arrays give the same names.
+
+    Args:
+      path: a key path, as `jax.tree_util.tree_map_with_path` passes it.
+
+    Returns:
+        The name, on which the patterns of `label_by_path` are matched.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bregjax
+        >>> params = {"dense": {"kernel": jnp.ones((2, 3))}}
+        >>> jax.tree_util.tree_map_with_path(lambda path, x: bregjax.leaf_name(path), params)
+        {'dense': {'kernel': 'dense/kernel'}}
     """
     if path and isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value":
         path = path[:-1]

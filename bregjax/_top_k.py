@@ -1,15 +1,11 @@
-"""Masks of live weights: exact top-k, updates under a mask, and work that is seldom due."""
+"""The largest entries of many arrays taken together, found exactly by counting."""
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
-
-T = TypeVar("T")
 
 
 def top_k_masks(
@@ -84,42 +80,3 @@ def kth_largest(values: Sequence[jax.Array], k: jax.Array) -> jax.Array:
         ranks, k, cpu=functools.partial(search, 1), default=functools.partial(search, 4)
     )
     return lax.bitcast_convert_type(found, jnp.float32)
-
-
-def when_due(due: jax.Array, change: Callable[..., T], value: T, *args: Any) -> T:
-    """``change(value, *args)`` where ``due``, else ``value``, at no cost while it is not due.
-
-    It is `jax.lax.cond` as a loop of at most one round: under `jax.vmap` a `cond` becomes a select
-    that runs both branches at every step, but a loop ends as soon as no lane asks for more.
-    """
-
-    def once(carry: tuple[jax.Array, T]) -> tuple[jax.Array, T]:
-        # Without the barrier XLA moves what depends on the constant arguments alone, such as |θ|,
-        # out of the loop, where it is computed at every step.
-        current, constants = lax.optimization_barrier((carry[1], args))
-        return jnp.zeros_like(carry[0]), change(current, *constants)
-
-    return lax.while_loop(lambda carry: carry[0], once, (due, value))[1]
-
-
-def keep_live(tree: Any, masks: Any) -> Any:
-    """``tree`` with exact zeros where the masks are False."""
-    return jax.tree.map(lambda x, live: jnp.where(live, x, 0), tree, masks)
-
-
-def keep_live_state(inner: optax.GradientTransformation, state: Any, masks: Any) -> Any:
-    """The optimizer's state with zeros in the momenta (all that mirrors params) of dead weights."""
-
-    def keep(x: Any, live: jax.Array) -> Any:
-        return x if isinstance(x, optax.MaskedNode) else jnp.where(live, x, 0)
-
-    return optax.tree_map_params(
-        inner, keep, state, masks, is_leaf=lambda x: isinstance(x, optax.MaskedNode)
-    )
-
-
-def set_dead_to_zero(updates: Any, params: Any, masks: Any) -> Any:
-    """Updates after which the dead weights are exactly 0.0 and the live ones as they were meant."""
-    return jax.tree.map(
-        lambda u, x, live: jnp.where(live, u, -x.astype(u.dtype)), updates, params, masks
-    )

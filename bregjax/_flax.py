@@ -1,21 +1,20 @@
-"""A trained network of low rank becomes one of thin layers. The only file about Flax modules."""
+"""What is about Flax modules: a trained network of low rank becomes one of thin layers.
 
-from __future__ import annotations
+The only file that imports Flax; the package loads it when a name of it is asked for.
+"""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from bregjax._numerics import widened
 from bregjax._regularizers._matrices import fold, rank_tolerance
 from bregjax._validation import check_range, check_whole
 
-if TYPE_CHECKING:
-    from flax import nnx
-
-ModuleT = TypeVar("ModuleT", bound="nnx.Module")
+ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 
 
 def factorize(
@@ -53,7 +52,7 @@ def factorize(
         as their sharding, is not carried over.
 
     Raises:
-        TypeError: if ``model`` is no `nnx.Module`.
+        TypeError: if ``model`` is not an `nnx.Module`.
         ValueError: if ``conv`` is something else, ``tolerance`` negative, or ``rank`` less than 1.
 
     Example:
@@ -73,8 +72,6 @@ def factorize(
         Jaderberg, Vedaldi, Zisserman, `Speeding up Convolutional Neural Networks with Low Rank
         Expansions <https://arxiv.org/abs/1405.3866>`_, BMVC 2014, Section 2, for ``"separable"``.
     """
-    from flax import nnx
-
     if not isinstance(model, nnx.Module):
         raise TypeError(f"model must be a flax.nnx.Module, got {model!r}.")
     if conv not in ("channels", "separable"):
@@ -124,8 +121,6 @@ def _factors(matrix: jax.Array, limits: _Limits) -> tuple[jax.Array, jax.Array] 
 
 
 def _split_linear(layer: nnx.Linear, limits: _Limits) -> nnx.Sequential | None:
-    from flax import nnx
-
     kernel = layer.kernel[...]
     factors = _factors(kernel, limits) if kernel.ndim == 2 else None
     if factors is None:
@@ -139,8 +134,6 @@ def _split_linear(layer: nnx.Linear, limits: _Limits) -> nnx.Sequential | None:
 
 
 def _split_conv(layer: nnx.Conv, limits: _Limits, *, separable: bool) -> nnx.Sequential | None:
-    from flax import nnx
-
     dimensions = len(layer.kernel_size)
     kernel = layer.kernel[...]
     plain = layer.feature_group_count == 1 and layer.mask is None
@@ -202,8 +195,6 @@ def _per_axis(value: Any, dimensions: int) -> Sequence[Any]:
 def _assembled(
     thin: Any, first: jax.Array, last: Any, second: jax.Array, layer: Any
 ) -> nnx.Sequential:
-    from flax import nnx
-
     thin.kernel[...] = first.astype(layer.kernel[...].dtype)
     last.kernel[...] = second.astype(layer.kernel[...].dtype)
     if layer.use_bias:

@@ -1,0 +1,32 @@
+"""Finding our states in the state of a whole optimizer."""
+
+from typing import Any, TypeVar
+
+import jax
+
+StateT = TypeVar("StateT")
+
+
+def states_of(opt_state: Any, kind: type[StateT]) -> list[StateT]:
+    """Find all states of one type, however deep chains, masks and wrappers have put them.
+
+    Args:
+      opt_state: an optimizer's state.
+      kind: a type of states, such as `MirrorState`, `SteerState` or `NuclearState`.
+
+    Returns:
+        The states, in the order of the tree; a state inside another one of ``kind`` is left out.
+
+    Example:
+        >>> import jax.numpy as jnp, bregjax
+        >>> tx = bregjax.steer(bregjax.linbreg(0.1, bregjax.l1(), 1.0), target=0.1)
+        >>> opt_state = tx.init({"kernel": jnp.ones((2, 3))})
+        >>> steering, = bregjax.states_of(opt_state, bregjax.SteerState)
+        >>> print(steering.strength_scale)
+        1.0
+
+    See Also:
+        `optax.tree.get` finds a single field by its name: ``optax.tree.get(opt_state, "dual")``.
+    """
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kind))
+    return [node for node in nodes if isinstance(node, kind)]
