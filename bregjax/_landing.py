@@ -1,18 +1,17 @@
 """Exact landing: as many weights as were asked for, to the weight."""
 
-import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 from jax.core import Tracer
 
+from bregjax._evidence import DualReader, leaves_with_dual
 from bregjax._leaves import Mask, marks_of
 from bregjax._measures import live_groups
-from bregjax._mirror import leaves_with_dual
 from bregjax._numerics import add_updates, wide_dtype, widened
 from bregjax._regularizers._base import Regularizer, check_regularizer
 from bregjax._regularizers._elementwise import l1
@@ -21,8 +20,6 @@ from bregjax._support import freeze_support
 from bregjax._top_k import top_k_masks
 from bregjax._validation import check_range, check_whole, require_params
 from bregjax._when_due import when_due
-
-_LARGEST_FINITE = int(np.finfo(np.float32).max.view(np.uint32))
 
 
 def land(
@@ -46,7 +43,7 @@ def land(
     so that those weights stay, or come, for which the training has collected most evidence, whether
     there were too many before or too few; the last to come are next to zero. Of those that wake at
     the same strength, such as the entries of one group, the largest stay, and of equals the first.
-    It takes about 33 of the optimizer's updates. The parameters that are not regularized stay
+    It takes four of the optimizer's updates. The parameters that are not regularized stay
     as they are. Train on with `freeze_support`.
 
     Args:
@@ -81,12 +78,8 @@ def land(
         >>> print(bregjax.land(tx, state, params, count=3) != 0)
         [[ True  True  True False]]
     """
-    _check_wish(density, count, groups)
+    _check_goal(density, count, groups)
     groups = l1() if groups is None else groups
-
-    def live(weights: list[jax.Array]) -> list[jax.Array]:
-        return [live_groups(x, groups) for x in weights]
-
     leaves, treedef = jax.tree.flatten(params)
     landed = leaves_with_dual(state, params)
     if not any(landed):
@@ -97,61 +90,52 @@ def land(
     chosen = [i for i, marked in enumerate(landed) if marked]
     if not chosen:
         raise ValueError("mask marks no leaf of params that has a dual: there is nothing to land.")
-    total = sum(math.prod(x.shape) for x in jax.eval_shape(live, [leaves[i] for i in chosen]))
-    wanted = count or 0 if density is None else round(density * total)
+    reader = DualReader(optimizer, state, params, extra_args)
 
-    nothing = jax.tree.map(jnp.zeros_like, params)
-    update = optax.with_extra_args_support(optimizer).update
-
-    def read_off(scale: jax.Array) -> list[jax.Array]:
-        updates, _ = update(
-            nothing, state, params, strength_scale=scale, hold_dual=True, **extra_args
-        )
+    def weights_at(scale: jax.Array | float) -> list[jax.Array]:
+        updates, _ = reader.updates_at(jnp.asarray(scale, jnp.float32))
         reached = jax.tree.leaves(add_updates(params, updates))
         return [reached[i] for i in chosen]
 
-    def number(alive: list[jax.Array]) -> jax.Array:
-        return sum((jnp.sum(x, dtype=jnp.int32) for x in alive), start=jnp.int32(0))
+    def axes_of(x: jax.Array) -> tuple[int, ...]:
+        return groups.group_axes(x.ndim)
 
-    # With too many, the largest strength that still has one too many: what goes is next to zero.
-    unchanged = read_off(jnp.float32(1))
-    now = number(live(unchanged))
-    at_least = jnp.where(now > wanted, wanted + 1, wanted)
-
-    # The largest one at which so many are alive, bit by bit: the order of positive floats is that
-    # of their bits read as integers. The weights come along, as they may round otherwise elsewhere.
-    def set_bit(i: jax.Array, found: tuple[jax.Array, list]) -> tuple[jax.Array, list]:
-        candidate = found[0] | (jnp.uint32(1) << jnp.asarray(30 - i, jnp.uint32))
-        bits = jnp.minimum(candidate, _LARGEST_FINITE)
-        weights = read_off(lax.bitcast_convert_type(bits, jnp.float32))
-        fits = (candidate <= _LARGEST_FINITE) & (number(live(weights)) >= at_least)
-        return jax.tree.map(lambda new, old: jnp.where(fits, new, old), (candidate, weights), found)
-
-    bits, weights = lax.fori_loop(0, 31, set_bit, (jnp.uint32(0), read_off(jnp.float32(0))))
-    weights = jax.tree.map(lambda x, y: jnp.where(now == wanted, x, y), unchanged, weights)
-    alive = live(weights)
-    available = number(alive)
+    evidence = reader.evidence()
+    scores = [jnp.max(x, axis=axes_of(x), initial=0) for x in (evidence[i] for i in chosen)]
+    total = sum(x.size for x in scores)
+    wanted = count or 0 if density is None else round(density * total)
+    available = sum((jnp.sum(x > 0, dtype=jnp.int32) for x in scores), start=jnp.int32(0))
     if not isinstance(available, Tracer) and available < wanted:
         raise ValueError(
             f"only {available} of {total} have any evidence in the dual, got {density=},"
             f" {count=}: ask for fewer, or train longer."
         )
-    # What shares the smallest evidence wakes together, and some of it may be too many. All else is
-    # sure to stay: it would be alive at the next larger strength, too.
-    next_bits = jnp.minimum(bits + 1, _LARGEST_FINITE)
-    sure = live(read_off(lax.bitcast_convert_type(next_bits, jnp.float32)))
 
-    def norms_of(x: jax.Array) -> jax.Array:
-        axes = groups.group_axes(x.ndim)
-        return jnp.squeeze(group_norms(widened(x), axes), axes)
+    # The entries of a group may share their evidence: then the largest weights stay.
+    sizes = [jnp.squeeze(group_norms(widened(x), axes_of(x)), axes_of(x)) for x in weights_at(0.0)]
+    stays = top_k_masks([scores, sizes], jnp.asarray(wanted), [x > 0 for x in scores])
+    unchanged = weights_at(1.0)
+    alive = [live_groups(x, groups) for x in unchanged]
+    now = sum((jnp.sum(x, dtype=jnp.int32) for x in alive), start=jnp.int32(0))
 
-    norms = [
-        jnp.where(certain, jnp.inf, norms_of(x)) for certain, x in zip(sure, weights, strict=True)
-    ]
-    kept = top_k_masks(norms, jnp.int32(wanted), alive)
-    for i, x, stays in zip(chosen, weights, kept, strict=True):
-        stays = jnp.expand_dims(stays, groups.group_axes(x.ndim))
-        leaves[i] = jnp.where(stays, x, 0).astype(leaves[i].dtype)
+    def extreme(reduce: Callable, marks: list[jax.Array], otherwise: float) -> jax.Array:
+        entries = zip(scores, marks, strict=True)
+        each = [reduce(jnp.where(m, x, otherwise), initial=otherwise) for x, m in entries]
+        return reduce(jnp.stack(each).astype(jnp.float32))
+
+    # With too many, what goes is next to zero; with too few, what comes. A little below, where the
+    # last ones that stay are certain to be above zero.
+    largest = float(jnp.finfo(jnp.float32).max)
+    scale = jnp.where(
+        now > wanted,
+        extreme(jnp.max, [~x for x in stays], 0.0),
+        extreme(jnp.min, stays, largest),
+    )
+    weights = weights_at(jnp.minimum(scale, largest) * (1 - 2.0**-21))
+    for i, old, x, lives, stay in zip(chosen, unchanged, weights, alive, stays, strict=True):
+        kept = jnp.where(now == wanted, lives, stay)
+        x = jnp.where(now == wanted, old, x)
+        leaves[i] = jnp.where(jnp.expand_dims(kept, axes_of(x)), x, 0).astype(leaves[i].dtype)
     return treedef.unflatten(leaves)
 
 
@@ -216,7 +200,7 @@ def landing(
         [[3. 0. 2. 0.]]
     """
     check_whole("step", step, at_least=1)
-    _check_wish(density, count, groups)
+    _check_goal(density, count, groups)
     inner = optax.with_extra_args_support(inner)
     tuner = freeze_support(tuner, mask=mask)
 
@@ -236,7 +220,7 @@ def landing(
             moved, tuning_state = tuner.update(updates, tuning_state, params, **extra_args)
             return _widened(moved, params), inner_state, tuning_state
 
-        def touch_down(_: Any, inner_state: Any, params: Any) -> tuple[Any, Any]:
+        def land_on_goal(_: Any, inner_state: Any, params: Any) -> tuple[Any, Any]:
             landed = land(
                 inner,
                 inner_state,
@@ -254,7 +238,7 @@ def landing(
             state.count < step, train, tune, state.inner_state, state.tuning_state
         )
         moved, tuning_state = when_due(
-            state.count == step, touch_down, (moved, tuning_state), state.inner_state, params
+            state.count == step, land_on_goal, (moved, tuning_state), state.inner_state, params
         )
         next_count = jnp.asarray(optax.safe_increment(state.count))
         return moved, LandingState(next_count, inner_state, tuning_state)
@@ -262,7 +246,7 @@ def landing(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _check_wish(density: float | None, count: int | None, groups: Regularizer | None) -> None:
+def _check_goal(density: float | None, count: int | None, groups: Regularizer | None) -> None:
     if (density is None) == (count is None):
         raise ValueError(f"give either density or count, got density={density}, count={count}.")
     if density is not None:

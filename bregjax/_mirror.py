@@ -9,9 +9,8 @@ import optax
 from jax.typing import ArrayLike
 
 from bregjax._numerics import value_at, widened
-from bregjax._prox import ProxState, differences, prox_of_points
+from bregjax._prox import differences, prox_of_points
 from bregjax._regularizers._base import Regularizer, check_regularizer
-from bregjax._states import states_of
 from bregjax._validation import check_floating, check_range, check_updates
 
 
@@ -258,16 +257,3 @@ def bregman_step(
         return points if evidence else differences(points, params), (mirror, prox)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def leaves_with_dual(state: Any, params: Any) -> list[bool]:
-    """For each leaf of ``params`` whether some mirror step in ``state`` keeps a dual of it."""
-    treedef = jax.tree.structure(params)
-    has_dual = [False] * treedef.num_leaves
-    for part in states_of(state, MirrorState):
-        duals = treedef.flatten_up_to(part.dual)
-        has_dual = [
-            known or not isinstance(dual, optax.MaskedNode)
-            for known, dual in zip(has_dual, duals, strict=True)
-        ]
-    return has_dual

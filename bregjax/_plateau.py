@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bregjax._prox import ProxState
+from bregjax._prox import ProxState, scaled_by
 from bregjax._regularizers._nuclear import NuclearState
 from bregjax._states import states_of
 from bregjax._validation import check_whole, require_params
@@ -66,10 +66,7 @@ def relax_on_plateau(
     """
 
     def answer(inner_state: Any, scale: jax.Array, extra_args: dict) -> tuple[Any, dict]:
-        outer = extra_args.get("strength_scale")
-        return inner_state, extra_args | {
-            "strength_scale": scale if outer is None else outer * scale
-        }
+        return inner_state, scaled_by(scale, extra_args)
 
     return _on_plateau(inner, plateau, watch, ProxState, "prox_step", answer)
 

@@ -77,24 +77,34 @@ def prox_of_points(
     def apply_fn(
         points: Any, state: ProxState, strength_scale: ArrayLike | None, evidence: bool
     ) -> tuple[Any, ProxState]:
-        factors = [value_at(step_size, state.count), value_at(strength, state.count)]
+        numbers = [value_at(step_size, state.count), value_at(strength, state.count)]
         if strength_scale is not None:
-            factors.append(strength_scale)
+            numbers.append(strength_scale)
 
         def threshold(x: jax.Array) -> jax.Array:
             return functools.reduce(
-                jnp.multiply, [jnp.asarray(factor, x.dtype) for factor in factors]
+                jnp.multiply, [jnp.asarray(factor, x.dtype) for factor in numbers]
             )
 
         thresholds = jax.tree.map(threshold, points)
         count = None if state.count is None else jnp.asarray(optax.safe_increment(state.count))
         if evidence:
-            reached = jax.tree.map(regularizer.evidence, points)
-            return jax.tree.map(jnp.divide, reached, thresholds), state._replace(count=count)
+            factors = jax.tree.map(
+                lambda reached, step: jnp.where(reached > 0, reached / step, 0),
+                jax.tree.map(regularizer.evidence, points),
+                thresholds,
+            )
+            return factors, state._replace(count=count)
         points, kept = apply_prox(regularizer, points, thresholds, state.regularizer_state)
         return points, ProxState(count, kept)
 
     return init_fn, apply_fn
+
+
+def scaled_by(scale: ArrayLike, extra_args: dict[str, Any]) -> dict[str, Any]:
+    """The extra arguments with a factor on the strength, beside one that comes from outside."""
+    outer = extra_args.get("strength_scale")
+    return extra_args | {"strength_scale": scale if outer is None else outer * scale}
 
 
 def prox_step(

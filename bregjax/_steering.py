@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bregjax._evidence import DualReader, leaves_with_dual
 from bregjax._measures import density
-from bregjax._mirror import MirrorState, leaves_with_dual
+from bregjax._mirror import MirrorState
 from bregjax._numerics import value_at
-from bregjax._prox import ProxState
+from bregjax._prox import ProxState, scaled_by
 from bregjax._states import states_of
 from bregjax._top_k import kth_largest
 from bregjax._validation import check_range, check_whole, require_params
@@ -276,7 +277,7 @@ def steer(
             (state.gap, state.strength_scale, state.rule_state),
         )
         updates, inner_state = inner.update(
-            updates, state.inner_state, params, **_scaled(extra_args, scale)
+            updates, state.inner_state, params, **scaled_by(scale, extra_args)
         )
         state = state._replace(
             inner_state=inner_state, strength_scale=scale, gap=gap, rule_state=rule_state
@@ -288,23 +289,14 @@ def steer(
     ) -> tuple[Any, SteerState]:
         # First the step at the strength of before, then that at which so many live.
         moved, inner_state = inner.update(
-            updates, state.inner_state, params, **_scaled(extra_args, state.strength_scale)
+            updates, state.inner_state, params, **scaled_by(state.strength_scale, extra_args)
         )
         landed = leaves_with_dual(inner_state, params)
-        still = jax.tree.map(jnp.zeros_like, updates)
-
-        def regularized(tree: Any) -> list[jax.Array]:
-            return [x for x, mine in zip(jax.tree.leaves(tree), landed, strict=True) if mine]
-
-        factors, _ = inner.update(
-            still, inner_state, params, hold_dual=True, evidence=True, **extra_args
-        )
-        factors = regularized(factors)
+        reader = DualReader(inner, inner_state, params, extra_args)
+        factors = [x for x, mine in zip(reader.evidence(), landed, strict=True) if mine]
         scale = _factor_with_count(factors, aim)
         scale = jnp.where(state.count % every == 0, scale, state.strength_scale)
-        read_off, followed = inner.update(
-            still, inner_state, params, hold_dual=True, **_scaled(extra_args, scale)
-        )
+        read_off, followed = reader.updates_at(scale)
         leaves, treedef = jax.tree.flatten(moved)
         chosen = zip(jax.tree.leaves(read_off), leaves, landed, strict=True)
         moved = treedef.unflatten([new if mine else old for new, old, mine in chosen])
@@ -328,12 +320,6 @@ def steer(
         return updates, state._replace(count=count, target=aim)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _scaled(extra_args: dict[str, Any], scale: jax.Array) -> dict[str, Any]:
-    """The extra arguments with a factor on the strength, beside one that may come from outside."""
-    outer = extra_args.get("strength_scale")
-    return extra_args | {"strength_scale": scale if outer is None else outer * scale}
 
 
 def _factor_with_count(factors: list[jax.Array], share: jax.Array) -> jax.Array:

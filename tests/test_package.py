@@ -73,8 +73,9 @@ LAYERS = [
     {"_numerics", "_validation", "_leaves", "_states", "_when_due", "_top_k"},
     {"_live_weights", "_regularizers"},
     {"_prox", "_measures", "_initializers", "_theory", "_flax"},
-    {"_mirror", "_report"},
-    {"_optimizers", "_support", "_plateau", "_steering"},
+    {"_mirror", "_report", "_plateau"},
+    {"_optimizers", "_support", "_evidence"},
+    {"_steering"},
     {"_landing"},
     {"__init__"},
 ]

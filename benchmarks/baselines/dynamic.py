@@ -106,8 +106,8 @@ def dynamic_sparsity(
         def move(x: jax.Array, score: jax.Array, live: jax.Array) -> jax.Array:
             size = jnp.sum(live)
             dropped = jnp.round(fraction * size).astype(jnp.int32)
-            [kept] = top_k_masks([x], size - dropped, [live])
-            [grown] = top_k_masks([score], dropped, [~kept])
+            [kept] = top_k_masks([[x]], size - dropped, [live])
+            [grown] = top_k_masks([[score]], dropped, [~kept])
             return kept | grown
 
         leaves = zip(*map(jax.tree.leaves, (params, scores, masks)), strict=True)

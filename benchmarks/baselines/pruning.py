@@ -127,7 +127,7 @@ def magnitude_pruning(
         for group in [chosen] if scope == "global" else [[i] for i in chosen]:
             total = sum(weights[i].size for i in group)
             kept = jnp.clip(jnp.round(target * total).astype(jnp.int32), 1, total)
-            survivors = top_k_masks([weights[i] for i in group], kept, [live[i] for i in group])
+            survivors = top_k_masks([[weights[i] for i in group]], kept, [live[i] for i in group])
             for i, survives in zip(group, survivors, strict=True):
                 live[i] = survives
         return treedef.unflatten(live)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from bregjax._numerics import widened
 from bregjax._regularizers._base import Regularizer
 
 
@@ -41,7 +42,7 @@ class _L1(Regularizer):
         return jnp.sign(x)
 
     def evidence(self, x: jax.Array) -> jax.Array:
-        return jnp.abs(x)
+        return jnp.abs(widened(x))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ class _NonnegL1(Regularizer):
         return jnp.sign(x)
 
     def evidence(self, x: jax.Array) -> jax.Array:
-        return jnp.maximum(x, 0)
+        return jnp.maximum(widened(x), 0)
 
 
 def none() -> Regularizer:

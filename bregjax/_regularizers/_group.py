@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from bregjax._numerics import widened
@@ -61,7 +62,7 @@ class _GroupL2(Regularizer):
 
     def evidence(self, x: jax.Array) -> jax.Array:
         norms = group_norms(widened(x), self.group_axes(x.ndim))
-        return jnp.broadcast_to(norms / self.weight(x), x.shape).astype(x.dtype)
+        return jnp.broadcast_to(norms / self.weight(x), x.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +91,27 @@ class _SparseGroup(Regularizer):
 
     def subgradient(self, x: jax.Array) -> jax.Array:
         return self.l1_weight * jnp.sign(x) + self.group_weight * self.group.subgradient(x)
+
+    def evidence(self, x: jax.Array) -> jax.Array:
+        wide = widened(x)
+        size, axes = jnp.abs(wide), self.group_axes(x.ndim)
+        own = size / self.l1_weight if self.l1_weight else jnp.where(size > 0, jnp.inf, 0)
+        weight = self.group_weight * self.group.weight(x)
+        if not weight:
+            return own
+
+        def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            low, high = bounds
+            middle = (low + high) / 2
+            left = group_norms(jnp.maximum(size - self.l1_weight * middle, 0), axes)
+            live = left > weight * middle
+            return jnp.where(live, middle, low), jnp.where(live, high, middle)
+
+        # A group lives while the norm of what the ℓ1 part leaves exceeds the group's threshold.
+        most = group_norms(wide, axes) / weight
+        digits = jnp.finfo(wide.dtype).nmant + 8
+        low, _ = lax.fori_loop(0, digits, halve, (jnp.zeros_like(most), most))
+        return jnp.minimum(own, low)
 
 
 def group_l2(

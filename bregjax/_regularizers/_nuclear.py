@@ -144,6 +144,12 @@ class _Nuclear(Regularizer):
     def prox(self, x: jax.Array, step: ArrayLike) -> jax.Array:
         return self.prox_with_state(x, step, self.init_state(x, 0))[0]
 
+    def evidence(self, x: jax.Array) -> jax.Array:
+        raise NotImplementedError(
+            "nuclear() puts singular values to sleep, not entries: it cannot be landed on a number"
+            " of entries, nor steered with exact=True."
+        )
+
     def init_state(self, x: jax.Array, index: int) -> NuclearState:
         matrix, _ = fold(x, self.row_axes)
         columns, dtype = min(matrix.shape), wide_dtype(x.dtype)

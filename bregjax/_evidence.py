@@ -1,0 +1,52 @@
+"""What is read off the dual between two steps: weights at another strength, and the evidence."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bregjax._mirror import MirrorState
+from bregjax._prox import scaled_by
+from bregjax._states import states_of
+
+
+def leaves_with_dual(state: Any, params: Any) -> list[bool]:
+    """For each leaf of ``params`` whether some mirror step in ``state`` keeps a dual of it."""
+    treedef = jax.tree.structure(params)
+    has_dual = [False] * treedef.num_leaves
+    for part in states_of(state, MirrorState):
+        duals = treedef.flatten_up_to(part.dual)
+        has_dual = [
+            known or not isinstance(dual, optax.MaskedNode)
+            for known, dual in zip(has_dual, duals, strict=True)
+        ]
+    return has_dual
+
+
+class DualReader:
+    """Reads an optimizer's parameters off its dual, as if the step had ended at another strength.
+
+    It calls the optimizer's ``update`` with zero updates that the dual does not collect.
+    """
+
+    def __init__(
+        self, optimizer: optax.GradientTransformation, state: Any, params: Any, extra_args: dict
+    ):
+        self._update = optax.with_extra_args_support(optimizer).update
+        self._state, self._params, self._extra_args = state, params, extra_args
+
+    def updates_at(self, scale: jax.Array) -> tuple[Any, Any]:
+        """The updates to where the strength is ``scale`` times what it is, and the state there."""
+        return self._read(scaled_by(scale, self._extra_args))
+
+    def evidence(self) -> list[jax.Array]:
+        """For each leaf and entry the factor on the strength up to which it lives.
+
+        Of leaves without a dual it is something else.
+        """
+        return jax.tree.leaves(self._read(self._extra_args | {"evidence": True})[0])
+
+    def _read(self, extra_args: dict[str, Any]) -> tuple[Any, Any]:
+        nothing = jax.tree.map(jnp.zeros_like, self._params)
+        return self._update(nothing, self._state, self._params, hold_dual=True, **extra_args)
