@@ -12,11 +12,10 @@ import numpy as np
 import optax
 
 import bregjax
-from benchmarks import baselines
 from benchmarks.errors import BenchmarkError
 from benchmarks.regularization import Regularization, everywhere
 from benchmarks.schedules import Cosine, LearningRate
-from bregjax._leaves import leaf_name
+from bregjax import baselines, leaf_name
 
 
 class Start(Protocol):

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from bregjax import baselines
 from bregjax._initializers import sparse_initializer, sparsify
 from bregjax._landing import LandingState, land, landing
 from bregjax._leaves import label_by_kind, label_by_path, leaf_name, weight_mask
@@ -60,6 +61,7 @@ __all__ = [
     "SteeringRule",
     "adabreg",
     "adaptive_rule",
+    "baselines",
     "bregman_distance",
     "bregman_step",
     "density",

@@ -9,7 +9,7 @@ import optax
 from jax.typing import ArrayLike
 
 from bregjax._numerics import value_at, widened
-from bregjax._prox import differences, prox_of_points
+from bregjax._prox import prox_of_points, updates_to
 from bregjax._regularizers._base import Regularizer, check_regularizer
 from bregjax._validation import check_floating, check_range, check_updates
 
@@ -31,9 +31,11 @@ def points_of_dual(
     delta: float | jax.Array,
     keep_weights: bool,
 ) -> tuple[Callable, Callable]:
-    """`mirror_step` up to the points δ·v: ``init_fn(params)``, ``apply_fn(updates, state, …)``.
+    """The ``init_fn`` of `mirror_step`, and the function from updates to points δ·v and a state.
 
-    ``apply_fn`` returns the points and the next state.
+    Of the extra arguments of ``update`` it takes ``strength_scale``, a factor on the strength,
+    ``hold_dual``, which leaves the updates uncollected, and ``evidence``, which keeps the dual from
+    following a change of the strength.
     """
     check_regularizer(regularizer)
     check_range("strength", strength, at_least=0, schedule=True)
@@ -179,19 +181,11 @@ def mirror_step(
     init_fn, apply_fn = points_of_dual(regularizer, strength, delta, keep_weights)
 
     def update_fn(
-        updates: Any,
-        state: Any,
-        params: Any = None,
-        *,
-        strength_scale: ArrayLike | None = None,
-        hold_dual: bool = False,
-        evidence: bool = False,
-        **extra_args: Any,
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, Any]:
-        del extra_args
         check_updates(updates, params)
-        points, state = apply_fn(updates, state, strength_scale, hold_dual, evidence)
-        return differences(points, params), state
+        points, state = apply_fn(updates, state, **extra_args)
+        return updates_to(points, params), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -241,19 +235,11 @@ def bregman_step(
         return mirror_init(params), prox_init(params)
 
     def update_fn(
-        updates: Any,
-        state: Any,
-        params: Any = None,
-        *,
-        strength_scale: ArrayLike | None = None,
-        hold_dual: bool = False,
-        evidence: bool = False,
-        **extra_args: Any,
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, Any]:
-        del extra_args
         check_updates(updates, params)
-        points, mirror = to_points(updates, state[0], strength_scale, hold_dual, evidence)
-        points, prox = to_prox(points, state[1], strength_scale, evidence)
-        return points if evidence else differences(points, params), (mirror, prox)
+        points, mirror_state = to_points(updates, state[0], **extra_args)
+        points, prox_state = to_prox(points, state[1], **extra_args)
+        return updates_to(points, params, **extra_args), (mirror_state, prox_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

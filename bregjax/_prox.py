@@ -58,11 +58,10 @@ def prox_of_points(
     strength: optax.ScalarOrSchedule,
     step_size: optax.ScalarOrSchedule,
 ) -> tuple[Callable, Callable]:
-    """`prox_step` on points instead of updates: ``init_fn(params)``, ``apply_fn(points, state)``.
+    """The ``init_fn`` of `prox_step`, and the function from points to their prox and a new state.
 
-    ``apply_fn`` returns the proximal points and the next state. It also takes a factor on the
-    strength, and may be asked for the evidence instead of the points: the factor, for each entry,
-    up to which the prox leaves it alive.
+    Of the extra arguments of ``update`` it takes ``strength_scale``, a factor on the strength, and
+    ``evidence``: then it tells, instead of the prox, the factor up to which each entry lives.
     """
     check_regularizer(regularizer)
     check_range("strength", strength, at_least=0, schedule=True)
@@ -75,7 +74,12 @@ def prox_of_points(
         return ProxState(count, init_regularizer(regularizer, params))
 
     def apply_fn(
-        points: Any, state: ProxState, strength_scale: ArrayLike | None, evidence: bool
+        points: Any,
+        state: ProxState,
+        /,
+        strength_scale: ArrayLike | None = None,
+        evidence: bool = False,
+        **_: Any,
     ) -> tuple[Any, ProxState]:
         numbers = [value_at(step_size, state.count), value_at(strength, state.count)]
         if strength_scale is not None:
@@ -158,23 +162,21 @@ def prox_step(
     init_fn, apply_fn = prox_of_points(regularizer, strength, step_size)
 
     def update_fn(
-        updates: Any,
-        state: Any,
-        params: Any = None,
-        *,
-        strength_scale: ArrayLike | None = None,
-        evidence: bool = False,
-        **extra_args: Any,
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, Any]:
-        del extra_args
         check_updates(updates, params)
         points = jax.tree.map(add_widened, params, updates)
-        points, state = apply_fn(points, state, strength_scale, evidence)
-        return points if evidence else differences(points, params), state
+        points, state = apply_fn(points, state, **extra_args)
+        return updates_to(points, params, **extra_args), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def differences(points: Any, params: Any) -> Any:
-    """The updates that carry the parameters to the points, in the points' dtypes."""
+def updates_to(points: Any, params: Any, /, evidence: bool = False, **_: Any) -> Any:
+    """The updates that carry the parameters to the points, in the points' dtypes.
+
+    Where the evidence was asked for, the points are that and stay as they are.
+    """
+    if evidence:
+        return points
     return jax.tree.map(lambda point, x: point - jnp.asarray(x, point.dtype), points, params)

@@ -2,18 +2,14 @@
 
 from typing import Any
 
-import hypothesis
-import hypothesis.extra.numpy as hnp
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import strategies as st
 from optimizer_table import step_with
 
 import bregjax
-from bregjax._top_k import kth_largest
 
 REGULARIZERS = {
     "l1": bregjax.l1(),
@@ -125,17 +121,6 @@ def test_weight_decay_of_adabreg_is_that_of_adamw():
 
 
 # ---- exact counts
-
-
-@hypothesis.given(
-    hnp.arrays(np.float32, st.integers(1, 60), elements=st.sampled_from([0.0, 0.5, 1.0, 1e30])),
-    st.data(),
-)
-@hypothesis.settings(max_examples=40, deadline=None)
-def test_the_kth_largest_is_that_of_a_sort_with_ties_too(values, data):
-    k = data.draw(st.integers(1, len(values)))
-    got = kth_largest([jnp.asarray(values[:3]), jnp.asarray(values[3:])], jnp.int32(k))
-    assert got == np.sort(values)[-k]
 
 
 @pytest.mark.parametrize("name", REGULARIZERS)

@@ -141,7 +141,8 @@ def test_entries_of_sparse_groups_and_of_regularizers_from_outside_are_landed():
             assert np.count_nonzero(landed) == count
             # Those that stay are the last to be alive as the strength rises.
             rising = np.linspace(0, 6, 400, dtype=np.float32)
-            lasts = sum(np.asarray(regularizer.prox(dual, 0.3 * s) != 0) for s in rising)
+            lives = [np.asarray(regularizer.prox(dual, 0.3 * s) != 0) for s in rising]
+            lasts = np.sum(lives, axis=0)
             stay = np.asarray(landed) != 0
             assert lasts[stay].min() >= lasts[~stay].max()
 

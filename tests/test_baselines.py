@@ -11,7 +11,7 @@ import scipy.optimize
 from flax import nnx
 
 import bregjax
-from benchmarks.baselines import (
+from bregjax.baselines import (
     add_penalty,
     cubic_density_schedule,
     dynamic_sparsity,
@@ -22,10 +22,17 @@ from benchmarks.baselines import (
     rigl,
     set_training,
 )
-from bregjax._top_k import top_k_masks
-from bregjax._when_due import when_due
 
 RATE, MOMENTUM = 0.1, 0.9
+
+
+@pytest.fixture(autouse=True)
+def promotion():
+    """Optax's schedules need the standard one."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 SHAPES = {"dense": (12, 10), "conv": (3, 3, 2, 5), "bias": (10,)}
 WEIGHTS = ("dense", "conv")
 
@@ -87,39 +94,6 @@ OPTIMIZERS: dict[str, Any] = {
     "SET": lambda: set_training(sgd(), key=jax.random.key(0), every=3, stop=10),
     "RigL": lambda: rigl(optax.adamw(RATE), every=3, stop=10),
 }
-
-
-# ---- what the algorithms share
-
-
-@pytest.mark.parametrize("k", [0, 1, 7, 40, 90])
-def test_top_k_is_exact_with_ties_and_over_several_arrays(k):
-    rng = np.random.default_rng(0)
-    scores = np.concatenate([rng.integers(-4, 5, 70) / 4, [np.inf, -0.0, 1e-42, 3e38]])
-    scores = scores.astype(np.float32)
-    among = rng.random(scores.size) < 0.8
-    expected = largest(scores, min(k, among.sum()), among)
-    parts = [part.reshape(2, -1) for part in np.split(scores, [30])]
-    allowed = [part.reshape(2, -1) for part in np.split(among, [30])]
-    marked = jax.jit(top_k_masks)(parts, k, allowed)
-    np.testing.assert_array_equal(np.concatenate([m.ravel() for m in marked]), expected)
-
-
-def test_nothing_is_computed_in_a_batch_of_which_none_is_due():
-    calls = []
-
-    def change(x, y):
-        jax.debug.callback(lambda: calls.append(1))
-        return x + y
-
-    batched = jax.jit(jax.vmap(lambda due, x, y: when_due(due, change, x, y)))
-    x, y = jnp.arange(3.0), jnp.ones(3)
-    np.testing.assert_array_equal(batched(jnp.zeros(3, bool), x, y), x)
-    jax.effects_barrier()
-    assert not calls
-    np.testing.assert_array_equal(batched(jnp.array([True, False, True]), x, y), [1, 1, 3])
-    jax.effects_barrier()
-    assert calls
 
 
 # ---- lasso

@@ -9,7 +9,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from bregjax._leaves import Mask, marks_of
-from bregjax._live_weights import keep_live, keep_live_state, set_dead_to_zero
+from bregjax._live_weights import keep_live, keep_live_state, set_dead_to_zero, support_of
 from bregjax._numerics import value_at
 from bregjax._top_k import top_k_masks
 from bregjax._validation import check_range, check_whole, require_params
@@ -52,7 +52,7 @@ def dynamic_sparsity(
     exactly 0.0.
 
     The support M at the start is the non-zero pattern of the parameters given to ``init``: thin the
-    network out before (`bregjax.sparsify`, `erdos_renyi_sparsify`). Nothing may be chained after
+    network out before (`sparsify`, `erdos_renyi_sparsify`). Nothing may be chained after
     it, and weight decay belongs into ``inner``.
 
     Args:
@@ -72,6 +72,21 @@ def dynamic_sparsity(
     Raises:
         ValueError: if an argument is out of range or unknown, or random growth has no key; at
           ``update``, if ``params`` is missing.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, bregjax
+        >>> tx = bregjax.baselines.dynamic_sparsity(
+        ...     optax.sgd(0.1), every=1, stop=5, drop_fraction=0.5
+        ... )
+        >>> params = jnp.array([[2.0, 0.1, 0.0, 0.0]])
+        >>> state = tx.init(params)
+        >>> for _ in range(3):
+        ...     updates, state = tx.update(jnp.array([[0.0, 0.1, 0.0, -3.0]]), state, params)
+        ...     params = optax.apply_updates(params, updates)
+        ...     print(params, state.masks)
+        [[2.   0.09 0.   0.  ]] [[ True  True False False]]
+        [[2. 0. 0. 0.]] [[ True False False  True]]
+        [[2. 0. 0. 0.]] [[ True False False  True]]
 
     References:
         Evci, Gale, Menick, Castro, Elsen, `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_,
@@ -118,18 +133,9 @@ def dynamic_sparsity(
         return jax.tree.structure(masks).unflatten(moved), key
 
     def init(params: Any) -> DynamicSparsityState:
-        leaves, treedef = jax.tree.flatten(params)
-        marks = jax.tree.leaves(marks_of(params, mask))
-        masks = [
-            x != 0 if marked else jnp.ones(x.shape, bool)
-            for x, marked in zip(leaves, marks, strict=True)
-        ]
-        return DynamicSparsityState(
-            jnp.zeros([], jnp.int32),
-            None if key is None else jax.random.fold_in(key, _fingerprint(leaves)),
-            treedef.unflatten(masks),
-            inner.init(params),
-        )
+        own_key = None if key is None else jax.random.fold_in(key, _fingerprint(params))
+        count = jnp.zeros([], jnp.int32)
+        return DynamicSparsityState(count, own_key, support_of(params, mask), inner.init(params))
 
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
@@ -155,8 +161,9 @@ def dynamic_sparsity(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _fingerprint(leaves: list[jax.Array]) -> jax.Array:
+def _fingerprint(params: Any) -> jax.Array:
     """A number made of all bits, the same in whatever order they are added."""
+    leaves = jax.tree.leaves(params)
     bits = [lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32) for x in leaves]
     return sum((jnp.sum(x, dtype=jnp.uint32) for x in bits), jnp.uint32(0))
 
@@ -187,6 +194,18 @@ def rigl(
 
     Raises:
         ValueError: if an argument is out of range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, bregjax
+        >>> baselines = bregjax.baselines
+        >>> sgd = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9))
+        >>> tx = baselines.rigl(sgd, every=100, stop=750)
+        >>> dense = {"kernel": jnp.ones((30, 20)), "bias": jnp.zeros(20)}
+        >>> params = baselines.erdos_renyi_sparsify(jax.random.key(0), dense, 0.1)
+        >>> state = tx.init(params)
+        >>> updates, state = tx.update(dense, state, params)
+        >>> print(jnp.count_nonzero(optax.apply_updates(params, updates)["kernel"]))
+        60
 
     References:
         Evci, Gale, Menick, Castro, Elsen, `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_,
@@ -222,6 +241,19 @@ def set_training(
 
     Raises:
         ValueError: if an argument is out of range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, bregjax
+        >>> tx = bregjax.baselines.set_training(
+        ...     optax.sgd(0.1), key=jax.random.key(0), every=2, stop=10
+        ... )
+        >>> params = jnp.zeros((4, 5)).at[0].set(jnp.arange(1.0, 6.0))
+        >>> state = tx.init(params)
+        >>> for _ in range(3):
+        ...     updates, state = tx.update(jnp.zeros((4, 5)), state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(params[0], state.masks.sum())
+        [0. 0. 3. 4. 5.] 5
 
     References:
         Mocanu et al., `Scalable training of artificial neural networks with adaptive sparse

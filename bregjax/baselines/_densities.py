@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-import bregjax
+from bregjax._initializers import sparsify
 from bregjax._leaves import Mask, selected_leaves
 from bregjax._validation import check_range
 
@@ -35,6 +35,13 @@ def erdos_renyi_densities(
 
     Raises:
         ValueError: if ``density`` is out of range or ``mask`` does not fit.
+
+    Example:
+        >>> import jax.numpy as jnp, bregjax
+        >>> params = {"large": jnp.ones((100, 90)), "small": jnp.ones((10, 10))}
+        >>> shares = bregjax.baselines.erdos_renyi_densities(params, 0.1)
+        >>> print({name: round(share, 3) for name, share in shares.items()})
+        {'large': 0.091, 'small': 0.867}
 
     References:
         Mocanu et al., `Scalable training of artificial neural networks with adaptive sparse
@@ -81,7 +88,7 @@ def erdos_renyi_sparsify(
       kernel: as in `erdos_renyi_densities`.
       mask: which leaves are thinned out, likewise.
       rescale: whether survivors grow by one over the root of their layer's density, as in
-        `bregjax.sparsify`.
+        `sparsify`.
 
     Returns:
         Parameters of the same structure, with ``round(density * n)`` live weights in each layer of
@@ -89,13 +96,20 @@ def erdos_renyi_sparsify(
 
     Raises:
         ValueError: if ``density`` is out of range or ``mask`` does not fit.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bregjax
+        >>> params = {"large": jnp.ones((100, 90)), "small": jnp.ones((10, 10))}
+        >>> sparse = bregjax.baselines.erdos_renyi_sparsify(jax.random.key(0), params, 0.1)
+        >>> print(jnp.count_nonzero(sparse["large"]), jnp.count_nonzero(sparse["small"]))
+        823 87
     """
     densities = erdos_renyi_densities(params, density, kernel=kernel, mask=mask)
     leaves, treedef = jax.tree.flatten(params)
     keys = jax.random.split(key, max(1, len(leaves)))
 
     def thin_out(key: jax.Array, x: jax.Array, share: float) -> jax.Array:
-        return bregjax.sparsify(key, x, share, mask=True, rescale=rescale) if share < 1 else x
+        return sparsify(key, x, share, mask=True, rescale=rescale) if share < 1 else x
 
     thinned = map(thin_out, keys, leaves, jax.tree.leaves(densities))
     return treedef.unflatten(thinned)

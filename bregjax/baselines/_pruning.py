@@ -51,6 +51,12 @@ def cubic_density_schedule(
     Raises:
         ValueError: if an argument is out of range.
 
+    Example:
+        >>> import bregjax
+        >>> schedule = bregjax.baselines.cubic_density_schedule(0.1, start=0, stop=400)
+        >>> print([round(float(schedule(step)), 3) for step in (0, 99, 100, 200, 400, 500)])
+        [1.0, 1.0, 0.48, 0.213, 0.1, 0.1]
+
     References:
         Zhu, Gupta, `To prune, or not to prune <https://arxiv.org/abs/1710.01878>`_, 2017,
         equation 1.
@@ -109,6 +115,18 @@ def magnitude_pruning(
     Raises:
         ValueError: if ``density`` is out of range or ``scope`` unknown; at ``update``, if
           ``params`` is missing.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, bregjax
+        >>> schedule = optax.piecewise_constant_schedule(1.0, {2: 0.5})
+        >>> tx = bregjax.baselines.magnitude_pruning(optax.sgd(0.1), schedule)
+        >>> params = jnp.array([[1.0, -0.2, 0.6, 0.1]])
+        >>> state = tx.init(params)
+        >>> for _ in range(3):
+        ...     updates, state = tx.update(jnp.zeros((1, 4)), state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(params)
+        [[1.  0.  0.6 0. ]]
 
     References:
         Han, Pool, Tran, Dally, `Learning both Weights and Connections for Efficient Neural Networks

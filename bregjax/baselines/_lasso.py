@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-import bregjax
 from bregjax._leaves import Mask, marks_of
 from bregjax._numerics import value_at
-from bregjax._regularizers._base import check_regularizer
+from bregjax._regularizers._base import Regularizer, check_regularizer
+from bregjax._regularizers._elementwise import l1
 from bregjax._validation import check_range, require_params
 
 
@@ -21,7 +21,7 @@ class PenaltyState(NamedTuple):
 
 
 def add_penalty(
-    regularizer: bregjax.Regularizer,
+    regularizer: Regularizer,
     strength: optax.ScalarOrSchedule,
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -32,17 +32,25 @@ def add_penalty(
     It comes first in an `optax.chain` and needs ``params``.
 
     Args:
-      regularizer: J, such as `bregjax.l1`; of its subgradients at zero, zero is taken.
+      regularizer: J, such as `l1`; of its subgradients at zero, zero is taken.
       strength: λ ≥ 0, a number, an array or a schedule.
       mask: which leaves are penalized: a tree of booleans or a function that makes one of the
         parameters. The default is all arrays of two or more dimensions.
 
     Returns:
-        A `optax.GradientTransformation`; its state holds a `PenaltyState`.
+        An `optax.GradientTransformation`; its state holds a `PenaltyState`.
 
     Raises:
-        TypeError: if ``regularizer`` is none.
+        TypeError: if ``regularizer`` is not a `Regularizer`.
         ValueError: if ``strength`` is negative; at ``update``, if ``params`` is missing.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, bregjax
+        >>> penalty = bregjax.baselines.add_penalty(bregjax.l1(), 0.5)
+        >>> params = jnp.array([[2.0, 0.0, -1.0]])
+        >>> gradient, _ = penalty.update(jnp.zeros((1, 3)), penalty.init(params), params)
+        >>> print(gradient)
+        [[ 0.5  0.  -0.5]]
     """
     check_regularizer(regularizer)
     check_range("strength", strength, at_least=0, schedule=True)
@@ -69,7 +77,7 @@ def lasso(
     learning_rate: optax.ScalarOrSchedule,
     strength: optax.ScalarOrSchedule,
     *,
-    regularizer: bregjax.Regularizer | None = None,
+    regularizer: Regularizer | None = None,
     momentum: float | None = None,
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -78,14 +86,14 @@ def lasso(
     .. math:: \theta \leftarrow \theta - \tau\,(g + \lambda p), \qquad p \in \partial J(\theta)
 
     Weights come close to zero and swing around it by about τ·λ, but none becomes exactly 0: what
-    one calls sparse here needs a threshold. (`bregjax.prox_sgd` minimizes the same and does make
+    one calls sparse here needs a threshold. (`prox_sgd` minimizes the same and does make
     zeros.)
 
     Args:
       learning_rate: τ, a number or a schedule.
       strength: λ ≥ 0, a number, an array or a schedule; comparable with that of
-        `bregjax.prox_sgd`, not with that of `bregjax.linbreg`.
-      regularizer: J, by default `bregjax.l1`.
+        `prox_sgd`, not with that of `linbreg`.
+      regularizer: J, by default `l1`.
       momentum: as in `optax.sgd`, or None.
       mask: which leaves are penalized, as in `add_penalty`.
 
@@ -93,8 +101,19 @@ def lasso(
         The optimizer.
 
     Raises:
-        TypeError: if ``regularizer`` is none.
+        TypeError: if ``regularizer`` is not a `Regularizer`.
         ValueError: if ``strength`` is negative.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, bregjax
+        >>> tx = bregjax.baselines.lasso(0.1, 0.5)
+        >>> params = jnp.ones((1, 2))
+        >>> state, update = tx.init(params), jax.jit(tx.update)
+        >>> for _ in range(100):
+        ...     updates, state = update(params - jnp.array([[2.0, 0.1]]), state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(abs(params).round(1), jnp.count_nonzero(params))
+        [[1.5 0. ]] 2
 
     References:
         Tibshirani, `Regression Shrinkage and Selection via the Lasso
@@ -105,6 +124,6 @@ def lasso(
         from the graph, and so runs plain SGD under this name.
     """
     return optax.chain(
-        add_penalty(bregjax.l1() if regularizer is None else regularizer, strength, mask),
+        add_penalty(l1() if regularizer is None else regularizer, strength, mask),
         optax.sgd(learning_rate, momentum),
     )
