@@ -71,10 +71,12 @@ def points_of_dual(
 
     def apply_fn(
         updates: Any,
-        state: Any,
-        strength_scale: ArrayLike | None,
-        hold_dual: bool,
-        evidence: bool,
+        state: MirrorState,
+        /,
+        strength_scale: ArrayLike | None = None,
+        hold_dual: bool = False,
+        evidence: bool = False,
+        **_: Any,
     ) -> tuple[Any, MirrorState]:
         duals = jax.tree.map(lambda u, v: collect(u, v, hold_dual), updates, state.dual)
         if keep_weights:
