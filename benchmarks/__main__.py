@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import tyro
 
-from benchmarks.errors import BenchmarkError
+from benchmarks.cli.errors import BenchmarkError
+from benchmarks.cli.interruption import Interrupted
 from benchmarks.experiments.cifar_resnet import CifarResNet
 from benchmarks.experiments.denoising_autoencoder import DenoisingAutoencoder
 from benchmarks.experiments.densenet_search import DenseNetSearch
@@ -17,11 +18,10 @@ from benchmarks.experiments.mnist_mlp import MnistMlp
 from benchmarks.experiments.multilevel import Multilevel
 from benchmarks.experiments.sparsity_path import SparsityPath
 from benchmarks.experiments.target_sparsity import TargetSparsity
-from benchmarks.interruption import Interrupted
-from benchmarks.lowrank_speed import LowrankSpeed
-from benchmarks.peers import Peers
-from benchmarks.step_cost import StepCost
-from benchmarks.training_cost import TrainingCost
+from benchmarks.speed.lowrank_speed import LowrankSpeed
+from benchmarks.speed.peers import Peers
+from benchmarks.speed.step_cost import StepCost
+from benchmarks.speed.training_cost import TrainingCost
 
 COMMANDS = {
     command.name: command

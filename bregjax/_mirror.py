@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from bregjax._numerics import value_at, widened
 from bregjax._prox import prox_of_points, updates_to
-from bregjax._regularizers._base import Regularizer, check_regularizer
+from bregjax._regularizers._base import Regularizer, check_regularizer, has_state
 from bregjax._validation import check_floating, check_range, check_updates
 
 
@@ -40,7 +40,7 @@ def points_of_dual(
     check_regularizer(regularizer)
     check_range("strength", strength, at_least=0, schedule=True)
     check_range("delta", delta, above=0)
-    if keep_weights and type(regularizer).init_state is not Regularizer.init_state:
+    if keep_weights and has_state(regularizer):
         raise ValueError(
             f"keep_weights needs a regularizer without a state, got regularizer={regularizer!r}."
         )

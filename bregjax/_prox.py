@@ -10,7 +10,7 @@ import optax
 from jax.typing import ArrayLike
 
 from bregjax._numerics import add_widened, value_at
-from bregjax._regularizers._base import Regularizer, check_regularizer
+from bregjax._regularizers._base import Regularizer, check_regularizer, has_state
 from bregjax._validation import check_floating, check_range, check_updates
 
 
@@ -30,18 +30,20 @@ def init_regularizer(regularizer: Regularizer, params: Any) -> Any:
     It is one state of trees that are shaped like the parameters, as `flax.nnx.Optimizer` and
     `optax.tree_map_params` expect, and not a tree of states.
     """
-    leaves, treedef = jax.tree.flatten(params)
-    states = [regularizer.init_state(jnp.asarray(x), index) for index, x in enumerate(leaves)]
-    if not jax.tree.leaves(states):
+    if not has_state(regularizer):
         return None
+    leaves, treedef = jax.tree.flatten(params)
+    if not leaves:  # optax.tree_map_params asks for the state of a placeholder
+        return params
+    states = [regularizer.init_state(jnp.asarray(x), index) for index, x in enumerate(leaves)]
     return jax.tree.transpose(treedef, jax.tree.structure(states[0]), treedef.unflatten(states))
 
 
 def apply_prox(regularizer: Regularizer, points: Any, steps: Any, state: Any) -> tuple[Any, Any]:
     """The prox of each array of a tree with its own step, and the regularizer's next state."""
     leaves, treedef = jax.tree.flatten(points)
-    if state is None:
-        return jax.tree.map(regularizer.prox, points, steps), None
+    if not has_state(regularizer) or not leaves:
+        return jax.tree.map(regularizer.prox, points, steps), state
     one = jax.tree.structure(jax.eval_shape(regularizer.init_state, leaves[0], 0))
     moved = jax.tree.map(
         lambda x, step, *parts: regularizer.prox_with_state(x, step, one.unflatten(parts)),

@@ -8,16 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks import figures, methods, results
-from benchmarks.augmentation import crop_and_flip
+from benchmarks import methods
 from benchmarks.data import Dataset
-from benchmarks.experiment import Experiment
+from benchmarks.data.augmentation import crop_and_flip
+from benchmarks.engine.objectives import classification, smoothed_classification
+from benchmarks.engine.training import Result, Task
+from benchmarks.experiments.experiment import Experiment
+from benchmarks.experiments.runner import Trainer
 from benchmarks.methods import Recipe, SparseStart, Steered
+from benchmarks.methods.regularization import Penalty, Regularization, everywhere
+from benchmarks.methods.schedules import Cosine, Plateau
 from benchmarks.models import resnet18, resnet20
-from benchmarks.objectives import classification, smoothed_classification
-from benchmarks.regularization import Penalty, Regularization, everywhere
-from benchmarks.schedules import Cosine, Plateau
-from benchmarks.training import Result, Task
+from benchmarks.report import figures, results
 from bregjax import Regularizer, l1, per_filter, per_kernel, sparsity_report
 
 _NETWORKS = {"resnet18": resnet18, "resnet20": resnet20}
@@ -72,7 +74,7 @@ class CifarResNet(Experiment):
             "filters": _penalty(per_filter()),
         }
         ours = [
-            dataclasses.replace(method, name=f"{method.name}, {what}")
+            dataclasses.replace(method, note=what)
             for what, penalty in penalties.items()
             for method in (
                 methods.linbreg(rate, penalty, start=start),
@@ -135,10 +137,12 @@ class CifarResNet(Experiment):
             },
         )
 
-    def findings(self, task: Task, method: Recipe, result: Result) -> list[dict[str, Any]]:
-        """The densities asked for and steered to."""
-        del task
-        return methods.densities_asked_for(method, result.curve.density)
+    def findings(
+        self, task: Task, method: Recipe, result: Result, trainer: Trainer
+    ) -> list[dict[str, Any]]:
+        """The density that was steered to."""
+        del task, trainer
+        return methods.steered_densities(method, result.curve.density)
 
     def exhibits(self, task: Task, network: nnx.Module) -> dict[str, np.ndarray]:
         """The density of each layer."""

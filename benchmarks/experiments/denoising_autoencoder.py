@@ -10,15 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks import data, figures, methods, results
-from benchmarks.experiment import Experiment
+from benchmarks import data, methods
+from benchmarks.cli.progress import console
+from benchmarks.engine.objectives import reconstruction
+from benchmarks.engine.training import Task
+from benchmarks.experiments.experiment import Experiment
 from benchmarks.methods import Method, SparseStart
+from benchmarks.methods.regularization import Penalty, Regularization, Rising
+from benchmarks.methods.schedules import Cosine, Plateau
 from benchmarks.models import Autoencoder
-from benchmarks.objectives import reconstruction
-from benchmarks.progress import console
-from benchmarks.regularization import Penalty, Regularization, Rising
-from benchmarks.schedules import Cosine, Plateau
-from benchmarks.training import Task
+from benchmarks.report import figures, results
 from bregjax import l1, label_by_path, per_neuron
 
 _CORRUPTIONS = {"denoise": "mnist_noisy", "deblur": "mnist_blurred"}

@@ -7,14 +7,15 @@ from typing import ClassVar
 import numpy as np
 from flax import nnx
 
-from benchmarks import figures, methods, results
+from benchmarks import methods
 from benchmarks.data import Dataset
-from benchmarks.experiment import Experiment
+from benchmarks.engine.training import Task
+from benchmarks.experiments.experiment import Experiment
 from benchmarks.methods import SparseStart
+from benchmarks.methods.regularization import Penalty, Regularization, Rising
+from benchmarks.methods.schedules import Cosine, Plateau
 from benchmarks.models import DenseNet
-from benchmarks.regularization import Penalty, Regularization, Rising
-from benchmarks.schedules import Cosine, Plateau
-from benchmarks.training import Task
+from benchmarks.report import figures, results
 from bregjax import group_l2, per_kernel
 
 
@@ -46,11 +47,11 @@ class DenseNetSearch(Experiment):
             whole = Regularization({"conv": Penalty(group_l2((0, 1, 2, 3)), strength)})
             # Without the warm-up all connections may wake at once, and the network dies.
             method = methods.adabreg(Cosine(3e-3, warmup_epochs=1), whole, start=start)
-            return dataclasses.replace(method, name=f"connections λ={strength}")
+            return dataclasses.replace(method, family="connections")
 
         return [
             dataclasses.replace(
-                methods.adabreg(Plateau(1e-3), kernels, start=start), name="kernels λ=0.05"
+                methods.adabreg(Plateau(1e-3), kernels, start=start), family="kernels"
             ),
             connections(0.1),
             connections(0.16),

@@ -7,14 +7,15 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from benchmarks import figures, methods, results
+from benchmarks import methods
 from benchmarks.data import Dataset
-from benchmarks.experiment import Experiment
+from benchmarks.engine.training import Task
+from benchmarks.experiments.experiment import Experiment
 from benchmarks.methods import SparseStart
+from benchmarks.methods.regularization import Rising, everywhere
+from benchmarks.methods.schedules import Constant, Cosine
 from benchmarks.models import MLP
-from benchmarks.regularization import Rising, everywhere
-from benchmarks.schedules import Constant, Cosine
-from benchmarks.training import Task
+from benchmarks.report import figures, results
 from bregjax import l1
 
 

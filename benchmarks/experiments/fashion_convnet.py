@@ -7,14 +7,15 @@ from typing import ClassVar
 import numpy as np
 from flax import nnx
 
-from benchmarks import figures, methods, results
+from benchmarks import methods
 from benchmarks.data import Dataset
-from benchmarks.experiment import Experiment
+from benchmarks.engine.training import Task
+from benchmarks.experiments.experiment import Experiment
 from benchmarks.methods import SparseStart
+from benchmarks.methods.regularization import Penalty, Regularization, Rising, Strength
+from benchmarks.methods.schedules import Cosine, Plateau
 from benchmarks.models import ConvNet
-from benchmarks.regularization import Penalty, Regularization, Rising, Strength
-from benchmarks.schedules import Cosine, Plateau
-from benchmarks.training import Task
+from benchmarks.report import figures, results
 from bregjax import l1, per_kernel
 
 
@@ -92,7 +93,7 @@ class FashionConvNet(Experiment):
         """The learning curves, and the kernels of the sparsest AdaBreg network."""
         figure = figures.learning_curves(results.read_rows(out), self.title)
         figures.save(figure, out, "learning_curves")
-        runs = {r.method: r for r in results.read_runs(out) if r.method.startswith("AdaBreg")}
+        runs = {r.method: r for r in results.read_runs(out) if r.kind == "AdaBreg"}
         if runs:
             method = min(runs, key=lambda method: runs[method].density)
             kernels = results.read_exhibits(out)[method]

@@ -13,14 +13,15 @@ import optax
 from flax import nnx
 
 import bregjax
-from benchmarks import figures, results
-from benchmarks.experiment import Experiment
+from benchmarks.cli.options import check_counts
+from benchmarks.engine.training import Result, Task, network_of
+from benchmarks.experiments.experiment import Experiment
+from benchmarks.experiments.runner import Trainer
+from benchmarks.measure.multiply_adds import network_costs
+from benchmarks.measure.timing import time_in_turn
 from benchmarks.methods import Method, Recipe
-from benchmarks.multiply_adds import network_costs
-from benchmarks.options import check_counts
-from benchmarks.schedules import Cosine
-from benchmarks.timing import time_in_turn
-from benchmarks.training import Result, Task, network_of, train
+from benchmarks.methods.schedules import Cosine
+from benchmarks.report import figures, results
 from bregjax._leaves import leaf_name
 from bregjax._regularizers._matrices import fold
 
@@ -74,28 +75,31 @@ class LowRank(Experiment):
             for name, x in _kernels(params, 0).items()
         }
 
-    def findings(self, task: Task, method: Recipe, result: Result) -> list[dict[str, Any]]:
+    def findings(
+        self, task: Task, method: Recipe, result: Result, trainer: Trainer
+    ) -> list[dict[str, Any]]:
         """The ranks of each network, and what became of it after it was split and tuned."""
-        return [
-            {
-                "ranks": {
-                    name: int(bregjax.effective_rank(x))
-                    for name, x in _kernels(result.params, index).items()
-                }
-            }
-            | self._shrunk(task, network_of(task, result, index), method.name)
-            for index in range(len(result.test_loss))
-        ]
+        found = []
+        for index in range(len(result.test_loss)):
+            kernels = _kernels(result.params, index)
+            ranks = {name: int(bregjax.effective_rank(x)) for name, x in kernels.items()}
+            name = f"{method.name}, thin layers of network {index}"
+            network = network_of(task, result, index)
+            found.append({"ranks": ranks} | self._shrunk(task, network, name, trainer))
+        return found
 
-    def _shrunk(self, task: Task, network: nnx.Module, name: str) -> dict[str, Any]:
+    def _shrunk(
+        self, task: Task, network: nnx.Module, name: str, trainer: Trainer
+    ) -> dict[str, Any]:
         smaller = bregjax.factorize(network, rank=self.rank)
         epochs = 1 if self.quick else self.tuning
-        tuned = train(
+        tuned = trainer.train(
+            name,
             dataclasses.replace(task, build=lambda rngs: nnx.clone(smaller)),
             Cosine(1e-3).build(optax.adam, epochs, task.batches.steps),
+            {"tuning_epochs": epochs},
             seeds=[self.seed],
             epochs=epochs,
-            label=f"{name}, thin layers",
         )
         before, after = (
             sum(cost.multiply_adds for cost in network_costs(net, task.dataset).values())
@@ -116,21 +120,21 @@ class LowRank(Experiment):
     def remarks(self, runs: Sequence[results.Run]) -> Iterator[str]:
         """The ranks, and what the thin layers are worth."""
         for method, group in results.by_method(runs).items():
-            run = group[0]
-            if run.factorized_accuracy is not None:
-                ranks = f"ranks {', '.join(map(str, run.ranks.values()))}; " if run.ranks else ""
-                yield (
-                    f"{method}: {ranks}in thin layers"
-                    f" {100 * run.factorized_accuracy:.2f} % with"
-                    f" {100 * (run.factorized_multiply_adds or 0):.1f} % of the multiply-adds,"
-                    f" {run.factorized_speedup or 0:.2f} times as fast."
-                )
+            found = group[0].findings
+            yield (
+                f"{method}: ranks {', '.join(map(str, found['ranks'].values()))}; in thin layers"
+                f" {100 * found['factorized_accuracy']:.2f} % with"
+                f" {100 * found['factorized_multiply_adds']:.1f} % of the multiply-adds,"
+                f" {found['factorized_speedup']:.2f} times as fast."
+            )
 
     def draw(self, out: Path) -> None:
         """The learning curves, and how the singular values of the first nuclear run appeared."""
         figure = figures.learning_curves(results.read_rows(out), self.title)
         figures.save(figure, out, "learning_curves")
-        nuclear = [run.method for run in results.read_runs(out) if "nuclear" in run.method]
+        runs = results.read_runs(out)
+        # The nuclear norm alone starts from a low rank.
+        nuclear = [run.method for run in runs if "initial_rank" in run.settings]
         if nuclear:
             snapshots = results.read_snapshots(out)
             spectra = {layer: methods[nuclear[0]] for layer, methods in snapshots.items()}
@@ -147,11 +151,10 @@ def _kernels(params: Any, seed: int) -> dict[str, jax.Array]:
     }
 
 
-def called(method: Method, what: str) -> Method:
-    """The method with its regularizer in the name: ``AdaBreg nuclear λ=1``."""
-    optimizer, _, strength = method.name.partition(" ")
-    return dataclasses.replace(method, name=f"{optimizer} {what} {strength}")
-
-
 def _outputs(graphdef: Any, task: Task, state: Any, inputs: jax.Array) -> jax.Array:
     return nnx.merge(graphdef, state)(task.dataset.normalize(inputs))
+
+
+def called(method: Method, what: str) -> Method:
+    """The method with its regularizer in the name: ``AdaBreg nuclear λ=1``."""
+    return dataclasses.replace(method, family=f"{method.family} {what}")

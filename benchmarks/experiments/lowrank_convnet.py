@@ -5,12 +5,12 @@ from typing import ClassVar
 
 from benchmarks import methods
 from benchmarks.data import Dataset
+from benchmarks.engine.training import Task
 from benchmarks.experiments.fashion_convnet import convnet_task
 from benchmarks.experiments.lowrank import LowRank, called
 from benchmarks.methods import LowRankStart, Recipe, SparseStart
-from benchmarks.regularization import everywhere
-from benchmarks.schedules import Cosine
-from benchmarks.training import Task
+from benchmarks.methods.regularization import everywhere
+from benchmarks.methods.schedules import Cosine
 from bregjax import l1, nuclear, per_filter
 
 

@@ -8,14 +8,14 @@ import optax
 
 import bregjax
 from benchmarks import methods
+from benchmarks.cli.errors import BenchmarkError
 from benchmarks.data import Dataset
-from benchmarks.errors import BenchmarkError
+from benchmarks.engine.training import Task
 from benchmarks.experiments.lowrank import LowRank, called
 from benchmarks.experiments.mnist import mlp_task, mlp_title
 from benchmarks.methods import LowRankStart, Method, Recipe, SparseStart
-from benchmarks.regularization import everywhere
-from benchmarks.schedules import Cosine
-from benchmarks.training import Task
+from benchmarks.methods.regularization import everywhere
+from benchmarks.methods.schedules import Cosine
 from bregjax import l1, nuclear, per_neuron
 
 

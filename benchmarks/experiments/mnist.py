@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from benchmarks.data import Dataset
-from benchmarks.experiment import Experiment
+from benchmarks.engine.training import Task
+from benchmarks.experiments.experiment import Experiment
 from benchmarks.models import MLP
-from benchmarks.training import Task
 
 PAPER = (784, 200, 80, 10)
 """The widths of the paper's network."""

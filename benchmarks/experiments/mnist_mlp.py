@@ -5,14 +5,15 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from benchmarks import figures, methods, results
+from benchmarks import methods
 from benchmarks.data import Dataset
+from benchmarks.engine.training import Task
 from benchmarks.experiments.mnist import PAPER, MnistExperiment
 from benchmarks.methods import SparseStart
+from benchmarks.methods.regularization import Rising, everywhere
+from benchmarks.methods.schedules import Cosine
 from benchmarks.models import MLP
-from benchmarks.regularization import Rising, everywhere
-from benchmarks.schedules import Cosine
-from benchmarks.training import Task
+from benchmarks.report import figures, results
 from bregjax import l1
 
 

@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks import figures, methods, results
+from benchmarks import methods
+from benchmarks.engine.training import Result, Task
 from benchmarks.experiments.mnist import MnistExperiment
+from benchmarks.experiments.runner import Trainer
+from benchmarks.measure.multiply_adds import network_costs, training_share
 from benchmarks.methods import Method, Recipe, SparseStart, Targeted
-from benchmarks.multiply_adds import network_costs, training_share
-from benchmarks.regularization import everywhere
-from benchmarks.schedules import Cosine
-from benchmarks.training import Result, Task
+from benchmarks.methods.regularization import everywhere
+from benchmarks.methods.schedules import Cosine
+from benchmarks.report import figures, results
 from bregjax import l1
 from bregjax._leaves import leaf_name
 
@@ -75,8 +77,11 @@ class Multilevel(MnistExperiment):
             if x.ndim > 2  # the first axis is that of the seeds
         }
 
-    def findings(self, task: Task, method: Recipe, result: Result) -> list[dict[str, Any]]:
+    def findings(
+        self, task: Task, method: Recipe, result: Result, trainer: Trainer
+    ) -> list[dict[str, Any]]:
         """The multiply-adds."""
+        del trainer
         assert isinstance(method, (Method, Targeted))
         network = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
         network.eval()

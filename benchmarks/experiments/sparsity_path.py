@@ -8,13 +8,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from benchmarks import figures, methods, results
-from benchmarks.errors import BenchmarkError
+from benchmarks import methods
+from benchmarks.cli.errors import BenchmarkError
 from benchmarks.experiments.mnist import MnistExperiment
 from benchmarks.methods import Method, Recipe, SparseStart
-from benchmarks.regularization import Rising, everywhere
-from benchmarks.schedules import Cosine
+from benchmarks.methods.regularization import Rising, everywhere
+from benchmarks.methods.schedules import Cosine
+from benchmarks.report import figures, results
 from bregjax import l1, sparsest_within
+
+_ALONE = "alone"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,12 +58,12 @@ class SparsityPath(MnistExperiment):
         middle = at(strengths[len(strengths) // 2])
         return [
             methods.Path("AdaBreg path", at, strengths),
-            dataclasses.replace(middle, name=f"{middle.name} alone"),
+            dataclasses.replace(middle, note=_ALONE),
         ]
 
     def remarks(self, runs: Sequence[results.Run]) -> Iterator[str]:
         """The choice, and the cost of the path."""
-        path = [run for run in runs if not run.method.endswith("alone")]
+        path = [run for run in runs if _ALONE not in run.kind]
         if path:
             means = results.means(path)
             scores = [mean.validation_accuracy for mean in means]
@@ -70,7 +73,7 @@ class SparsityPath(MnistExperiment):
                 f" images: {chosen.method}, {100 * chosen.density:.2f} % of the weights, test"
                 f" accuracy {100 * chosen.test_accuracy:.2f} %."
             )
-        alone = [run for run in runs if run.method.endswith("alone")]
+        alone = [run for run in runs if _ALONE in run.kind]
         if path and alone and path[0].seconds_per_epoch and alone[0].seconds_per_epoch:
             ratio = path[0].seconds_per_epoch / alone[0].seconds_per_epoch
             yield (
@@ -80,7 +83,7 @@ class SparsityPath(MnistExperiment):
 
     def draw(self, out: Path) -> None:
         """Accuracy along the path, and the learning curves."""
-        runs = [r for r in results.read_runs(out) if not r.method.endswith("alone")]
+        runs = [r for r in results.read_runs(out) if _ALONE not in r.kind]
         if runs:
             figure = figures.accuracy_along_path(runs, self.title, self.tolerance)
             figures.save(figure, out, "accuracy_along_path")

@@ -4,15 +4,17 @@ import dataclasses
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from benchmarks import figures, methods, results
-from benchmarks.augmentation import crop_and_flip
+from benchmarks import methods
 from benchmarks.data import Dataset
-from benchmarks.experiment import Experiment
+from benchmarks.data.augmentation import crop_and_flip
+from benchmarks.engine.training import Result, Task
+from benchmarks.experiments.experiment import Experiment
 from benchmarks.experiments.mnist import PAPER, mlp_title
+from benchmarks.experiments.runner import Trainer
 from benchmarks.methods import Recipe, Targeted
+from benchmarks.methods.schedules import Cosine
 from benchmarks.models import MLP, ConvNet, resnet20
-from benchmarks.schedules import Cosine
-from benchmarks.training import Result, Task
+from benchmarks.report import figures, results
 
 
 class _Network(NamedTuple):
@@ -110,14 +112,16 @@ class TargetSparsity(Experiment):
             **_NETWORKS[self.network].task,
         )
 
-    def findings(self, task: Task, method: Recipe, result: Result) -> list[dict[str, Any]]:
-        """The densities asked for and steered to."""
-        del task
-        return methods.densities_asked_for(method, result.curve.density)
+    def findings(
+        self, task: Task, method: Recipe, result: Result, trainer: Trainer
+    ) -> list[dict[str, Any]]:
+        """The density that was steered to."""
+        del task, trainer
+        return methods.steered_densities(method, result.curve.density)
 
     def draw(self, out: Path) -> None:
         """Accuracy over sparsity, and how the steering went."""
         runs, rows = results.read_runs(out), results.read_rows(out)
         figures.save(figures.accuracy_at_targets(runs, self.title), out, "accuracy_at_targets")
         if any(row["target"] is not None for row in rows):
-            figures.save(figures.steering(rows, self.title), out, "steering")
+            figures.save(figures.steering(runs, rows, self.title), out, "steering")

@@ -4,19 +4,14 @@ from benchmarks.models.autoencoder import Autoencoder
 from benchmarks.models.convnet import ConvNet
 from benchmarks.models.densenet import DenseNet
 from benchmarks.models.mlp import MLP
-from benchmarks.models.resnet import ResNet, resnet18, resnet20, resnet34, resnet50
-from benchmarks.models.vgg import VGG, vgg16
+from benchmarks.models.resnet import ResNet, resnet18, resnet20
 
 __all__ = [
     "MLP",
-    "VGG",
     "Autoencoder",
     "ConvNet",
     "DenseNet",
     "ResNet",
     "resnet18",
     "resnet20",
-    "resnet34",
-    "resnet50",
-    "vgg16",
 ]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from benchmarks.convolution import max_pool
+from benchmarks.models.convolution import max_pool
 from benchmarks.models.layers import conv, linear
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from benchmarks.convolution import convolution
+from benchmarks.models.convolution import convolution
 from benchmarks.models.layers import conv, kernel_init, linear
 
 

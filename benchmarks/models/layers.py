@@ -11,8 +11,8 @@ from flax import nnx
 from jax.nn.initializers import variance_scaling
 from jax.typing import DTypeLike
 
-from benchmarks.convolution import convolution
-from benchmarks.products import dot_general
+from benchmarks.models.convolution import convolution
+from benchmarks.models.products import dot_general
 
 kernel_init = variance_scaling(2, "fan_in", "normal")
 

@@ -14,46 +14,22 @@ from benchmarks.models.layers import ConvNorm, linear
 class ResidualBlock(nnx.Module):
     """ReLU(F(x) + shortcut(x)), equation (2) of "Deep Residual Learning" (He et al., 2016).
 
-    F is two 3×3 convolutions, or the bottleneck of a 1×1, a 3×3 and a 1×1 convolution (figure 5).
-    The shortcut is the identity where the shape stays, else a 1×1 convolution. All convolutions
-    have no bias and are followed by batch normalization.
+    F is two 3×3 convolutions. The shortcut is the identity where the shape stays, else a 1×1
+    convolution. All convolutions have no bias and are followed by batch normalization.
 
     Args:
       inputs: channels of the input.
-      width: channels inside; also of the output, or a quarter of them with a bottleneck.
-      stride: of the (first) 3×3 convolution and of the shortcut.
-      bottleneck: which F.
+      outputs: channels of the output.
+      stride: of the first 3×3 convolution and of the shortcut.
       dtype: of the computation.
       rngs: the random streams.
     """
 
     def __init__(
-        self,
-        inputs: int,
-        width: int,
-        stride: int,
-        *,
-        bottleneck: bool,
-        dtype: DTypeLike | None,
-        rngs: nnx.Rngs,
+        self, inputs: int, outputs: int, stride: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs
     ):
-        if bottleneck:
-            outputs = 4 * width
-            self.layers = nnx.List(
-                [
-                    ConvNorm(inputs, width, 1, dtype=dtype, rngs=rngs),
-                    ConvNorm(width, width, 3, stride=stride, dtype=dtype, rngs=rngs),
-                    ConvNorm(width, outputs, 1, dtype=dtype, rngs=rngs),
-                ]
-            )
-        else:
-            outputs = width
-            self.layers = nnx.List(
-                [
-                    ConvNorm(inputs, width, 3, stride=stride, dtype=dtype, rngs=rngs),
-                    ConvNorm(width, width, 3, dtype=dtype, rngs=rngs),
-                ]
-            )
+        self.first = ConvNorm(inputs, outputs, 3, stride=stride, dtype=dtype, rngs=rngs)
+        self.second = ConvNorm(outputs, outputs, 3, dtype=dtype, rngs=rngs)
         same = stride == 1 and inputs == outputs
         self.shortcut = (
             nnx.identity
@@ -63,10 +39,7 @@ class ResidualBlock(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map (n, h, w, inputs) to (n, h / stride, w / stride, outputs)."""
-        y = x
-        for layer in self.layers[:-1]:
-            y = nnx.relu(layer(y))
-        return nnx.relu(self.layers[-1](y) + self.shortcut(x))
+        return nnx.relu(self.second(nnx.relu(self.first(x))) + self.shortcut(x))
 
 
 class ResNet(nnx.Module):
@@ -79,7 +52,6 @@ class ResNet(nnx.Module):
     Args:
       depths: the number of blocks in each stage.
       widths: the width of the blocks in each stage; the first convolution has that of the first.
-      bottleneck: blocks of three convolutions with four times the width as output.
       channels: channels of the images.
       classes: the number of logits.
       dtype: of the computation; None is that of images and parameters.
@@ -91,7 +63,6 @@ class ResNet(nnx.Module):
         depths: Sequence[int],
         widths: Sequence[int] = (64, 128, 256, 512),
         *,
-        bottleneck: bool = False,
         channels: int = 3,
         classes: int = 10,
         dtype: DTypeLike | None = None,
@@ -103,12 +74,8 @@ class ResNet(nnx.Module):
         for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):
             for index in range(depth):
                 stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(
-                    ResidualBlock(
-                        features, width, stride, bottleneck=bottleneck, dtype=dtype, rngs=rngs
-                    )
-                )
-                features = 4 * width if bottleneck else width
+                blocks.append(ResidualBlock(features, width, stride, dtype=dtype, rngs=rngs))
+                features = width
         self.blocks = nnx.List(blocks)
         self.head = linear(features, classes, dtype=dtype, rngs=rngs)
 
@@ -123,16 +90,6 @@ class ResNet(nnx.Module):
 def resnet18(**options: Any) -> ResNet:
     """ResNet-18 (He et al., 2016, table 1), 11,173,962 parameters; the options of `ResNet`."""
     return ResNet((2, 2, 2, 2), **options)
-
-
-def resnet34(**options: Any) -> ResNet:
-    """ResNet-34 (He et al., 2016, table 1), 21,282,122 parameters; the options of `ResNet`."""
-    return ResNet((3, 4, 6, 3), **options)
-
-
-def resnet50(**options: Any) -> ResNet:
-    """ResNet-50 (He et al., 2016, table 1), 23,520,842 parameters; the options of `ResNet`."""
-    return ResNet((3, 4, 6, 3), bottleneck=True, **options)
 
 
 def resnet20(**options: Any) -> ResNet:

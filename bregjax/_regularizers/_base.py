@@ -97,6 +97,11 @@ class Regularizer(abc.ABC):
         return self.prox(x, step), state
 
 
+def has_state(regularizer: Regularizer) -> bool:
+    """Whether the regularizer's prox needs memory."""
+    return type(regularizer).init_state is not Regularizer.init_state
+
+
 def check_regularizer(value: object, name: str = "regularizer") -> None:
     """Raises `TypeError` unless ``value`` is a `Regularizer`."""
     if not isinstance(value, Regularizer):

@@ -7,14 +7,14 @@ import jax
 import numpy as np
 
 from benchmarks import methods
-from benchmarks.augmentation import crop_and_flip
-from benchmarks.checkpoints import Checkpoints
+from benchmarks.cli.interruption import Interrupted, Interruption
 from benchmarks.data import load
-from benchmarks.interruption import Interrupted, Interruption
+from benchmarks.data.augmentation import crop_and_flip
+from benchmarks.engine.checkpoints import Checkpoints
+from benchmarks.engine.training import Task, train
+from benchmarks.methods.regularization import everywhere
+from benchmarks.methods.schedules import Plateau
 from benchmarks.models import MLP
-from benchmarks.regularization import everywhere
-from benchmarks.schedules import Plateau
-from benchmarks.training import Task, train
 from bregjax import l1
 
 EPOCHS = 30

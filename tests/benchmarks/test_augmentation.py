@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.augmentation import crop_and_flip
+from benchmarks.data.augmentation import crop_and_flip
 
 PADDING = 3
 

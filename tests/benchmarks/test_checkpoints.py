@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.checkpoints import Checkpoints
-from benchmarks.errors import BenchmarkError
+from benchmarks.cli.errors import BenchmarkError
+from benchmarks.engine.checkpoints import Checkpoints
 
 
 def state(width: int = 3) -> dict:
@@ -104,8 +104,8 @@ _ON_A_FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 import jax.numpy as jnp, numpy as np
-from benchmarks.checkpoints import Checkpoints
-from benchmarks.errors import BenchmarkError
+from benchmarks.engine.checkpoints import Checkpoints
+from benchmarks.cli.errors import BenchmarkError
 
 checkpoints = Checkpoints(Path(sys.argv[1]), {}, seconds=0)
 small, large = (

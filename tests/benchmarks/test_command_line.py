@@ -8,8 +8,8 @@ import pytest
 from test_data import needs_mnist
 
 from benchmarks.__main__ import COMMANDS, main
-from benchmarks.results import prepare_folder
-from benchmarks.training import train
+from benchmarks.engine.training import train
+from benchmarks.report.results import prepare_folder
 
 RUN_KEYS = {
     "experiment",
@@ -147,7 +147,7 @@ def test_an_interrupted_command_goes_on_and_ends_the_same(digits_folder, tmp_pat
         return train(*arguments, checkpoints=checkpoints, label=label, **(options | {"stop": stop}))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchmarks.experiment.train", interrupt)
+        patch.setattr("benchmarks.experiments.experiment.train", interrupt)
         assert main(options) == 128 + signal.SIGTERM
     assert "AdaBreg λ=0.1→1.2 after epoch 1 of 2, and saved" in capsys.readouterr().err
     assert main([*options[:-1], str(tmp_path), "--epochs", "1"]) == 1
@@ -167,7 +167,7 @@ def test_a_signal_in_the_last_epoch_of_a_method_starts_no_other(tmp_path, capsys
         return result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchmarks.experiment.train", interrupt)
+        patch.setattr("benchmarks.experiments.experiment.train", interrupt)
         options = ["digits", "--quick", "--out", str(tmp_path)]
         assert main(options) == 128 + signal.SIGTERM
     assert len(started) == 1
@@ -193,7 +193,9 @@ def test_the_batch_size_can_be_chosen(tmp_path):
 
 
 def test_step_cost_reports_ratios(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.step_cost._SHAPES", {"conv": (3, 3, 4, 8), "head": (8, 10)})
+    monkeypatch.setattr(
+        "benchmarks.speed.step_cost._SHAPES", {"conv": (3, 3, 4, 8), "head": (8, 10)}
+    )
     assert main(["step_cost", "--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "summary.json").read_text())
     assert [row["baseline"] for row in rows[:2]] == ["SGD, momentum", "Adam"]

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from benchmarks.convolution import convolution, max_pool
+from benchmarks.models.convolution import convolution, max_pool
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 

@@ -10,8 +10,8 @@ import scipy.signal
 import scipy.stats
 
 from benchmarks import data
-from benchmarks.data import Dataset, Split, TfdsSource
-from benchmarks.errors import BenchmarkError
+from benchmarks.cli.errors import BenchmarkError
+from benchmarks.data import Dataset, Split
 
 MNIST_DIR = Path(os.environ.get("TFDS_DATA_DIR", Path.home() / "tensorflow_datasets"))
 
@@ -47,21 +47,18 @@ def damage_mnist(folder: Path, damage: str) -> None:
 @pytest.fixture(autouse=True)
 def images_are_read_once(monkeypatch):
     """Decoding 60,000 images takes seconds; damaged copies have folders of their own."""
-    monkeypatch.setattr(TfdsSource, "whole", _whole_once)
+    monkeypatch.setattr("benchmarks.data.datasets.read_prepared", _read_once)
 
 
-_whole = TfdsSource.whole
-
-
-def _whole_once(source: TfdsSource) -> Split:
-    if source._folder != MNIST_DIR:
-        return _whole(source)
-    return _cached_whole(source._name, source._split)
+def _read_once(name: str, split: str, data_dir: Path | None) -> Split:
+    if data_dir != MNIST_DIR:
+        return data.read_prepared(name, split, data_dir)
+    return _cached(name, split)
 
 
 @functools.cache
-def _cached_whole(name: str, split: str) -> Split:
-    return _whole(TfdsSource(name, split, MNIST_DIR))
+def _cached(name: str, split: str) -> Split:
+    return data.read_prepared(name, split, MNIST_DIR)
 
 
 def test_digits_are_whole_and_split_without_overlap():
@@ -105,16 +102,9 @@ def test_unknown_dataset_names_the_known_ones():
         data.load("imagenet")
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist_noisy"])
-def test_what_is_no_file_of_images_cannot_be_streamed(name):
-    with pytest.raises(BenchmarkError, match=rf"'{name}' cannot be streamed; these can: cifar10"):
-        data.stream(name)
-
-
-@pytest.mark.parametrize("read", [data.load, data.stream])
-def test_missing_data_says_how_to_get_it(tmp_path, read):
+def test_missing_data_says_how_to_get_it(tmp_path):
     with pytest.raises(BenchmarkError, match=r"mnist was not found in .*--data-dir.*tfds build"):
-        read("mnist", tmp_path)
+        data.load("mnist", tmp_path)
 
 
 @needs_mnist
@@ -152,17 +142,6 @@ def test_sizes_are_those_of_the_paper_and_statistics_the_stated_ones(name, sizes
     np.testing.assert_allclose(
         np.ravel(dataset.std), np.sqrt(weights @ values**2 - mean**2), atol=6e-5
     )
-
-
-@needs_mnist
-def test_streamed_images_are_those_of_the_training_split():
-    train, source = data.load("mnist", MNIST_DIR).train, data.stream("mnist", MNIST_DIR)
-    np.testing.assert_array_equal(source.labels(), train.targets)
-    chosen = np.random.default_rng(0).permutation(len(train))[:200].tolist()
-    images, labels = zip(*source.__getitems__(chosen), strict=True)
-    np.testing.assert_array_equal(np.stack(images), train.inputs[chosen])
-    np.testing.assert_array_equal(np.stack(labels), train.targets[chosen])
-    np.testing.assert_array_equal(source[chosen[0]][0], images[0])
 
 
 @needs_mnist
@@ -219,14 +198,13 @@ def test_blur_is_the_published_kernel_before_the_noise(monkeypatch):
 
 
 @needs_mnist
-@pytest.mark.parametrize("read", [data.load, data.stream])
 @pytest.mark.parametrize(
     "damage", ["truncated", "overwritten", "removed", "no description", "empty"]
 )
-def test_damaged_data_is_one_clear_error(tmp_path, damage, read):
+def test_damaged_data_is_one_clear_error(tmp_path, damage):
     damage_mnist(tmp_path, damage)
     with pytest.raises(BenchmarkError, match=r"cannot be read .*prepare it again") as caught:
-        read("mnist", tmp_path)
+        data.load("mnist", tmp_path)
     assert "\n" not in str(caught.value)
 
 

@@ -11,11 +11,11 @@ import pytest
 from flax import nnx
 
 import bregjax
-from benchmarks import devices
-from benchmarks.augmentation import crop_and_flip
 from benchmarks.data import Dataset, Split
+from benchmarks.data.augmentation import crop_and_flip
+from benchmarks.engine import devices
+from benchmarks.engine.training import Task, train
 from benchmarks.models.layers import ConvNorm, linear
-from benchmarks.training import Task, train
 
 VARIABLE = "JAX_NUM_CPU_DEVICES"
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks import figures
-from benchmarks.errors import BenchmarkError
+from benchmarks.cli.errors import BenchmarkError
+from benchmarks.report import figures
 
 
 def test_a_figure_that_cannot_be_written_leaves_the_old_one_whole(tmp_path, monkeypatch):

@@ -12,16 +12,16 @@ from flax import nnx
 
 import bregjax
 from benchmarks import methods
-from benchmarks.errors import BenchmarkError
+from benchmarks.cli.errors import BenchmarkError
 from benchmarks.experiments.cifar_resnet import CifarResNet
 from benchmarks.experiments.lowrank_convnet import LowrankConvnet
 from benchmarks.experiments.lowrank_mlp import LowrankMlp
 from benchmarks.experiments.mnist_mlp import MnistMlp
 from benchmarks.experiments.target_sparsity import TargetSparsity
 from benchmarks.methods import ErdosRenyiStart, SparseStart
+from benchmarks.methods.regularization import Penalty, Regularization, Rising, everywhere
+from benchmarks.methods.schedules import Constant
 from benchmarks.models import ConvNet, resnet20
-from benchmarks.regularization import Penalty, Regularization, Rising, everywhere
-from benchmarks.schedules import Constant
 from bregjax import l1, per_kernel
 
 

@@ -5,8 +5,8 @@ import pytest
 from flax import nnx
 from jax import lax
 
+from benchmarks.measure.multiply_adds import LayerCost, layer_costs, training_share
 from benchmarks.models import ConvNet, resnet18, resnet20
-from benchmarks.multiply_adds import LayerCost, layer_costs, training_share
 
 
 def costs_of(build, shape: tuple[int, ...]) -> dict[str, LayerCost]:

@@ -3,11 +3,12 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import data, peers
+from benchmarks import data
+from benchmarks.cli.errors import BenchmarkError
 from benchmarks.data import Dataset, Split
-from benchmarks.errors import BenchmarkError
-from benchmarks.peer_training import CASES, make_problem, ours, theirs
-from benchmarks.peers import Peers
+from benchmarks.speed import peers
+from benchmarks.speed.peer_training import CASES, make_problem, ours, theirs
+from benchmarks.speed.peers import Peers
 
 pytest.importorskip("torch")
 pytest.importorskip("bregman")

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from benchmarks.products import dot_general, product
+from benchmarks.models.products import dot_general, product
 
 
 def draw(*shape, dtype=jnp.bfloat16, key=0):

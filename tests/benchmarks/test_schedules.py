@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks.schedules import Constant, Cosine, Plateau
+from benchmarks.methods.schedules import Constant, Cosine, Plateau
 
 
 def rates(learning_rate, losses, *, epochs, steps_per_epoch):

@@ -9,17 +9,16 @@ from flax import nnx
 
 import bregjax
 from benchmarks import data, methods
-from benchmarks.checkpoints import Checkpoints
+from benchmarks.cli.errors import BenchmarkError
+from benchmarks.cli.interruption import Interrupted
 from benchmarks.data import Dataset, Split
-from benchmarks.errors import BenchmarkError
-from benchmarks.feeds import StreamedFeed
-from benchmarks.interruption import Interrupted
+from benchmarks.engine.checkpoints import Checkpoints
+from benchmarks.engine.objectives import reconstruction
+from benchmarks.engine.training import Result, Task, train
 from benchmarks.methods import SparseStart, Targeted
+from benchmarks.methods.regularization import everywhere
+from benchmarks.methods.schedules import Constant
 from benchmarks.models import MLP
-from benchmarks.objectives import reconstruction
-from benchmarks.regularization import everywhere
-from benchmarks.schedules import Constant
-from benchmarks.training import Result, Task, train
 
 
 def fake_dataset() -> Dataset:
@@ -100,15 +99,6 @@ def test_programs_of_any_length_give_the_same_bits():
     whole = train(task(), optax.sgd(0.1), seeds=[0, 1], epochs=3)
     pieces = train(task(steps_per_call=4), optax.sgd(0.1), seeds=[0, 1], epochs=3)
     assert_same_bits(whole, pieces)
-
-
-def test_streamed_batches_give_the_same_bits():
-    train_split = fake_dataset().train
-    streamed = task(feed=StreamedFeed(train_split, 32), steps_per_call=2)
-    assert_same_bits(
-        train(task(), optax.sgd(0.1), seeds=[0, 1], epochs=2),
-        train(streamed, optax.sgd(0.1), seeds=[0, 1], epochs=2),
-    )
 
 
 def test_snapshots_are_of_the_start_and_of_every_epoch():

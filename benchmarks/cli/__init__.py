@@ -1,0 +1,1 @@
+"""The command line: its options, errors, progress and interruptions."""

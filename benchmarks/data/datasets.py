@@ -1,0 +1,237 @@
+"""Datasets: real images, split once and for all."""
+
+import dataclasses
+import functools
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.ndimage
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from benchmarks.cli.errors import BenchmarkError
+from benchmarks.cli.progress import track
+
+_CHUNK = 1000  # records decoded between two ticks of the progress bar
+_SPLIT_SEED = 42
+_NOISE_SEED = 0
+_NOISE_STD = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """What networks see and what they should say, one row an example.
+
+    Inputs are images (n, height, width, channels), uint8 in 0 … 255 or float32 in about [0, 1];
+    targets are labels (n,), int32, or float32 images.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: Any) -> tuple[np.ndarray, np.ndarray]:
+        return self.inputs[index], self.targets[index]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Training, validation and test images; ``mean`` and ``std`` are of pixels in [0, 1]."""
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    mean: float | tuple[float, ...]
+    """of the training and validation images before any corruption; a tuple has one a channel"""
+    std: float | tuple[float, ...]
+    """likewise"""
+    classes: int = 10
+
+    def first(self, training: int | None, others: int | None) -> "Dataset":
+        """The first images of each split, for trials; None is all."""
+        return dataclasses.replace(
+            self,
+            train=Split(*self.train[:training]),
+            validation=Split(*self.validation[:others]),
+            test=Split(*self.test[:others]),
+        )
+
+    def all_for_training(self) -> "Dataset":
+        """The validation images are trained on, too.
+
+        Those of the curve are then the first test images, as many as there were; for trainings in
+        which nothing is chosen by them.
+        """
+        train = Split(*map(np.concatenate, zip(self.train[:], self.validation[:], strict=True)))
+        shown = Split(*self.test[: len(self.validation)])
+        return dataclasses.replace(self, train=train, validation=shown)
+
+    def normalize(self, inputs: jax.Array) -> jax.Array:
+        """(x − mean) / std in float32, where x is ``inputs`` scaled to [0, 1] if they are uint8."""
+        pixels = inputs.astype(jnp.float32)
+        if inputs.dtype == jnp.uint8:
+            pixels = pixels / 255
+        return (pixels - jnp.float32(self.mean)) / jnp.float32(self.std)
+
+
+def load(name: str, data_dir: Path | None = None) -> Dataset:
+    """Load a dataset by name.
+
+    ``digits`` is part of scikit-learn; ``mnist``, ``fashion_mnist`` and ``cifar10`` are prepared
+    by tfds, 5 % of their training images kept for validation. In ``mnist_noisy`` and
+    ``mnist_blurred`` the inputs are corrupted images and the targets the clean ones, both float32;
+    the corruption of an image is always the same.
+
+    Args:
+      name: which dataset.
+      data_dir: where tfds keeps its prepared data; by default ``$TFDS_DATA_DIR`` or
+        ``~/tensorflow_datasets``.
+
+    Returns:
+        The `Dataset`; the split into training and validation images is always the same.
+
+    Raises:
+        BenchmarkError: if the name is unknown or the data missing or damaged.
+    """
+    if name not in _RECIPES:
+        known = ", ".join(sorted(_RECIPES))
+        raise BenchmarkError(f"unknown dataset {name!r}; there are: {known}.")
+    recipe = _RECIPES[name]
+    whole, test = recipe.read(data_dir)
+    training, validation = _stratified(whole.targets, recipe.validation)
+    splits = [Split(*whole[training]), Split(*whole[validation]), test]
+    if recipe.corrupt:
+        rng = np.random.default_rng(_NOISE_SEED)
+        clean = [split.inputs.astype(np.float32) / 255 for split in splits]
+        splits = [Split(recipe.corrupt(images, rng), images) for images in clean]
+    return Dataset(name, *splits, mean=recipe.mean, std=recipe.std)
+
+
+def _default_folder() -> Path:
+    return Path(os.environ.get("TFDS_DATA_DIR", Path.home() / "tensorflow_datasets"))
+
+
+def read_prepared(name: str, split: str, data_dir: Path | None = None) -> Split:
+    """All images and labels of a split that tfds has prepared.
+
+    Args:
+      name: the dataset, as tfds calls it.
+      split: ``train`` or ``test``.
+      data_dir: as in `load`.
+
+    Raises:
+        BenchmarkError: if the data is missing or damaged.
+    """
+    folder = data_dir or _default_folder()
+    if not (folder / name).is_dir():
+        raise BenchmarkError(
+            f"{name} was not found in {folder}: name the folder of your tfds datasets"
+            " with --data-dir or TFDS_DATA_DIR, or prepare it once with"
+            f" 'pip install tensorflow && tfds build {name} --file_format=array_record'."
+        )
+    # tfds and absl log advice about other decoders, which is noise beside a progress bar.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    import tensorflow_datasets as tfds
+
+    records: list[dict[str, Any]] = []
+    try:
+        source: Any = tfds.data_source(name, split=split, data_dir=folder, download=False)
+        for start in track(range(0, len(source), _CHUNK), f"reading {name}/{split}"):
+            records += source.__getitems__(range(start, min(start + _CHUNK, len(source))))
+    except Exception as error:  # tfds, array_record and the decoder raise what they like
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise BenchmarkError(
+            f"{name}/{split} in {folder} cannot be read ({type(error).__name__}: {reason}):"
+            f" delete {folder / name} and prepare it again."
+        ) from error
+    images = np.stack([record["image"] for record in records])
+    return Split(images, np.asarray([record["label"] for record in records], np.int32))
+
+
+def _stratified(labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices to train with, and ``size`` held out with the classes in the same proportions."""
+    rest, held_out = train_test_split(
+        np.arange(len(labels)), test_size=size, random_state=_SPLIT_SEED, stratify=labels
+    )
+    return np.sort(rest), np.sort(held_out)
+
+
+def _digits(data_dir: Path | None) -> tuple[Split, Split]:
+    """1,797 handwritten digits of 8×8 pixels (Alpaydin, Kaynak 1998)."""
+    del data_dir
+    bunch: Any = load_digits()
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+    whole = Split(images, bunch.target.astype(np.int32))
+    rest, test = _stratified(whole.targets, 360)
+    return Split(*whole[rest]), Split(*whole[test])
+
+
+def _prepared(name: str, data_dir: Path | None) -> tuple[Split, Split]:
+    """The training and test images of a dataset that tfds has prepared."""
+    return read_prepared(name, "train", data_dir), read_prepared(name, "test", data_dir)
+
+
+def _cifar10(data_dir: Path | None) -> tuple[Split, Split]:
+    """From the file that `benchmarks.data.packing` makes, where there is one."""
+    packed = (data_dir or _default_folder()) / "cifar10.npz"
+    if packed.is_file():
+        from benchmarks.data import packing
+
+        return packing.read(packed)
+    return _prepared("cifar10", data_dir)
+
+
+def _noisy(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian noise added, not clipped.
+
+    The standard deviation, 0.05, is that of the authors' Skip-Encoder notebook.
+    """
+    return images + _NOISE_STD * rng.standard_normal(images.shape, np.float32)
+
+
+def _blurred(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Blurred by a Gaussian of σ = 5 cut to 9×9 pixels (zeros outside the image), then noisy.
+
+    So the authors' Skip-Encoder notebook does it: it adds the noise in both tasks.
+    """
+    smooth = scipy.ndimage.gaussian_filter(images, sigma=5, radius=4, axes=(1, 2), mode="constant")
+    return _noisy(smooth, rng)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Recipe:
+    """How a dataset is made."""
+
+    read: Callable[[Path | None], tuple[Split, Split]]
+    """training and test images; the former include those for validation"""
+    validation: int
+    mean: float | tuple[float, ...]
+    std: float | tuple[float, ...]
+    corrupt: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
+
+
+_MNIST = _Recipe(functools.partial(_prepared, "mnist"), 3000, mean=0.1307, std=0.3081)
+_RECIPES = {
+    "mnist": _MNIST,
+    "mnist_noisy": dataclasses.replace(_MNIST, corrupt=_noisy),
+    "mnist_blurred": dataclasses.replace(_MNIST, corrupt=_blurred),
+    "fashion_mnist": _Recipe(
+        functools.partial(_prepared, "fashion_mnist"), 3000, mean=0.2860, std=0.3530
+    ),
+    "cifar10": _Recipe(
+        _cifar10,
+        2500,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+    ),
+    "digits": _Recipe(_digits, 137, mean=0.3053, std=0.3759),
+}

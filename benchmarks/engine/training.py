@@ -1,0 +1,512 @@
+"""The training engine: whole epochs in one program, and all seeds in it side by side."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import bregjax
+from benchmarks.cli.errors import BenchmarkError
+from benchmarks.cli.interruption import Interrupted
+from benchmarks.cli.progress import Progress
+from benchmarks.data import Dataset
+from benchmarks.data.batches import Batches
+from benchmarks.engine import devices
+from benchmarks.engine.checkpoints import Checkpoints
+from benchmarks.engine.objectives import Objective, classification
+from bregjax._states import states_of
+
+_EVALUATED_AT_ONCE = 500  # images; larger batches need memory and are no faster
+
+
+class Best(NamedTuple):
+    """The network that did best on the validation images; of equals the later one."""
+
+    params: Any
+    other: Any
+    score: Any
+    epoch: Any
+
+
+class TrainState(NamedTuple):
+    """What training changes; with several seeds every leaf has a leading seed axis."""
+
+    params: Any
+    other: Any
+    opt_state: Any
+    hyperparameters: Any
+    """what the optimizer is made of, where that differs from seed to seed"""
+    best: Best
+    loss: Any
+    """sum over the steps of the epoch so far"""
+    accuracy: Any
+    """likewise"""
+    validation_loss: Any
+    """at the end of the epoch before"""
+
+
+class EpochMetrics(NamedTuple):
+    """One row of a learning curve; with several seeds every field has a seed axis."""
+
+    train_loss: Any
+    """mean over the epoch's batches, while the weights change"""
+    train_accuracy: Any
+    """likewise, a fraction; NaN where there are no classes"""
+    validation_loss: Any
+    """at the end of the epoch"""
+    validation_accuracy: Any
+    """likewise, a fraction; NaN where there are no classes"""
+    l1_norm: Any
+    """sum of the absolute weights, biases and norms left out"""
+    nonzero: Any
+    """number of non-zero weights, biases and norms left out"""
+    density: Any
+    """their share"""
+    strength_scale: Any
+    """the factor that `bregjax.steer` has put on the strengths; NaN where nothing is steered"""
+    target: Any
+    """what it aims at, likewise"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is trained on what."""
+
+    dataset: Dataset
+    build: Callable[[nnx.Rngs], nnx.Module]
+    """makes the network, dense"""
+    batch_size: int = 128
+    objective: Objective = classification
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    """from a random key and a batch of inputs to the inputs that are trained on"""
+    steps_per_call: int | None = None
+    """training steps in one program; by default an epoch. Between programs the bar moves on, an
+    interruption is heard and checkpoints are saved: give it where an epoch takes minutes."""
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """how the network was built, for summary.json"""
+
+    @functools.cached_property
+    def batches(self) -> Batches:
+        """The training images."""
+        return Batches(self.dataset.train, self.batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What came of training one method with several seeds; arrays have a seed axis at the end."""
+
+    curve: EpochMetrics
+    """fields of shape (epochs + 1, seeds); the first row is before training, where the training
+    loss and accuracy are NaN"""
+    test_loss: np.ndarray
+    test_accuracy: np.ndarray
+    selected_epoch: np.ndarray
+    """the epoch that parameters and test results are of"""
+    params: Any
+    other: Any
+    """variables that are no parameters, such as the statistics of batch norm"""
+    snapshots: dict[str, dict[int, np.ndarray]]
+    """what was kept of the parameters, by name and epoch"""
+    seconds_per_epoch: float
+    """of all seeds together; the first epoch of a process, which compiles, is left out where there
+    are others"""
+
+    def part(self, index: int, size: int) -> "Result":
+        """The ``index``-th group of ``size`` seeds; a share of the time is theirs."""
+        total = len(self.test_loss)
+        if size == total:
+            return self
+        mine = slice(index * size, (index + 1) * size)
+        return dataclasses.replace(
+            self,
+            curve=EpochMetrics(*(column[:, mine] for column in self.curve)),
+            test_loss=self.test_loss[mine],
+            test_accuracy=self.test_accuracy[mine],
+            selected_epoch=self.selected_epoch[mine],
+            params=jax.tree.map(lambda x: x[mine], self.params),
+            other=jax.tree.map(lambda x: x[mine], self.other),
+            snapshots={},
+            seconds_per_epoch=self.seconds_per_epoch * size / total,
+        )
+
+
+Start = Callable[[jax.Array, Any], Any]
+"""From a random key and the dense initial parameters to those that training starts with."""
+
+Snapshot = Callable[[Any], Mapping[str, np.ndarray]]
+"""From the parameters of all seeds to arrays worth keeping, by name."""
+
+
+def train(
+    task: Task,
+    optimizer: optax.GradientTransformation | Callable[[Any], optax.GradientTransformation],
+    *,
+    seeds: Sequence[int],
+    epochs: int,
+    hyperparameters: Any = (),
+    start: Start | None = None,
+    select: Literal["last", "best"] = "last",
+    patience: int | None = None,
+    label: str = "training",
+    snapshot: Snapshot = lambda params: {},
+    checkpoints: Checkpoints | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Train one network per seed, all at once, from the latest checkpoint if there is one.
+
+    Where there are several devices seeds and batches are spread over them, see `devices.mesh`.
+
+    Args:
+      task: dataset, network, objective and batch size.
+      optimizer: updates ``nnx.Param`` states; it gets the extra arguments ``value``, the loss
+        of the batch, and ``validation_loss``, that at the end of the epoch before.
+      seeds: each gives its own initial weights, order of images and augmentation. They may repeat.
+      epochs: passes over the training images.
+      hyperparameters: a tree of arrays with an entry for each seed, such as a path of strengths.
+        Then ``optimizer`` is a function from one seed's entries to its optimizer.
+      start: thins the initial parameters out.
+      select: whether the result is the network of the last epoch or the best on the validation
+        images.
+      patience: stop when no seed has improved on the validation images for so many epochs.
+      label: stands beside the progress bar.
+      snapshot: what to keep of the parameters of all seeds before training and after each epoch,
+        by name.
+      checkpoints: where to save and go on from.
+      stop: asked after each program; when true, the state is saved and `Interrupted` raised.
+
+    Returns:
+        The `Result`.
+
+    Raises:
+        BenchmarkError: if the training split has fewer images than a batch, the loss stops being
+          a finite number, or a checkpoint cannot be written or is another run's.
+        Interrupted: if ``stop`` says so.
+    """
+    batches = task.batches
+    if batches.steps < 1:
+        raise BenchmarkError(
+            f"batch size {task.batch_size} exceeds the {len(task.dataset.train)} training"
+            f" images of {task.dataset.name}: choose a smaller one."
+        )
+    if isinstance(optimizer, optax.GradientTransformation):
+        programs = Programs(task, lambda _: optimizer, start, len(seeds))
+    else:
+        programs = Programs(task, optimizer, start, len(seeds))
+    data = devices.place(batches.data, programs.mesh)
+    validation, test = (
+        devices.place((split.inputs, split.targets), programs.mesh)
+        for split in (task.dataset.validation, task.dataset.test)
+    )
+    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    start_keys, order_keys, augment_keys = jax.vmap(lambda key: jax.random.split(key, 3))(keys).T
+    begin = functools.partial(programs.initialize, start_keys, hyperparameters)
+    history = _History()
+    position = 0
+    saved = checkpoints and checkpoints.restore(jax.eval_shape(begin))
+    if saved:
+        position, history = saved.position, _History(**saved.history)
+        state = devices.place(saved.state, programs.mesh, devices.SEEDS)
+    else:
+        state = begin()
+        history.add(0, programs.inspect(state, validation), snapshot(state.params))
+
+    def save(position: int, *, must: bool = False) -> None:
+        if checkpoints:
+            checkpoints.save(position, state, history.as_dict(), must=must)
+
+    done, rest = divmod(position, batches.steps)
+    size = task.steps_per_call or batches.steps
+    compiled = False
+    with Progress(label, total=epochs * batches.steps, done=position) as progress:
+        for epoch in range(done + 1, epochs + 1):
+            if patience is not None and np.all(
+                epoch - 1 - np.asarray(state.best.epoch) >= patience
+            ):
+                break
+            began = time.perf_counter()
+            epoch_keys = _fold_in(order_keys, epoch)
+            step_keys = _fold_in(augment_keys, epoch)
+            first = rest
+            finished = None
+            for piece in batches.pieces(epoch_keys, size, skip=first // size):
+                jax.block_until_ready(finished)  # one program runs while the next is prepared
+                state, finished = programs.advance(state, piece, step_keys, first, data)
+                steps = jax.tree.leaves(piece)[0].shape[1]
+                first += steps
+                progress.advance(steps)
+                if first < batches.steps:
+                    stopped = stop()
+                    save((epoch - 1) * batches.steps + first, must=stopped)
+                    if stopped:
+                        raise Interrupted(f"in epoch {epoch} of {epochs}")
+            state, metrics = jax.block_until_ready(programs.finish(state, epoch, validation))
+            metrics = jax.device_get(metrics)
+            _check_finite(metrics, label, epoch, seeds)
+            seconds = time.perf_counter() - began if compiled and not rest else np.nan
+            history.add(epoch, metrics, snapshot(state.params), seconds)
+            compiled, rest = True, 0
+            progress.report(epoch, _in_words(metrics))
+            position = epoch * batches.steps
+            save(position, must=stop())
+            if epoch < epochs and stop():
+                raise Interrupted(f"after epoch {epoch} of {epochs}")
+    save(position, must=True)
+    best = state.best if select == "best" else None
+    params, other = (best.params, best.other) if best else (state.params, state.other)
+    loss, accuracy = jax.device_get(programs.evaluate(params, other, test))
+    last = len(history.seconds) - 1
+    return Result(
+        history.curve(),
+        loss,
+        accuracy,
+        np.asarray(best.epoch) if best else np.full(len(seeds), last),
+        params,
+        other,
+        history.snapshots,
+        history.seconds_per_epoch(),
+    )
+
+
+def network_of(task: Task, result: Result, index: int = 0) -> nnx.Module:
+    """The trained network of the ``index``-th seed, in evaluation mode, on the first device."""
+    model = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
+    model.eval()
+    params, other = jax.device_put(
+        jax.tree.map(lambda x: x[index], (result.params, result.other)), jax.devices()[0]
+    )
+    return nnx.merge(nnx.graphdef(model), params, other)
+
+
+class Programs:
+    """The compiled programs of a training; all map over the seeds, see `devices.spread`."""
+
+    def __init__(
+        self,
+        task: Task,
+        optimizer: Callable[[Any], optax.GradientTransformation],
+        start: Start | None,
+        seeds: int,
+    ):
+        self.mesh = mesh = devices.mesh(seeds, task.batches.batch_size)
+        model = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
+        model.train()
+        if mesh.shape[devices.BATCH] > 1:
+            # Statistics of a batch are those of its shares on all devices.
+            model.set_attributes(nnx.BatchNorm, axis_name=devices.BATCH, raise_if_not_found=False)
+        self._training = nnx.graphdef(model)
+        model.eval()
+        self._evaluation = nnx.graphdef(model)
+        self._task, self._optimizer, self._start = task, optimizer, start
+        self.initialize = jax.jit(devices.spread(self._initialize, mesh, (0, 0)))
+        self.advance = jax.jit(
+            devices.spread(self._advance, mesh, (0, 0, 0, None, None)), donate_argnums=0
+        )
+        self.finish = jax.jit(devices.spread(self._finish, mesh, (0, None, None)), donate_argnums=0)
+        self.inspect = jax.jit(devices.spread(self._inspect, mesh, (0, None)))
+        self.evaluate = jax.jit(devices.spread(self._evaluate, mesh, (0, 0, None)))
+
+    def _initialize(self, key: jax.Array, hyperparameters: Any) -> TrainState:
+        model_key, start_key = jax.random.split(key)
+        model = self._task.build(nnx.Rngs(model_key))
+        _, params, other = nnx.split(model, nnx.Param, ...)
+        if self._start:
+            params = self._start(start_key, params)
+        best = Best(params, other, jnp.float32(-jnp.inf), jnp.int32(0))
+        zero = jnp.float32(0)
+        opt_state = self._optimizer(hyperparameters).init(params)
+        unknown = jnp.float32(jnp.inf)
+        return TrainState(params, other, opt_state, hyperparameters, best, zero, zero, unknown)
+
+    def _advance(
+        self, state: TrainState, piece: Any, key: jax.Array, first: jax.Array, data: Any
+    ) -> tuple[TrainState, jax.Array]:
+        """Train on the steps of ``piece``; the step numbers of the epoch count from ``first``."""
+        optimizer = optax.with_extra_args_support(self._optimizer(state.hyperparameters))
+
+        def step(state: TrainState, numbered: tuple) -> tuple[TrainState, None]:
+            number, item = numbered
+            inputs, targets = self._task.batches.batch(data, item)
+            if self._task.augment:
+                inputs = self._task.augment(jax.random.fold_in(key, number), inputs)
+            inputs, targets = devices.share((inputs, targets), self.mesh)
+
+            def loss_fn(params: Any) -> tuple[jax.Array, tuple]:
+                outputs, other = self._apply(self._training, params, state.other, inputs)
+                loss, accuracy = self._task.objective(outputs, targets)
+                return jnp.mean(loss), (jnp.mean(accuracy), other)
+
+            (loss, (accuracy, other)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+                state.params
+            )
+            loss, accuracy, gradient = devices.mean((loss, accuracy, gradient), self.mesh)
+            updates, opt_state = optimizer.update(
+                gradient,
+                state.opt_state,
+                state.params,
+                value=loss,
+                validation_loss=state.validation_loss,
+            )
+            state = state._replace(
+                params=optax.apply_updates(state.params, updates),
+                other=other,
+                opt_state=opt_state,
+                loss=state.loss + loss,
+                accuracy=state.accuracy + accuracy,
+            )
+            return state, None
+
+        steps = jax.tree.leaves(piece)[0].shape[0]
+        state, _ = jax.lax.scan(step, state, (first + jnp.arange(steps), piece))
+        return state, jnp.copy(state.loss)  # the state will be donated, the copy can be waited for
+
+    def _finish(
+        self, state: TrainState, epoch: jax.Array, validation: tuple[jax.Array, jax.Array]
+    ) -> tuple[TrainState, EpochMetrics]:
+        """Measure at the end of an epoch, and keep the best network."""
+        metrics = self._inspect(state, validation)
+        score = metrics.validation_accuracy
+        score = jnp.where(jnp.isnan(score), -metrics.validation_loss, score)
+        candidate = Best(state.params, state.other, score, epoch)
+        best = jax.tree.map(
+            lambda new, old: jnp.where(score >= state.best.score, new, old), candidate, state.best
+        )
+        zero = jnp.float32(0)
+        state = state._replace(
+            best=best, loss=zero, accuracy=zero, validation_loss=metrics.validation_loss
+        )
+        return state, metrics
+
+    def _inspect(self, state: TrainState, validation: tuple[jax.Array, jax.Array]) -> EpochMetrics:
+        loss, accuracy = self._evaluate(state.params, state.other, validation)
+        weights = [x for x in jax.tree.leaves(state.params) if x.ndim >= 2]
+        nonzero = jnp.stack([jnp.count_nonzero(x) for x in weights]).sum()
+        steps = self._task.batches.steps
+        return EpochMetrics(
+            state.loss / steps,
+            state.accuracy / steps,
+            loss,
+            accuracy,
+            bregjax.regularizer_value(state.params, bregjax.l1()),
+            nonzero,
+            nonzero / sum(x.size for x in weights),
+            *_steering(state.opt_state),
+        )
+
+    def _evaluate(
+        self, params: Any, other: Any, split: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        """Mean loss and accuracy."""
+
+        def sums(batch: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            inputs, targets = batch
+            outputs, _ = self._apply(self._evaluation, params, other, inputs)
+            loss, accuracy = self._task.objective(outputs, targets)
+            return jnp.sum(loss), jnp.sum(accuracy)
+
+        total = len(split[0])
+        size = min(total, _EVALUATED_AT_ONCE)
+        full = total // size * size
+        batches = jax.tree.map(lambda x: x[:full].reshape(-1, size, *x.shape[1:]), split)
+        loss, accuracy = jax.tree.map(jnp.sum, jax.lax.map(sums, batches))
+        if full < total:
+            rest = sums((split[0][full:], split[1][full:]))
+            loss, accuracy = loss + rest[0], accuracy + rest[1]
+        return loss / total, accuracy / total
+
+    def _apply(
+        self, graphdef: Any, params: Any, other: Any, inputs: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        """The network's outputs, and what the forward pass left in the other variables."""
+        # Copies, as variables cannot be written to inside another transformation than their own.
+        model = nnx.merge(graphdef, params, other, copy=True)
+        outputs = model(self._task.dataset.normalize(inputs))
+        return outputs, nnx.split(model, nnx.Param, ...)[2]
+
+
+def _steering(opt_state: Any) -> tuple[Any, Any]:
+    """The factor on the strengths and the target; NaN where nothing is steered."""
+    for part in states_of(opt_state, bregjax.SteerState):
+        return part.strength_scale, part.target
+    return jnp.float32(jnp.nan), jnp.float32(jnp.nan)
+
+
+class _History:
+    """What was measured so far; ``as_dict`` and the constructor take it through a checkpoint."""
+
+    def __init__(
+        self,
+        rows: Mapping[str, np.ndarray] | None = None,
+        seconds: Sequence[float] = (),
+        snapshots: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    ):
+        # Checkpoints do not keep the order of names.
+        columns = [rows[name] for name in EpochMetrics._fields] if rows else []
+        self._rows = [EpochMetrics(*row) for row in zip(*columns, strict=True)]
+        self.seconds = list(seconds)
+        self.snapshots = {
+            name: {int(epoch): array for epoch, array in kept.items()}
+            for name, kept in (snapshots or {}).items()
+        }
+
+    def add(
+        self,
+        epoch: int,
+        metrics: EpochMetrics,
+        snapshot: Mapping[str, np.ndarray],
+        seconds: float = np.nan,
+    ) -> None:
+        """A new row; that of epoch 0 has seen no training batch."""
+        if epoch == 0:
+            untrained = np.full_like(metrics.train_loss, np.nan)
+            metrics = metrics._replace(train_loss=untrained, train_accuracy=untrained)
+        self._rows.append(jax.device_get(metrics))
+        self.seconds.append(seconds)
+        for name, array in snapshot.items():
+            self.snapshots.setdefault(name, {})[epoch] = array
+
+    def curve(self) -> EpochMetrics:
+        """The rows, stacked."""
+        return EpochMetrics(*(np.stack(column) for column in zip(*self._rows, strict=True)))
+
+    def seconds_per_epoch(self) -> float:
+        """The median; NaN if no epoch was timed."""
+        timed = [s for s in self.seconds if not np.isnan(s)]
+        return float(np.median(timed)) if timed else float("nan")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The arguments that make the same object."""
+        arguments = {"rows": self.curve()._asdict(), "seconds": np.asarray(self.seconds)}
+        snapshots = {
+            name: {str(epoch): array for epoch, array in kept.items()}
+            for name, kept in self.snapshots.items()
+        }
+        return arguments | ({"snapshots": snapshots} if snapshots else {})
+
+
+_fold_in = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(0, None)))
+
+
+def _check_finite(metrics: EpochMetrics, label: str, epoch: int, seeds: Sequence[int]) -> None:
+    finite = np.isfinite(metrics.train_loss) & np.isfinite(metrics.validation_loss)
+    if not finite.all():
+        lost = ", ".join(str(seed) for seed, fine in zip(seeds, finite, strict=True) if not fine)
+        raise BenchmarkError(
+            f"{label} diverged in epoch {epoch}: the loss is no finite number any more (seed"
+            f" {lost}). Lower its learning rate. What was saved before is kept."
+        )
+
+
+def _in_words(metrics: EpochMetrics) -> str:
+    words = [f"training loss {np.mean(metrics.train_loss):.4g}"]
+    if np.isnan(metrics.validation_accuracy).any():
+        words.append(f"validation loss {np.mean(metrics.validation_loss):.4g}")
+    else:
+        words.append(f"validation {100 * np.mean(metrics.validation_accuracy):.2f} %")
+    return ", ".join([*words, f"{np.mean(metrics.nonzero):,.0f} live weights"])

@@ -1,0 +1,84 @@
+"""What an experiment says: its cases, what is kept and found of each, and the figures."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from flax import nnx
+
+from benchmarks import data
+from benchmarks.cli.options import TrainingOptions, check_counts
+from benchmarks.cli.progress import console
+from benchmarks.engine import devices
+from benchmarks.engine.training import Result, Task
+from benchmarks.experiments.runner import Case, Trainer, chosen_cases, train_all
+from benchmarks.methods import Recipe
+from benchmarks.report import results
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment(TrainingOptions):
+    """A comparison of trainings; a subclass sets defaults and says what is trained."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    dataset: ClassVar[str]
+    convolutional: ClassVar[bool] = False
+    """whether to make every core of a CPU a device, see `devices.one_per_core`"""
+
+    def cases(self) -> Iterator[Case]:
+        """Everything that is trained: a name, what is trained on what, and how."""
+        task = self.task(data.load(self.dataset, self.data_dir))
+        for method in self.methods():
+            yield method.name, task, method
+
+    def methods(self) -> list[Recipe]:
+        """What is compared."""
+        raise NotImplementedError
+
+    def task(self, dataset: data.Dataset) -> Task:
+        """The network and the batch size."""
+        raise NotImplementedError
+
+    def snapshot(self, params: Any) -> dict[str, np.ndarray]:
+        """What ``snapshots.npz`` keeps of the parameters of all seeds after each epoch."""
+        del params
+        return {}
+
+    def exhibits(self, task: Task, network: nnx.Module) -> dict[str, np.ndarray]:
+        """What ``exhibits.npz`` keeps of the first seed's final network."""
+        del task, network
+        return {}
+
+    def findings(
+        self, task: Task, method: Recipe, result: Result, trainer: Trainer
+    ) -> list[dict[str, Any]]:
+        """What the findings of a `results.Run` are, for each seed; may train more networks."""
+        del task, method, trainer
+        return [{} for _ in result.test_loss]
+
+    def remarks(self, runs: Sequence[results.Run]) -> Iterator[str]:
+        """Sentences below the table."""
+        del runs
+        yield from ()
+
+    def draw(self, out: Path) -> None:
+        """Draw the figures from the files in ``out``."""
+        raise NotImplementedError
+
+    def run(self) -> None:
+        """Train every method, write the results after each, print the table, draw the figures."""
+        check_counts(self, "epochs", "seeds", "patience", "images", "batch_size")
+        if self.convolutional:
+            devices.one_per_core()
+        cases = [] if self.redraw else chosen_cases(self)
+        out = results.prepare_folder(self.out, self.name, quick=self.quick)
+        if cases:
+            runs = train_all(self, cases, out)
+            results.print_table(runs, self.title)
+            for remark in self.remarks(runs):
+                console.print(remark)
+        self.draw(out)
+        console.print(f"Results and figures are in {out}.", soft_wrap=True)

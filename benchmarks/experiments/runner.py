@@ -1,0 +1,181 @@
+"""Trains all cases of an experiment, one after the other, and archives what comes of each."""
+
+import dataclasses
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.cli.errors import BenchmarkError
+from benchmarks.cli.interruption import Interrupted, Interruption
+from benchmarks.cli.options import TrainingOptions, named_by
+from benchmarks.cli.progress import console
+from benchmarks.engine.checkpoints import Checkpoints
+from benchmarks.engine.training import Result, Task, network_of, train
+from benchmarks.methods import Recipe, Targeted
+from benchmarks.report import results
+
+if TYPE_CHECKING:
+    from benchmarks.experiments.experiment import Experiment
+
+Case = tuple[str, Task, Recipe]
+"""A name, what is trained on what, and how."""
+
+
+def train_all(experiment: "Experiment", cases: Sequence[Case], out: Path) -> list[results.Run]:
+    """Train these cases; returns all runs that ``out`` has afterwards."""
+    archive = results.Archive(out, keep=bool(experiment.only))
+    folder = out / "checkpoints"
+    if experiment.restart:
+        shutil.rmtree(folder, ignore_errors=True)
+    budget = Budget(experiment.minutes)
+    with Interruption() as stop:
+        trainer = Trainer(experiment.name, folder, experiment.checkpoint_seconds, stop)
+        for name, task, recipe in cases:
+            trainer.check(f"before {name}")
+            if not budget.begin():
+                console.print(f"{name} was not begun: it would not end in time.")
+                continue
+            _train_case(experiment, name, _cut(task, experiment), recipe, trainer, archive)
+    shutil.rmtree(folder, ignore_errors=True)
+    return archive.runs
+
+
+class Trainer:
+    """Trains with checkpoints, from where an interrupted training stopped, and hears Ctrl-C."""
+
+    def __init__(self, experiment: str, folder: Path, seconds: float, stop: Interruption):
+        self._experiment, self._folder = experiment, folder
+        self._seconds, self._stop = seconds, stop
+
+    def check(self, where: str) -> None:
+        """Raise `Interrupted` if a signal has come."""
+        if self._stop:
+            raise Interrupted(where, self._stop.signal)
+
+    def train(
+        self,
+        name: str,
+        task: Task,
+        optimizer: Any,
+        settings: dict[str, Any],
+        *,
+        seeds: Sequence[int],
+        epochs: int,
+        **options: Any,
+    ) -> Result:
+        """`engine.training.train` of what is called ``name``, and told from others by settings."""
+        about = {
+            "experiment": self._experiment,
+            "method": name,
+            "epochs": epochs,
+            "seeds": list(seeds),
+            "steps_per_call": task.steps_per_call,
+        }
+        checkpoints = Checkpoints(
+            self._folder / results.file_name(name), about | settings, seconds=self._seconds
+        )
+        try:
+            return train(
+                task,
+                optimizer,
+                seeds=seeds,
+                epochs=epochs,
+                label=name,
+                checkpoints=checkpoints,
+                stop=lambda: bool(self._stop),
+                **options,
+            )
+        except Interrupted as error:
+            raise Interrupted(f"{name} {error}", self._stop.signal) from None
+
+
+class Budget:
+    """The time for several trainings that take about as long as one another."""
+
+    def __init__(self, minutes: float | None):
+        self._until = time.monotonic() + (math.inf if minutes is None else 60 * minutes)
+        self._began: float | None = None
+        self._last = 0.0
+
+    def begin(self) -> bool:
+        """Whether there is time for one more; a training ends where the next one asks."""
+        now = time.monotonic()
+        if self._began is not None:
+            self._last = now - self._began
+        enough = now + self._last <= self._until
+        self._began = now if enough else None
+        return enough
+
+
+def chosen_cases(experiment: "Experiment") -> list[Case]:
+    """The cases that --only names, or all of them."""
+    cases = list(experiment.cases())
+    names = named_by(experiment.only, (name for name, _, _ in cases))
+    cases = [case for case in cases if case[0] in names]
+    if experiment.select == "best" or experiment.patience is not None:
+        for name, _, recipe in cases:
+            if isinstance(recipe, Targeted):
+                raise BenchmarkError(
+                    f"{name} lands near the end: it can be trained neither with --select best"
+                    " nor with --patience."
+                )
+    return cases
+
+
+def _cut(task: Task, options: TrainingOptions) -> Task:
+    """The task with as many images as the options say."""
+    if options.quick or options.images:
+        limits = (2000, 500) if options.quick else (options.images, None)
+        task = dataclasses.replace(task, dataset=task.dataset.first(*limits))
+    if options.batch_size:
+        task = dataclasses.replace(task, batch_size=options.batch_size)
+    return task
+
+
+def _train_case(
+    experiment: "Experiment",
+    name: str,
+    task: Task,
+    recipe: Recipe,
+    trainer: Trainer,
+    archive: results.Archive,
+) -> None:
+    epochs = min(experiment.epochs, 2) if experiment.quick else experiment.epochs
+    count = 1 if experiment.quick else experiment.seeds
+    seeds = range(experiment.seed, experiment.seed + count)
+    result = trainer.train(
+        name,
+        task,
+        recipe.optimizer(epochs, task.batches.steps),
+        _settings(task, recipe),
+        seeds=list(seeds) * len(recipe.members),
+        epochs=epochs,
+        hyperparameters=recipe.hyperparameters(len(seeds)),
+        start=recipe.start,
+        select=experiment.select,
+        patience=experiment.patience,
+        snapshot=experiment.snapshot,
+    )
+    for index, member in enumerate(recipe.members):
+        part = result.part(index, len(seeds))
+        member_name = name if member is recipe else member.name
+        findings = experiment.findings(task, member, part, trainer)
+        settings = _settings(task, member)
+        archive.add(
+            member_name,
+            results.runs_of(
+                experiment.name, member_name, member.kind, settings, seeds, part, findings
+            ),
+            results.curve_rows(experiment.name, member_name, seeds, part),
+            part.snapshots,
+            experiment.exhibits(task, network_of(task, part)),
+        )
+
+
+def _settings(task: Task, recipe: Recipe) -> dict[str, Any]:
+    """The settings of a run, for summary.json."""
+    images = {"batch_size": task.batch_size, "images": len(task.dataset.train)}
+    return recipe.record() | images | task.settings

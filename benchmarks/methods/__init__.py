@@ -1,0 +1,50 @@
+"""What is compared: optimizers by name, how they start, what they are made of."""
+
+from benchmarks.methods.optimizers import (
+    adabreg,
+    adam,
+    check_shares,
+    clipped,
+    decayed,
+    exactly_steered,
+    gradual_pruning,
+    lasso,
+    linbreg,
+    multilevel,
+    one_shot_pruning,
+    prox_sgd,
+    rigl,
+    set_training,
+    sgd,
+    steerable,
+)
+from benchmarks.methods.recipes import Method, Path, Recipe, Steered, Targeted, steered_densities
+from benchmarks.methods.starts import ErdosRenyiStart, LowRankStart, SparseStart
+
+__all__ = [
+    "ErdosRenyiStart",
+    "LowRankStart",
+    "Method",
+    "Path",
+    "Recipe",
+    "SparseStart",
+    "Steered",
+    "Targeted",
+    "adabreg",
+    "adam",
+    "check_shares",
+    "clipped",
+    "decayed",
+    "exactly_steered",
+    "gradual_pruning",
+    "lasso",
+    "linbreg",
+    "multilevel",
+    "one_shot_pruning",
+    "prox_sgd",
+    "rigl",
+    "set_training",
+    "sgd",
+    "steerable",
+    "steered_densities",
+]

@@ -1,0 +1,293 @@
+"""The optimizers that are compared, by name."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import optax
+
+import bregjax
+from benchmarks.cli.errors import BenchmarkError
+from benchmarks.methods.recipes import Method
+from benchmarks.methods.regularization import Regularization, everywhere
+from benchmarks.methods.schedules import Cosine, LearningRate
+from benchmarks.methods.starts import ErdosRenyiStart, SparseStart, Start
+from bregjax import baselines
+
+
+def check_shares(option: str, shares: Sequence[float]) -> None:
+    """Raises `BenchmarkError` unless the shares are such, and told apart in the methods' names."""
+    names = {f"{share:.1%}" for share in shares}
+    if any(not 0 < share < 1 for share in shares) or len(names) < len(shares):
+        raise BenchmarkError(
+            f"{option} must be between 0 and 1, and several must differ by 0.001, got"
+            f" {' '.join(map(str, shares))}."
+        )
+
+
+def steerable() -> tuple[Method, Method]:
+    """AdaBreg and LinBreg for `Targeted`: λ is far too small, and steering finds the right one.
+
+    The entries of each gradient are clipped: batch norm divides by √ε where a filter has no live
+    weight, which makes the gradient 300 times larger, and more through several layers.
+    """
+    start = SparseStart(0.01, gain=0.7)
+    slow, fast = Cosine(5e-3, warmup_epochs=1), Cosine(1.0, warmup_epochs=1)
+    adaptive = adabreg(slow, everywhere(bregjax.l1(), 1e-2), start=start)
+    plain = linbreg(fast, everywhere(bregjax.l1(), 1e-3), start=start, momentum=0.9)
+    return clipped(adaptive, 0.1), clipped(plain, 0.1)
+
+
+def exactly_steered() -> tuple[Method, Method]:
+    """AdaBreg and LinBreg for `Steered`, with the weight decay that the baselines have."""
+    start = SparseStart(0.01, gain=0.7)
+    slow, fast = Cosine(5e-3, warmup_epochs=1), Cosine(1.0, warmup_epochs=1)
+    penalty = everywhere(bregjax.l1(), 1e-3)
+    adaptive = adabreg(slow, penalty, start=start, weight_decay=0.05, keep_weights=True)
+    plain = linbreg(fast, penalty, start=start, momentum=0.9, keep_weights=True)
+    return clipped(adaptive, 0.1), decayed(clipped(plain, 0.1), 5e-4)
+
+
+def linbreg(
+    learning_rate: LearningRate,
+    regularization: Regularization,
+    *,
+    start: Start | None,
+    delta: float = 1.0,
+    momentum: float | None = None,
+    nesterov: bool = False,
+    keep_weights: bool = False,
+) -> Method:
+    """LinBreg, with heavy-ball or Nesterov momentum or without."""
+
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        tx = functools.partial(
+            bregjax.linbreg,
+            rate,
+            delta=delta,
+            momentum=momentum,
+            nesterov=nesterov,
+            keep_weights=keep_weights,
+        )
+        return regularization.optimizer(tx, steps)
+
+    settings = {"delta": delta, "momentum": momentum, "nesterov": nesterov}
+    settings |= {"keep_weights": keep_weights} if keep_weights else {}
+    settings |= regularization.record()
+    kind = "" if momentum is None else "+nesterov" if nesterov else "+m"
+    family = f"LinBreg{kind}"
+    return Method(family, learning_rate, make, settings, start, strength=str(regularization))
+
+
+def adabreg(
+    learning_rate: LearningRate,
+    regularization: Regularization,
+    *,
+    start: Start | None,
+    delta: float = 1.0,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    keep_weights: bool = False,
+) -> Method:
+    """AdaBreg."""
+    options = {"delta": delta}
+    if weight_decay:
+        options["weight_decay"] = weight_decay
+    if eps != 1e-8:
+        options["eps"] = eps
+    if keep_weights:
+        options["keep_weights"] = keep_weights
+
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        return regularization.optimizer(functools.partial(bregjax.adabreg, rate, **options), steps)
+
+    settings = options | regularization.record()
+    return Method("AdaBreg", learning_rate, make, settings, start, strength=str(regularization))
+
+
+def decayed(method: Method, weight_decay: float) -> Method:
+    """The method with weight decay in front, on the weights alone."""
+    decay = optax.add_decayed_weights(weight_decay, bregjax.weight_mask)
+    return _chained(decay, method, {"weight_decay": weight_decay})
+
+
+def clipped(method: Method, clip: float) -> Method:
+    """The method with every entry of the gradient kept between −clip and clip."""
+    return _chained(optax.clip(clip), method, {"clip": clip})
+
+
+def _chained(
+    first: optax.GradientTransformation, method: Method, settings: dict[str, Any]
+) -> Method:
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        return optax.chain(first, method.make(rate, steps))
+
+    return dataclasses.replace(method, make=make, settings=method.settings | settings)
+
+
+def multilevel(method: Method, m: int) -> Method:
+    """The method with m coarse steps, on its support, after each full one."""
+
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        return bregjax.multilevel(method.make(rate, steps), m)
+
+    return dataclasses.replace(
+        method,
+        note=f"m={m}",
+        make=make,
+        settings=method.settings | {"m": m},
+        full_gradients=1 / (m + 1),
+    )
+
+
+def prox_sgd(
+    learning_rate: LearningRate,
+    regularization: Regularization,
+    *,
+    start: Start | None = None,
+    momentum: float | None = None,
+) -> Method:
+    """Proximal SGD."""
+
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        tx = functools.partial(bregjax.prox_sgd, rate, momentum=momentum)
+        return regularization.optimizer(tx, steps)
+
+    settings = {"momentum": momentum} | regularization.record()
+    strength = str(regularization)
+    return Method("proximal SGD", learning_rate, make, settings, start, strength=strength)
+
+
+def sgd(
+    learning_rate: LearningRate,
+    *,
+    start: Start | None = None,
+    momentum: float | None = None,
+    nesterov: bool = False,
+) -> Method:
+    """SGD."""
+
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        del steps
+        return optax.sgd(rate, momentum=momentum, nesterov=nesterov)
+
+    settings = {"strength": 0.0, "momentum": momentum, "nesterov": nesterov}
+    return Method("SGD" if momentum is None else "SGD+m", learning_rate, make, settings, start)
+
+
+def adam(learning_rate: LearningRate, *, start: Start | None = None) -> Method:
+    """Adam."""
+
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        del steps
+        return optax.adam(rate)
+
+    return Method("Adam", learning_rate, make, {"strength": 0.0}, start)
+
+
+def lasso(learning_rate: LearningRate, strength: float, *, momentum: float | None = None) -> Method:
+    """SGD on the loss with λ times the ℓ1 norm of the weights added."""
+
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        del steps
+        return baselines.lasso(rate, strength, momentum=momentum)
+
+    settings = {"strength": strength, "momentum": momentum}
+    return Method("lasso", learning_rate, make, settings, strength=f"λ={strength:g}")
+
+
+def one_shot_pruning(
+    learning_rate: LearningRate,
+    density: float,
+    *,
+    dense_share: float = 0.7,
+    momentum: float | None = None,
+) -> Method:
+    """Dense training by SGD, then the smallest weights go, then the others are tuned.
+
+    Args:
+      learning_rate: over the whole training.
+      density: the share of the weights that stay.
+      dense_share: of the training, before the pruning.
+      momentum: of SGD.
+    """
+
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        schedule = optax.piecewise_constant_schedule(1.0, {round(dense_share * steps): density})
+        return baselines.magnitude_pruning(optax.sgd(rate, momentum=momentum), schedule)
+
+    settings = {"dense_share": dense_share, "momentum": momentum}
+    return _told("pruning, fine-tuning", density, learning_rate, make, settings)
+
+
+def gradual_pruning(
+    learning_rate: LearningRate,
+    density: float,
+    *,
+    start: float = 0.1,
+    stop: float = 0.7,
+    momentum: float | None = None,
+) -> Method:
+    """Gradual magnitude pruning of dense SGD between two shares of the training."""
+
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        every = max(1, round((stop - start) * steps / 50))
+        schedule = baselines.cubic_density_schedule(
+            density, round(start * steps), round(stop * steps), every=every
+        )
+        return baselines.magnitude_pruning(optax.sgd(rate, momentum=momentum), schedule)
+
+    settings = {"start": start, "stop": stop, "momentum": momentum}
+    return _told("gradual pruning", density, learning_rate, make, settings)
+
+
+def set_training(
+    learning_rate: LearningRate, density: float, *, momentum: float | None = None
+) -> Method:
+    """SET: the smallest weights are dropped, and as many grown at random."""
+
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        inner = optax.sgd(rate, momentum=momentum)
+        every = _topology_interval(steps)
+        return baselines.set_training(inner, key=jax.random.key(0), every=every, stop=steps)
+
+    start = ErdosRenyiStart(density)
+    return _told("SET", density, learning_rate, make, {"momentum": momentum}, start)
+
+
+def rigl(learning_rate: LearningRate, density: float, *, momentum: float | None = None) -> Method:
+    """RigL: the smallest weights are dropped, those with the largest gradients grown."""
+
+    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        inner = optax.sgd(rate, momentum=momentum)
+        every = _topology_interval(steps)
+        return baselines.rigl(inner, every=every, stop=round(_RIGL_SHARE * steps))
+
+    start, full = ErdosRenyiStart(density), _RIGL_SHARE / _RIGL_INTERVAL
+    return _told("RigL", density, learning_rate, make, {"momentum": momentum}, start, full)
+
+
+def _told(
+    family: str,
+    density: float,
+    learning_rate: LearningRate,
+    make: Callable[[optax.ScalarOrSchedule, int], optax.GradientTransformation],
+    settings: dict[str, Any],
+    start: Start | None = None,
+    full_gradients: float = 0.0,
+) -> Method:
+    """A baseline that is told its density."""
+    return Method(
+        family, learning_rate, make, settings, start, full_gradients, target_density=density
+    )
+
+
+_RIGL_INTERVAL = 100
+_RIGL_SHARE = 0.75  # of the training, while the support moves
+
+
+def _topology_interval(steps: int) -> int:
+    """RigL's 100 steps, fewer where the training is short."""
+    return max(1, min(_RIGL_INTERVAL, steps // 50))

@@ -1,0 +1,247 @@
+"""What is trained: an optimizer by its learning rate and start, or told a density, or a path."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+import optax
+
+import bregjax
+from benchmarks.cli.errors import BenchmarkError
+from benchmarks.methods.schedules import Cosine, LearningRate
+from benchmarks.methods.starts import Start
+
+
+class _Single:
+    """A recipe for one run with each seed."""
+
+    @property
+    def members(self) -> tuple[Self]:
+        """The recipes of the runs that are trained together."""
+        return (self,)
+
+    def hyperparameters(self, seeds: int) -> Any:
+        """What the optimizer is made of, run by run, where that is not the same for all."""
+        del seeds
+        return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(_Single):
+    """An optimizer to be built once the length of the training is known."""
+
+    family: str
+    """of optimizers, such as ``LinBreg+m``"""
+    learning_rate: LearningRate
+    make: Callable[[optax.ScalarOrSchedule, int], optax.GradientTransformation]
+    """from the learning rate, or its schedule, and the number of steps to the optimizer"""
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """what it is made of, for summary.json"""
+    start: Start | None = None
+    """None starts dense"""
+    full_gradients: float = 1.0
+    """the share of steps that need the gradient of weights that are zero, too"""
+    strength: str = ""
+    """in words, such as ``λ=0.1``"""
+    note: str = ""
+    """what tells it from others of its family, such as ``m=9``"""
+    target_density: float | None = None
+    """the density that was asked for"""
+
+    @property
+    def kind(self) -> str:
+        """What has a line of its own in figures over targets: all but strength and target."""
+        return _label(self.family, note=self.note)
+
+    @property
+    def name(self) -> str:
+        """Such as ``AdaBreg λ=0.1, m=9`` or ``RigL 5.0%``."""
+        return _label(self.family, self.strength, self.note, self.target_density)
+
+    def optimizer(self, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
+        """The optimizer of a training of so many epochs."""
+        steps = epochs * steps_per_epoch
+        return self.learning_rate.build(
+            lambda rate: self.make(rate, steps), epochs, steps_per_epoch
+        )
+
+    def record(self) -> dict[str, Any]:
+        """All settings, for summary.json."""
+        start = self.start.record() if self.start else {"initial_density": 1.0}
+        target = {} if self.target_density is None else {"target_density": self.target_density}
+        return self.learning_rate.record() | start | target | self.settings
+
+
+def _label(family: str, strength: str = "", note: str = "", target: float | None = None) -> str:
+    words = f"{family} {strength}" if strength else family
+    words = f"{words}, {note}" if note else words
+    return words if target is None else f"{words} {target:.1%}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ramped(_Single):
+    """One of our methods, told the density that it ends with instead of a strength.
+
+    `bregjax.steer` leads it there along a cubic ramp.
+    """
+
+    method: Method
+    target_density: float
+    initial_target: float = 0.5
+    """where the ramp begins"""
+    ramp: float = 0.6
+    """share of the steered epochs, until the target is reached"""
+
+    @property
+    def kind(self) -> str:
+        """As in `Method`."""
+        return self.method.kind
+
+    @property
+    def name(self) -> str:
+        """Such as ``AdaBreg, m=9 5.0%``: the method's with the target instead of the strength."""
+        return _label(self.method.family, note=self.method.note, target=self.target_density)
+
+    @property
+    def start(self) -> Start | None:
+        """That of the method."""
+        return self.method.start
+
+    @property
+    def full_gradients(self) -> float:
+        """As in `Method`."""
+        return self.method.full_gradients
+
+    def _target(self, final: Any, steps: int) -> optax.Schedule:
+        """The ramp to a density, in a steered training of so many steps."""
+        transition = round(self.ramp * steps)
+        return optax.polynomial_schedule(
+            self.initial_target, final, power=3, transition_steps=transition
+        )
+
+    def record(self) -> dict[str, Any]:
+        """See `Method`."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)[1:]}
+        return self.method.record() | own
+
+
+@dataclasses.dataclass(frozen=True)
+class Targeted(_Ramped):
+    """Steered near the density, landed on it exactly, and then tuned by Adam.
+
+    The method starts from a small strength.
+    """
+
+    tuning: float = 0.2
+    """share of the epochs after the landing"""
+    tuning_rate: float = 1e-3
+    """learning rate of Adam after the landing, decaying as a cosine"""
+
+    @property
+    def full_gradients(self) -> float:
+        """As in `Method`; the tuning needs none."""
+        return (1 - self.tuning) * self.method.full_gradients
+
+    def steered_epochs(self, epochs: int) -> int:
+        """The epochs before the landing."""
+        return epochs - max(1, round(self.tuning * epochs))
+
+    def optimizer(self, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
+        """See `Method`."""
+        if epochs < 2:
+            raise BenchmarkError(
+                f"{self.name} needs an epoch before its landing and one after it: got --epochs"
+                f" {epochs}."
+            )
+        steered = self.steered_epochs(epochs)
+        steps = steered * steps_per_epoch
+        target = self._target(self.target_density, steps)
+        return bregjax.landing(
+            bregjax.steer(self.method.optimizer(steered, steps_per_epoch), target),
+            Cosine(self.tuning_rate).build(optax.adam, epochs - steered, steps_per_epoch),
+            steps,
+            density=self.target_density,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Steered(_Ramped):
+    """Exactly on the ramp at each step, and on the target from the ramp's end.
+
+    The method keeps its weights when λ moves.
+    """
+
+    def hyperparameters(self, seeds: int) -> Any:
+        """The target of each run: an argument, so that all targets share one program."""
+        return np.full(seeds, self.target_density, np.float32)
+
+    def optimizer(
+        self, epochs: int, steps_per_epoch: int
+    ) -> Callable[[Any], optax.GradientTransformation]:
+        """From a target to the optimizer."""
+
+        def make(target: Any) -> optax.GradientTransformation:
+            inner = self.method.optimizer(epochs, steps_per_epoch)
+            return bregjax.steer(inner, self._target(target, epochs * steps_per_epoch), exact=True)
+
+        return make
+
+
+@dataclasses.dataclass(frozen=True)
+class Path:
+    """One method at many strengths, side by side in one program."""
+
+    name: str
+    at: Callable[[Any], Method]
+    """the method at a strength, which may be traced"""
+    strengths: tuple[float, ...]
+
+    @property
+    def kind(self) -> str:
+        """As in `Method`."""
+        return self.members[0].kind
+
+    @property
+    def members(self) -> tuple[Method, ...]:
+        """The method at each strength."""
+        return tuple(map(self.at, self.strengths))
+
+    def hyperparameters(self, seeds: int) -> Any:
+        """The strength of each run, those of a strength together."""
+        return np.repeat(np.asarray(self.strengths, np.float32), seeds)
+
+    @property
+    def start(self) -> Start | None:
+        """That of the method."""
+        return self.members[0].start
+
+    def optimizer(
+        self, epochs: int, steps_per_epoch: int
+    ) -> Callable[[Any], optax.GradientTransformation]:
+        """From a strength to the optimizer."""
+        return lambda strength: self.at(strength).optimizer(epochs, steps_per_epoch)
+
+    def record(self) -> dict[str, Any]:
+        """See `Method`."""
+        return self.members[0].record() | {"strengths": list(self.strengths)}
+
+
+Recipe = Method | Targeted | Steered | Path
+"""What an experiment trains with."""
+
+
+def steered_densities(recipe: Recipe, densities: np.ndarray) -> list[dict[str, Any]]:
+    """What steering led to before the landing made it exact, for each seed.
+
+    Args:
+      recipe: what was trained.
+      densities: after each epoch, (epochs + 1, seeds).
+
+    Returns:
+        A finding for each seed, empty where nothing was landed.
+    """
+    if not isinstance(recipe, Targeted):
+        return [{} for _ in densities[0]]
+    steered = densities[recipe.steered_epochs(len(densities) - 1)]
+    return [{"steered_density": float(density)} for density in steered]

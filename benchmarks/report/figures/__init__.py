@@ -1,0 +1,36 @@
+"""Figures, drawn from what an experiment wrote: PNG for the screen, PDF for print."""
+
+from benchmarks.report.figures.architectures import architectures, restored_images
+from benchmarks.report.figures.connections import surviving_connections
+from benchmarks.report.figures.curves import (
+    accuracy_along_path,
+    accuracy_and_cost,
+    accuracy_and_density,
+    accuracy_at_targets,
+    layer_densities,
+    learning_curves,
+    plot_curves,
+    steering,
+)
+from benchmarks.report.figures.kernels import learned_kernels
+from benchmarks.report.figures.spectra import singular_values
+from benchmarks.report.figures.style import save
+from benchmarks.report.figures.weights import appearing_weights
+
+__all__ = [
+    "accuracy_along_path",
+    "accuracy_and_cost",
+    "accuracy_and_density",
+    "accuracy_at_targets",
+    "appearing_weights",
+    "architectures",
+    "layer_densities",
+    "learned_kernels",
+    "learning_curves",
+    "plot_curves",
+    "restored_images",
+    "save",
+    "singular_values",
+    "steering",
+    "surviving_connections",
+]

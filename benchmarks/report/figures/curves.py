@@ -1,0 +1,231 @@
+"""Learning curves, and where they end."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+
+from benchmarks.report.figures.style import STYLE
+from benchmarks.report.results import Run, by_method, means
+from bregjax import sparsest_within
+
+_SHORT = 33  # characters of a name with which three columns of a legend fit the figure's width
+
+
+def plot_curves(
+    axes: Axes, rows: Sequence[dict[str, Any]], field: str, label: str, scale: float = 1.0
+) -> None:
+    """Plot ``field`` over the epochs, a line per method: mean over seeds and ± one deviation."""
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == method and row[field] is not None]
+        epochs = sorted({row["epoch"] for row in mine})
+        values = [[scale * row[field] for row in mine if row["epoch"] == e] for e in epochs]
+        mean = np.array([np.mean(v) for v in values])
+        deviation = np.array([np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values])
+        (line,) = axes.plot(epochs, mean, label=method)
+        axes.fill_between(
+            epochs, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.2, lw=0
+        )
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylabel(label)
+
+
+def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
+    """The paper's four panels: accuracy in training and validation, ℓ1 norm, non-zero weights.
+
+    Where there are no classes the first two show the loss, a mean squared error per pixel.
+    """
+    classes = any(row["validation_accuracy"] is not None for row in rows)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.0, 5.6), layout="constrained")
+        panels = figure.subplots(2, 2)
+        for axes, images in zip(panels[0], ("train", "validation"), strict=True):
+            words = "training" if images == "train" else images
+            if classes:
+                plot_curves(axes, rows, f"{images}_accuracy", f"{words} accuracy in %", 100)
+                # The first epochs would flatten what the reader looks for.
+                settled = [y for line in axes.get_lines() for y in np.asarray(line.get_ydata())[2:]]
+                if settled:
+                    axes.set_ylim(min(settled) - 1, min(max(settled) + 1, 100.3))
+            else:
+                plot_curves(axes, rows, f"{images}_loss", f"{words} error,\nmean square per pixel")
+                axes.set_yscale("log")
+        plot_curves(panels[1, 0], rows, "l1_norm", "ℓ1 norm of the weights")
+        plot_curves(panels[1, 1], rows, "nonzero", "non-zero weights")
+        panels[1, 0].set_ylim(bottom=0)
+        panels[1, 1].set_yscale("log")
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        seeds = len({row["seed"] for row in rows})
+        columns = 3 if max(map(len, labels)) <= _SHORT else 2
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
+        figure.suptitle(f"{title} (mean ± deviation over {seeds} seeds)" if seeds > 1 else title)
+    return figure
+
+
+def accuracy_and_density(runs: Sequence[Run], title: str) -> Figure:
+    """Draw test accuracy over the share of live weights, a point per method, mean over seeds."""
+    return _accuracy_over(runs, lambda run: run.density, "live weights, share of all in %", title)
+
+
+def accuracy_and_cost(runs: Sequence[Run], title: str) -> Figure:
+    """Draw test accuracy over the multiply-adds of the training, likewise."""
+    label = "multiply-adds of the training, share of dense training's in %"
+    return _accuracy_over(runs, lambda run: run.findings["multiply_adds"], label, title)
+
+
+def _accuracy_over(
+    runs: Sequence[Run], share: Callable[[Run], float], label: str, title: str
+) -> Figure:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+        axes = figure.subplots()
+        for index, (method, group) in enumerate(by_method(runs).items()):
+            accuracies = [100 * (run.test_accuracy or np.nan) for run in group]
+            axes.errorbar(
+                np.mean([100 * share(run) for run in group]),
+                np.mean(accuracies),
+                yerr=np.std(accuracies, ddof=1) if len(group) > 1 else None,
+                marker="osD^vPX*<>hp"[index % 12],
+                linestyle="none",
+                label=method,
+            )
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(PercentFormatter(decimals=None))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(label)
+        axes.set_ylabel("test accuracy in %")
+        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.set_title(title)
+    return figure
+
+
+def layer_densities(layers: Mapping[str, Mapping[str, np.ndarray]], title: str) -> Figure:
+    """Draw the share of live weights in each layer, a line per method.
+
+    Args:
+      layers: for each method the density by the name of the layer; they are drawn in this order.
+      title: of the figure.
+    """
+    names = list(next(iter(layers.values())))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.0, 5.0), layout="constrained")
+        axes = figure.subplots()
+        for method, densities in layers.items():
+            shares = [100 * float(densities[name]) or np.nan for name in names]
+            axes.plot(shares, marker="o", markersize=3, label=method)
+        labels = [name.removesuffix(".kernel") for name in names]
+        axes.set_xticks(range(len(names)), labels, rotation=90, fontsize="small")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(PercentFormatter(decimals=None))
+        axes.set_ylabel("live weights, share of the layer's in %")
+        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.set_title(title)
+    return figure
+
+
+def accuracy_at_targets(runs: Sequence[Run], title: str) -> Figure:
+    """Draw test accuracy over the sparsity asked for, a line per kind of method."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+        axes = figure.subplots()
+        targets = sorted({_target(run) for run in runs}, reverse=True)
+        place = {target: index for index, target in enumerate(targets)}
+        kinds = dict.fromkeys(run.kind for run in runs)
+        for index, kind in enumerate(kinds):
+            groups = {
+                target: [r for r in runs if r.kind == kind and _target(r) == target]
+                for target in targets
+            }
+            groups = {target: group for target, group in groups.items() if group}
+            accuracies = [[100 * (r.test_accuracy or np.nan) for r in g] for g in groups.values()]
+            axes.errorbar(
+                [place[target] for target in groups],
+                [np.mean(a) for a in accuracies],
+                yerr=[float(np.std(a, ddof=1)) if len(a) > 1 else 0.0 for a in accuracies],
+                marker="os^D"[index % 4],
+                capsize=2,
+                label=kind,
+            )
+        axes.set_xticks(list(place.values()), [f"{100 * (1 - target):g}" for target in targets])
+        axes.set_xlabel("sparsity asked for, share of zero weights in %")
+        axes.set_ylabel("test accuracy in %")
+        axes.legend()
+        axes.set_title(title)
+    return figure
+
+
+def _target(run: Run) -> float:
+    assert run.target_density is not None
+    return run.target_density
+
+
+def steering(runs: Sequence[Run], rows: Sequence[dict[str, Any]], title: str) -> Figure:
+    """Draw how the density follows its target over the epochs, and the factor on the strength."""
+    kinds = {run.method: run.kind for run in runs}
+    targets = {run.method: run.target_density for run in runs}
+    steered = [row for row in rows if row["target"] is not None]
+    optimizers = dict.fromkeys(kinds[row["method"]] for row in steered)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.0, 2.9 * len(optimizers)), layout="constrained")
+        panels = figure.subplots(len(optimizers), 2, squeeze=False)
+        for (left, right), optimizer in zip(panels, optimizers, strict=True):
+            mine = [row for row in steered if kinds[row["method"]] == optimizer]
+            plot_curves(left, mine, "density", f"{optimizer}: live weights in %", 100)
+            for method in dict.fromkeys(row["method"] for row in mine):
+                line = [row for row in mine if row["method"] == method]
+                line = [row for row in line if row["seed"] == line[0]["seed"] and row["epoch"]]
+                left.plot(
+                    [row["epoch"] for row in line],
+                    [100 * row["target"] for row in line],
+                    color="black",
+                    linestyle=":",
+                    linewidth=0.8,
+                )
+            plot_curves(right, mine, "strength_scale", f"{optimizer}: factor on λ")
+            left.set_yscale("log")
+            right.set_yscale("log")
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        words = [f"target {targets[label]:.1%}" for label in labels]
+        figure.legend(handles, words, loc="outside lower center", ncols=len(labels))
+        figure.suptitle(f"{title}: density and its target (dotted), and the strength")
+    return figure
+
+
+def accuracy_along_path(runs: Sequence[Run], title: str, tolerance: float) -> Figure:
+    """Draw validation and test accuracy over the share of live weights, and mark the choice."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.0, 4.0), layout="constrained")
+        axes = figure.subplots()
+        points = sorted(means(runs), key=lambda mean: mean.density)
+        shares = [100 * point.density for point in points]
+        validation = [point.validation_accuracy for point in points]
+        axes.plot(shares, [100 * a for a in validation], marker="o", label="validation")
+        axes.plot(shares, [100 * p.test_accuracy for p in points], marker="s", label="test")
+        chosen = sparsest_within(validation, shares, tolerance)
+        axes.axhline(
+            100 * (np.nanmax(validation) - tolerance),
+            color="grey",
+            linewidth=0.8,
+            linestyle=":",
+            label=f"best validation − {100 * tolerance:g} points",
+        )
+        axes.annotate(
+            f"sparsest near the best:\n{points[chosen].method}",
+            (shares[chosen], 100 * validation[chosen]),
+            textcoords="offset points",
+            xytext=(30, -60),
+            arrowprops={"arrowstyle": "->"},
+        )
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(PercentFormatter(decimals=None))
+        axes.set_xlabel("live weights, share of all in %")
+        axes.set_ylabel("accuracy in %")
+        axes.legend(loc="lower right")
+        axes.set_title(f"{title}: a path of strengths")
+    return figure

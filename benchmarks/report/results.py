@@ -1,0 +1,401 @@
+"""What an experiment leaves behind: summary.json, metrics.jsonl and the table on the screen."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import rich.box
+from rich.table import Table
+
+import bregjax
+from benchmarks.cli.errors import BenchmarkError
+from benchmarks.cli.progress import console
+from benchmarks.engine.training import Result
+
+_PACKAGES = ("bregjax", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One method trained with one seed: an entry of summary.json."""
+
+    experiment: str
+    method: str
+    kind: str
+    """the method without its strength and target, such as ``LinBreg+m``"""
+    settings: dict[str, Any]
+    seed: int
+    epochs: int
+    selected_epoch: int
+    """the epoch that all that follows is of"""
+    test_loss: float
+    test_accuracy: float | None
+    """a fraction; None where there are no classes"""
+    density: float
+    """share of non-zero weights; biases and norms are left out"""
+    densities: dict[str, float]
+    """the same by kind of layer"""
+    nonzero: int
+    seconds_per_epoch: float | None
+    """of all seeds of the method together, divided by their number; None if only the epoch that
+    compiles was run"""
+    versions: dict[str, str]
+    device: str
+    commit: str | None
+    validation_accuracy: float | None = None
+    """likewise"""
+    findings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """what the experiment measured besides, by name"""
+
+    @property
+    def target_density(self) -> float | None:
+        """What was asked for, if anything was."""
+        return self.settings.get("target_density")
+
+
+def prepare_folder(out: Path | None, name: str, *, quick: bool) -> Path:
+    """Make the output folder, or say in one line why it cannot be written.
+
+    By default it is out/NAME, and another for a quick trial, whose numbers should not replace
+    those of a whole run.
+    """
+    out = out or Path("out") / (f"{name}-quick" if quick else name)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise BenchmarkError(
+            f"cannot write to {out} ({error.strerror}): choose another folder with --out."
+        ) from error
+    return out
+
+
+def runs_of(
+    experiment: str,
+    method: str,
+    kind: str,
+    settings: dict[str, Any],
+    seeds: Sequence[int],
+    result: Result,
+    findings: Sequence[dict[str, Any]],
+) -> list[Run]:
+    """One `Run` for each seed of a `Result`, with what the experiment found besides."""
+    runs = []
+    origin = provenance()
+    for index, seed in enumerate(seeds):
+        params = jax.tree.map(lambda x, i=index: x[i], result.params)
+        report = bregjax.sparsity_report(params, ranks=False)
+        runs.append(
+            Run(
+                experiment=experiment,
+                method=method,
+                kind=kind,
+                settings=settings,
+                seed=seed,
+                epochs=len(result.curve.nonzero) - 1,
+                selected_epoch=int(result.selected_epoch[index]),
+                test_loss=float(result.test_loss[index]),
+                test_accuracy=_plain(result.test_accuracy[index]),
+                density=report.density,
+                densities=report.densities(),
+                nonzero=report.weights[0],
+                seconds_per_epoch=_plain(np.float64(result.seconds_per_epoch) / len(seeds)),
+                validation_accuracy=_plain(
+                    result.curve.validation_accuracy[result.selected_epoch[index], index]
+                ),
+                findings=findings[index],
+                **origin,
+            )
+        )
+    return runs
+
+
+def curve_rows(
+    experiment: str, method: str, seeds: Sequence[int], result: Result
+) -> Iterable[dict[str, Any]]:
+    """One dictionary for each seed and epoch of a `Result`: the lines of metrics.jsonl."""
+    for index, seed in enumerate(seeds):
+        for epoch in range(len(result.curve.nonzero)):
+            values = {
+                name: _plain(column[epoch, index])
+                for name, column in result.curve._asdict().items()
+            }
+            start = {"experiment": experiment, "method": method, "seed": seed, "epoch": epoch}
+            yield start | values
+
+
+class Archive:
+    """The files of an experiment: summary.json, metrics.jsonl, and arrays if there are any.
+
+    ``snapshots.npz`` holds what was kept of each epoch, ``exhibits.npz`` of the final networks.
+    Each file is replaced at once or not at all.
+
+    Args:
+      out: the folder.
+      keep: whether results of other methods that are there stay.
+    """
+
+    def __init__(self, out: Path, *, keep: bool = False):
+        self._out = out
+        self.runs: list[Run] = []
+        self._rows: list[dict[str, Any]] = []
+        self._snapshots: dict[str, np.ndarray] = {}
+        self._exhibits: dict[str, np.ndarray] = {}
+        if keep and (out / "summary.json").exists():
+            self.runs = read_runs(out)
+            self._rows = read_rows(out)
+            self._snapshots = _read_arrays(out / "snapshots.npz")
+            self._exhibits = _read_arrays(out / "exhibits.npz")
+
+    def add(
+        self,
+        method: str,
+        runs: Iterable[Run],
+        rows: Iterable[dict[str, Any]],
+        snapshots: Mapping[str, Mapping[int, np.ndarray]],
+        exhibits: Mapping[str, np.ndarray],
+    ) -> None:
+        """Replace what there is of a method, and write the files."""
+        self.runs = [run for run in self.runs if run.method != method] + list(runs)
+        self._rows = [row for row in self._rows if row["method"] != method] + list(rows)
+        self._snapshots = _without(method, self._snapshots) | {
+            f"{method}/{name}/{epoch}": array
+            for name, kept in snapshots.items()
+            for epoch, array in kept.items()
+        }
+        self._exhibits = _without(method, self._exhibits) | {
+            f"{method}/{name}": array for name, array in exhibits.items()
+        }
+        summary = [dataclasses.asdict(run) for run in self.runs]
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows)
+        write_summary(self._out, summary)
+        write_file(self._out / "metrics.jsonl", lines.encode())
+        _write_arrays(self._out / "snapshots.npz", self._snapshots)
+        _write_arrays(self._out / "exhibits.npz", self._exhibits)
+
+
+def _without(method: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {key: x for key, x in arrays.items() if not key.startswith(f"{method}/")}
+
+
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    if arrays:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
+        write_file(path, buffer.getvalue())
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.exists():
+        return {}
+    with _explained(path), np.load(path) as archive:
+        return dict(archive)
+
+
+def file_name(method: str) -> str:
+    """A method's name as the name of a folder."""
+    return re.sub(r"[^\w.+-]+", "_", method)
+
+
+def write_summary(out: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Write summary.json, a list of what was run or timed."""
+    text = json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
+    write_file(out / "summary.json", text.encode())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replace a file at once or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        raise BenchmarkError(f"cannot write {path} ({error.strerror}).") from error
+
+
+def read_runs(out: Path) -> list[Run]:
+    """The entries of summary.json."""
+    with _explained(out / "summary.json") as path:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(entries, list):
+            raise ValueError("no list of runs in it")
+        try:
+            return [Run(**entry) for entry in entries]
+        except TypeError as error:
+            raise ValueError("another version of the benchmarks wrote it") from error
+
+
+def read_rows(out: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl."""
+    with _explained(out / "metrics.jsonl") as path:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if not rows or any("method" not in row for row in rows):
+            raise ValueError("no learning curves in it")
+        return rows
+
+
+def read_snapshots(out: Path) -> dict[str, dict[str, dict[int, np.ndarray]]]:
+    """The arrays of snapshots.npz, by name, method and epoch."""
+    snapshots: dict[str, dict[str, dict[int, np.ndarray]]] = {}
+    with _explained(out / "snapshots.npz") as path, np.load(path) as archive:
+        for key in archive:
+            method, name, epoch = key.rsplit("/", 2)
+            snapshots.setdefault(name, {}).setdefault(method, {})[int(epoch)] = archive[key]
+    return snapshots
+
+
+def read_exhibits(out: Path) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays of exhibits.npz, by method and name."""
+    exhibits: dict[str, dict[str, np.ndarray]] = {}
+    with _explained(out / "exhibits.npz") as path, np.load(path) as archive:
+        for key in archive:
+            method, name = key.rsplit("/", 1)
+            exhibits.setdefault(method, {})[name] = archive[key]
+    return exhibits
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[Path]:
+    try:
+        yield path
+    except FileNotFoundError as error:
+        raise BenchmarkError(f"there is no {path}: run the experiment first.") from error
+    except Exception as error:  # JSON, NumPy and zip files raise what they like
+        raise BenchmarkError(
+            f"{path} cannot be read ({error}): the experiment writes it anew without --only and"
+            " --redraw; or choose another --out."
+        ) from error
+
+
+class Mean(NamedTuple):
+    """A method's mean over its seeds; NaN where there is nothing to average."""
+
+    method: str
+    density: float
+    test_accuracy: float
+    validation_accuracy: float
+
+
+def means(runs: Sequence[Run]) -> list[Mean]:
+    """The `Mean` of each method."""
+
+    def mean(values: Iterable[float | None]) -> float:
+        return float(np.mean([math.nan if value is None else value for value in values]))
+
+    return [
+        Mean(
+            method,
+            mean(run.density for run in group),
+            mean(run.test_accuracy for run in group),
+            mean(run.validation_accuracy for run in group),
+        )
+        for method, group in by_method(runs).items()
+    ]
+
+
+def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs of each method, in the order of their first ones."""
+    return {
+        method: [run for run in runs if run.method == method]
+        for method in dict.fromkeys(run.method for run in runs)
+    }
+
+
+def print_table(runs: Sequence[Run], title: str) -> None:
+    """Print mean ± standard deviation over the seeds of each method."""
+    seeds = len({run.seed for run in runs})
+    spread = f", mean ± deviation over {seeds} seeds" if seeds > 1 else ""
+    caption = f"{title}{spread}"
+    table = Table(title=caption, box=rich.box.SIMPLE_HEAD)
+    classes = all(run.test_accuracy is not None for run in runs)
+    quality = "test acc./%" if classes else "test loss"
+    table.add_column("method", no_wrap=True)
+    counted = all("multiply_adds" in run.findings for run in runs)
+    size = "mult.-adds/%" if counted else "live weights"
+    for column in (quality, size, "share/%", "s/ep."):
+        table.add_column(column, justify="right", no_wrap=True)
+    for method, group in by_method(runs).items():
+        table.add_row(
+            method,
+            _mean_and_deviation([100 * (run.test_accuracy or 0) for run in group], "{:.2f}")
+            if classes
+            else _mean_and_deviation([run.test_loss for run in group], "{:.5f}"),
+            _mean_and_deviation([100 * run.findings["multiply_adds"] for run in group], "{:.1f}")
+            if counted
+            else _mean_and_deviation([run.nonzero for run in group], "{:,.0f}"),
+            _mean_and_deviation([100 * run.density for run in group], "{:.2f}"),
+            _seconds(group),
+        )
+    console.print(table)
+
+
+def _seconds(group: Sequence[Run]) -> str:
+    timed = [run.seconds_per_epoch for run in group if run.seconds_per_epoch is not None]
+    return f"{np.mean(timed):.2g}" if timed else "–"
+
+
+def _mean_and_deviation(values: Sequence[float], form: str) -> str:
+    spread = f" ± {form.format(np.std(values, ddof=1))}" if len(values) > 1 else ""
+    return form.format(np.mean(values)) + spread
+
+
+def _plain(value: Any) -> float | int | None:
+    number = value.item()
+    return None if isinstance(number, float) and math.isnan(number) else number
+
+
+def provenance() -> dict[str, Any]:
+    """Where a number comes from: the ``versions``, ``device`` and ``commit`` of summary.json."""
+    return {"versions": _versions(), "device": device(), "commit": _commit()}
+
+
+def _versions() -> dict[str, str]:
+    """Versions of Python and of the packages that matter for a number."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = bregjax.__version__ if package == "bregjax" else "unknown"
+    return found
+
+
+def device() -> str:
+    """The device that JAX computes on, in words."""
+    first, count = jax.devices()[0], jax.device_count()
+    kind = first.device_kind
+    if first.platform == "cpu":
+        kind = f"{platform.machine()}, {os.cpu_count()} cores"
+    return f"{first.platform} ({kind})" if count == 1 else f"{count} × {first.platform} ({kind})"
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that runs, with ``+`` where files were changed since."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        name = subprocess.run(
+            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return name + ("+" if changed else "")

@@ -1,0 +1,1 @@
+"""How fast: a step, a prox, a training, beside PyTorch."""

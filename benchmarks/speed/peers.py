@@ -1,0 +1,182 @@
+"""Our training beside that of the authors' PyTorch package, on the same network and batches."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import rich.box
+from rich.table import Table
+
+from benchmarks.cli.errors import BenchmarkError
+from benchmarks.cli.options import check_counts, named_by
+from benchmarks.cli.progress import console, track
+from benchmarks.report import results
+from benchmarks.speed.peer_training import CASES, Problem, Run, make_problem, ours, theirs
+
+_FIRST = 50  # steps over which the losses must agree; later rounding grows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Peers:
+    """Our training against the authors' package `bregman-learning` for PyTorch.
+
+    The same networks (MNIST MLP, in mixed precision too, and Fashion-MNIST ConvNet), initial
+    weights and batches, in the same order. Each side trains for two epochs in a process of its own
+    that may use so many processor cores, in turn, several times; the table reports medians of the
+    second epoch's time. PyTorch's loop has the normalized images in memory and selects from them.
+    ℓ1 on dense layers; on convolutions the group norm of the kernels, for which PyTorch's side
+    reshapes them, as the package has it for matrices only.
+    """
+
+    name: ClassVar[str] = "peers"
+
+    threads: tuple[int, ...] = dataclasses.field(default_factory=lambda: (1, 2)[: _count_cores()])
+    """Processor cores that a process may use; by default one, and two where there are two."""
+    repeats: int = 3
+    """How often each side trains."""
+    only: tuple[str, ...] = ()
+    """Run the cases alone whose names contain one of these."""
+    data_dir: Path | None = None
+    """Folder of the tfds datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    seed: int = 0
+    """Seed of the initial weights and the order of images."""
+    out: Path | None = None
+    """Folder for summary.json; by default out/peers (--quick: out/peers-quick)."""
+    quick: bool = False
+    """A trial of a minute: twenty steps, once."""
+
+    def run(self) -> None:
+        """Train everything, print the table, write summary.json."""
+        self._check()
+        cases = named_by(self.only, CASES)
+        out = results.prepare_folder(self.out, self.name, quick=self.quick)
+        problems = {
+            name: make_problem(name, self.seed, self.data_dir, 20 if self.quick else None)
+            for name in cases
+        }
+        plan = [(name, threads) for name in cases for threads in self.threads]
+        runs: dict[tuple[str, int], list[tuple[Run, Run]]] = {entry: [] for entry in plan}
+        repeats = 1 if self.quick else self.repeats
+        for name, threads in track(plan * repeats, "training"):
+            pair = [_in_a_process(side, threads, name, problems[name]) for side in (ours, theirs)]
+            runs[name, threads].append((pair[0], pair[1]))
+
+        origin = results.provenance()
+        peers = {package: version(package) for package in ("torch", "bregman-learning")}
+        rows = [
+            {"experiment": self.name, "case": name, "threads": threads, "seed": self.seed}
+            | _compare(pairs)
+            | origin
+            | {"versions": origin["versions"] | peers}
+            for (name, threads), pairs in runs.items()
+        ]
+        _print(rows)
+        results.write_summary(out, rows)
+        console.print(f"Results are in {out}.", soft_wrap=True)
+
+    def _check(self) -> None:
+        for module, package in (("torch", "torch"), ("bregman", "bregman-learning")):
+            if importlib.util.find_spec(module) is None:
+                raise BenchmarkError(
+                    f"{package} is not installed: pip install 'bregjax[peers]' for this comparison."
+                )
+        if not hasattr(os, "sched_setaffinity"):
+            raise BenchmarkError("this comparison binds processes to cores, which needs Linux.")
+        cores = _count_cores()
+        if not self.threads or min(self.threads) < 1 or max(self.threads) > cores:
+            raise BenchmarkError(
+                f"--threads must be from 1 to the {cores} cores there are,"
+                f" got {' '.join(map(str, self.threads))}."
+            )
+        check_counts(self, "repeats")
+
+
+def _count_cores() -> int:
+    """The cores that this process may use, if the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+def _in_a_process(
+    side: Callable[[str, Problem], Run], threads: int, name: str, problem: Problem
+) -> Run:
+    """Train in a new process that sees so many cores from its first moment."""
+    with _cores(threads):
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(side, name, problem).result()
+
+
+@contextlib.contextmanager
+def _cores(threads: int) -> Iterator[None]:
+    """Processes started in this context have so many cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:threads])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _compare(pairs: list[tuple[Run, Run]]) -> dict[str, Any]:
+    """Medians over the repeats; the ratios are theirs to ours, pair by pair."""
+    seconds, updates = (
+        np.array([[getattr(run, field) for run in pair] for pair in pairs])
+        for field in ("seconds", "update_seconds")
+    )
+    mine, other = pairs[0][0].losses, pairs[0][1].losses
+    return {
+        "seconds_per_epoch": float(np.median(seconds[:, 0])),
+        "peer_seconds_per_epoch": float(np.median(seconds[:, 1])),
+        "speedup": float(np.median(seconds[:, 1] / seconds[:, 0])),
+        "seconds_per_update": float(np.median(updates[:, 0])),
+        "peer_seconds_per_update": float(np.median(updates[:, 1])),
+        "update_speedup": float(np.median(updates[:, 1] / updates[:, 0])),
+        "loss": float(mine.mean()),
+        "peer_loss": float(other.mean()),
+        "largest_difference": float(np.max(np.abs(mine - other)[:_FIRST])),
+        "steps": len(mine),
+        "repeats": len(pairs),
+    }
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    """Two tables; in a cell with a stroke ours stands before theirs."""
+
+    def pair(row: dict[str, Any], key: str, form: str, scale: float = 1) -> str:
+        return f"{scale * row[key]:{form}} / {scale * row[f'peer_{key}']:{form}}"
+
+    times = Table(
+        title=f"bregjax / bregman-learning (PyTorch), {results.device()}",
+        box=rich.box.SIMPLE_HEAD,
+    )
+    losses = Table(
+        title="cross entropy of the training batches, bregjax / bregman-learning",
+        caption=f"largest difference: of the losses of the first {_FIRST} steps",
+        box=rich.box.SIMPLE_HEAD,
+    )
+    for table, columns in (
+        (times, ("case", "cores", "s/epoch", "ratio", "ms/update", "ratio")),
+        (losses, ("case", "cores", "mean of the epoch", "largest difference")),
+    ):
+        for column in columns:
+            justify = "left" if column == "case" else "right"
+            table.add_column(column, justify=justify, no_wrap=True)
+    for row in rows:
+        label = (row["case"], str(row["threads"]))
+        times.add_row(
+            *label,
+            pair(row, "seconds_per_epoch", ".2f"),
+            f"{row['speedup']:.2f}×",
+            pair(row, "seconds_per_update", ".3f", 1e3),
+            f"{row['update_speedup']:.1f}×",
+        )
+        losses.add_row(*label, pair(row, "loss", ".5f"), f"{row['largest_difference']:.1e}")
+    console.print(times, losses)

@@ -1,0 +1,161 @@
+"""What an optimizer's step costs, beside its dense counterpart, in one run."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.table import Table
+
+import bregjax
+from benchmarks.cli.options import check_counts
+from benchmarks.cli.progress import console
+from benchmarks.measure.timing import time_in_turn
+from benchmarks.report import results
+
+# The kernels of ResNet-18 for 32×32 images, and its final layer: 11.2 million weights.
+_STAGES = ((64, 64), (64, 128), (128, 256), (256, 512))
+_SHAPES = {
+    "stem": (3, 3, 3, 64),
+    **{
+        f"stage{i}/conv{j}": (3, 3, before if j == 0 else after, after)
+        for i, (before, after) in enumerate(_STAGES)
+        for j in range(4)
+    },
+    **{f"stage{i}/shortcut": (1, 1, *pair) for i, pair in enumerate(_STAGES) if i},
+    "head": (512, 10),
+}
+
+
+_ROUNDS = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepCost:
+    """The time of one optimizer step on the 11.2 million weights of ResNet-18.
+
+    Compares LinBreg with SGD with momentum, AdaBreg with Adam, and every group regularizer with
+    ℓ1. All are timed in turn, in random order, many times; the table reports medians and ratios.
+    """
+
+    name: ClassVar[str] = "step_cost"
+
+    repeats: int = 100
+    """How often each step is timed."""
+    seed: int = 0
+    """Seed of the random weights and gradients."""
+    out: Path | None = None
+    """Folder for summary.json; by default out/step_cost (--quick: out/step_cost-quick)."""
+    quick: bool = False
+    """A trial of seconds: three repeats."""
+
+    def run(self) -> None:
+        """Time everything, print the table, write summary.json."""
+        check_counts(self, "repeats")
+        out = results.prepare_folder(self.out, self.name, quick=self.quick)
+        pairs = _comparisons()
+        optimizers = dict(pair for group in pairs for pair in group)
+        seconds = _time_all(optimizers, self.seed, 3 if self.quick else self.repeats)
+
+        table = Table(title=f"one optimizer step, {_count():,} weights, {results.device()}")
+        for column in ("step", "against", "ms", "ratio"):
+            table.add_column(column, justify="right" if column in ("ms", "ratio") else "left")
+        rows = []
+        origin = results.provenance()
+        for (name, _), (baseline, _) in pairs:
+            # Pair by pair, so that what slows the machine for a while slows both.
+            ratio = float(np.median(seconds[name] / seconds[baseline]))
+            milliseconds = float(1e3 * np.median(seconds[name]))
+            rows.append(
+                {
+                    "experiment": self.name,
+                    "method": name,
+                    "baseline": baseline,
+                    "milliseconds": milliseconds,
+                    "ratio": ratio,
+                    "weights": _count(),
+                    "repeats": len(seconds[name]),
+                }
+                | origin
+            )
+            table.add_row(name, baseline, f"{milliseconds:.1f}", f"{ratio:.3f}")
+        console.print(table)
+        results.write_summary(out, rows)
+        console.print(f"Results are in {out}.", soft_wrap=True)
+
+
+def _count() -> int:
+    return sum(int(np.prod(shape)) for shape in _SHAPES.values())
+
+
+Named = tuple[str, optax.GradientTransformation]
+
+
+def _comparisons() -> list[tuple[Named, Named]]:
+    """(step, its baseline)."""
+
+    def linbreg(name: str, regularizer: bregjax.Regularizer) -> Named:
+        return f"LinBreg {name}", bregjax.linbreg(0.1, regularizer, 0.01)
+
+    def adabreg(name: str, regularizer: bregjax.Regularizer) -> Named:
+        return f"AdaBreg {name}", bregjax.adabreg(1e-3, regularizer, 0.01)
+
+    groups = {
+        "per_neuron": bregjax.per_neuron(),
+        "per_kernel": bregjax.per_kernel(),
+        "per_input_channel": bregjax.per_input_channel(),
+        "sparse_group(per_kernel)": bregjax.sparse_group(bregjax.per_kernel()),
+        "sparse_group(per_neuron)": bregjax.sparse_group(bregjax.per_neuron()),
+    }
+    l1 = {make: make("ℓ1", bregjax.l1()) for make in (linbreg, adabreg)}
+    return [
+        (l1[linbreg], ("SGD, momentum", optax.sgd(0.1, momentum=0.9))),
+        (l1[adabreg], ("Adam", optax.adam(1e-3))),
+        *((make(name, groups[name]), l1[make]) for make in l1 for name in groups),
+    ]
+
+
+def _time_all(
+    optimizers: dict[str, optax.GradientTransformation], seed: int, repeats: int
+) -> dict[str, np.ndarray]:
+    """Seconds of each repeat of each step; buffers are donated, as in training.
+
+    In rounds with new buffers, as their place in memory makes a step faster or slower.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw() -> dict[str, jax.Array]:
+        return {
+            name: jnp.asarray(0.05 * rng.standard_normal(shape, dtype=np.float32))
+            for name, shape in _SHAPES.items()
+        }
+
+    def step_of(optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+        @functools.partial(jax.jit, donate_argnums=(1, 2))
+        def step(gradient: Any, params: Any, state: Any) -> tuple:
+            updates, state = optimizer.update(gradient, state, params)
+            return optax.apply_updates(params, updates), state
+
+        return step
+
+    steps = {name: step_of(optimizer) for name, optimizer in optimizers.items()}
+    gradient = draw()
+    states: dict[str, Any] = {}
+
+    def advance(name: str) -> Any:
+        states[name] = steps[name](gradient, *states[name])
+        return states[name]
+
+    calls = {name: functools.partial(advance, name) for name in optimizers}
+    rounds = []
+    for part in np.array_split(np.arange(repeats), min(_ROUNDS, repeats)):
+        for name, optimizer in optimizers.items():
+            params = draw()
+            states[name] = params, jax.jit(optimizer.init)(params)
+        rounds.append(time_in_turn(calls, len(part), rng))
+    return {name: np.concatenate([seconds[name] for seconds in rounds]) for name in optimizers}
