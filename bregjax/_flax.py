@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bregjax._numerics import widened
-from bregjax._regularizers._matrices import fold, rank_tolerance
+from bregjax._regularizers._matrices import fold, rank_tolerance, svd
 from bregjax._validation import check_range, check_whole
 
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
@@ -111,7 +111,7 @@ def _factors(matrix: jax.Array, limits: _Limits) -> tuple[jax.Array, jax.Array] 
     """The two thin matrices; None where they are not cheaper."""
     rows, columns = matrix.shape
     matrix = widened(matrix)
-    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    u, s, vt = svd(matrix)
     smallest = rank_tolerance(matrix, s) if limits.tolerance is None else limits.tolerance
     rank = max(int(jnp.sum(s[: limits.rank] > smallest)), 1)
     if rank * (rows + columns) >= rows * columns:

@@ -10,7 +10,7 @@ from jax.nn.initializers import Initializer, he_normal
 from bregjax._leaves import Mask, marks_of
 from bregjax._regularizers._base import Regularizer, check_regularizer
 from bregjax._regularizers._elementwise import l1
-from bregjax._validation import check_range, known_number
+from bregjax._validation import check_key, check_range, known_number
 
 
 def _thin_out(
@@ -63,7 +63,7 @@ def sparse_initializer(
 
     Raises:
         ValueError: if ``density`` is out of range or a traced value: it says how many survive.
-        TypeError: if ``groups`` is no regularizer.
+        TypeError: if ``groups`` is not a `Regularizer`.
 
     Example:
         >>> import jax, bregjax
@@ -127,7 +127,7 @@ def sparsify(
 
     Raises:
         ValueError: if ``density`` is out of range or a traced value, or ``mask`` does not fit.
-        TypeError: if ``groups`` is no regularizer.
+        TypeError: if ``groups`` is not a `Regularizer`.
 
     Example:
         >>> import jax, jax.numpy as jnp, bregjax
@@ -147,6 +147,7 @@ def sparsify(
     check_range("density", density, above=0, at_most=1)
     groups = l1() if groups is None else groups
     check_regularizer(groups, "groups")
+    check_key("key", key)
     marks = marks_of(params, mask)
     keys = iter(jax.random.split(key, max(1, sum(jax.tree.leaves(marks)))))
 

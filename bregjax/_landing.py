@@ -1,4 +1,4 @@
-"""Exact landing: as many weights as were asked for, to the weight."""
+"""Exact landing: exactly as many weights as were asked for."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from bregjax._regularizers._elementwise import l1
 from bregjax._regularizers._norms import group_norms
 from bregjax._support import freeze_support
 from bregjax._top_k import top_k_masks
-from bregjax._validation import check_range, check_whole, require_params
+from bregjax._validation import check_range, check_transformation, check_whole, require_params
 from bregjax._when_due import when_due
 
 
@@ -179,11 +179,11 @@ def landing(
         dimensions.
 
     Returns:
-        A `optax.GradientTransformationExtraArgs` with a `LandingState`.
+        An `optax.GradientTransformationExtraArgs` with a `LandingState`.
 
     Raises:
-        ValueError: if ``step`` is no positive whole number, or as `land`. Where fewer entries than
-          asked for have any evidence, all of those stay.
+        ValueError: if ``step`` is not a positive whole number, or as `land`. Where fewer entries
+          than asked for have any evidence, all of those stay.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, bregjax
@@ -201,11 +201,17 @@ def landing(
     """
     check_whole("step", step, at_least=1)
     _check_goal(density, count, groups)
+    check_transformation("inner", inner)
     inner = optax.with_extra_args_support(inner)
+    check_transformation("tuner", tuner)
     tuner = freeze_support(tuner, mask=mask)
 
     def init(params: Any) -> LandingState:
-        return LandingState(jnp.zeros([], jnp.int32), inner.init(params), tuner.init(params))
+        inner_state = inner.init(params)
+        # optax.tree_map_params asks for the state of a placeholder, which has no leaves.
+        if jax.tree.leaves(params) and not any(leaves_with_dual(inner_state, params)):
+            raise ValueError(f"inner has no mirror_step, there is nothing to land: got {inner!r}.")
+        return LandingState(jnp.zeros([], jnp.int32), inner_state, tuner.init(params))
 
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from bregjax._leaves import Mask, selected_leaves
 from bregjax._numerics import widened
 from bregjax._regularizers._base import Regularizer, check_regularizer
-from bregjax._regularizers._matrices import fold, rank_tolerance
+from bregjax._regularizers._matrices import fold, rank_tolerance, singular_values
 from bregjax._validation import check_range
 
 
@@ -97,10 +97,10 @@ def effective_rank(x: jax.Array, tolerance: ArrayLike | None = None) -> jax.Arra
     """
     x = jnp.asarray(x)
     matrix, _ = fold(widened(x))
-    singular_values = jnp.linalg.svd(matrix, compute_uv=False)
+    s = singular_values(matrix)
     if tolerance is None:
-        tolerance = rank_tolerance(matrix, singular_values)
-    return jnp.sum(singular_values > tolerance, dtype=jnp.int32)
+        tolerance = rank_tolerance(matrix, s)
+    return jnp.sum(s > tolerance, dtype=jnp.int32)
 
 
 def relative_rank(

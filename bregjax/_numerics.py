@@ -16,7 +16,7 @@ def wide_dtype(dtype: DTypeLike) -> jnp.dtype:
 
 
 def widened(x: ArrayLike) -> jax.Array:
-    """``x`` as an array of its `wide_dtype`: unchanged where it is no narrower than float32."""
+    """``x`` as an array of its `wide_dtype`: unchanged where it is at least as wide as float32."""
     return jnp.asarray(x, wide_dtype(jnp.asarray(x).dtype))
 
 

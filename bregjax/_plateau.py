@@ -10,7 +10,7 @@ import optax
 from bregjax._prox import ProxState, scaled_by
 from bregjax._regularizers._nuclear import NuclearState
 from bregjax._states import states_of
-from bregjax._validation import check_whole, require_params
+from bregjax._validation import check_transformation, check_whole, require_params
 
 _WRONG_PLATEAU = "plateau must be optax.contrib.reduce_on_plateau(…), got {!r}."
 
@@ -44,7 +44,7 @@ def relax_on_plateau(
       watch: the extra argument of ``update`` that is the loss, such as ``"validation_loss"``.
 
     Returns:
-        A `optax.GradientTransformationExtraArgs` with a `PlateauState`; the factor is
+        An `optax.GradientTransformationExtraArgs` with a `PlateauState`; the factor is
         ``state.plateau.scale``.
 
     Raises:
@@ -92,11 +92,11 @@ def grow_rank_on_plateau(
       watch: likewise.
 
     Returns:
-        A `optax.GradientTransformationExtraArgs` with a `PlateauState`; the limits are in the
+        An `optax.GradientTransformationExtraArgs` with a `PlateauState`; the limits are in the
         `NuclearState`: ``optax.tree.get_all_with_path(state, "rank_limit")``.
 
     Raises:
-        ValueError: if ``rank`` is no positive whole number; at ``init``, if ``inner`` has no
+        ValueError: if ``rank`` is not a positive whole number; at ``init``, if ``inner`` has no
           `nuclear` or ``plateau`` is something else; at ``update``, if ``params`` or the loss is
           missing.
 
@@ -145,6 +145,7 @@ def _on_plateau(
     answer: Callable[[Any, jax.Array, dict], tuple[Any, dict]],
 ) -> optax.GradientTransformationExtraArgs:
     """Follows the loss, and lets ``answer`` change the inner state and the extra arguments."""
+    check_transformation("inner", inner)
     inner = optax.with_extra_args_support(inner)
     if not isinstance(plateau, optax.GradientTransformation):
         raise ValueError(_WRONG_PLATEAU.format(plateau))

@@ -26,7 +26,7 @@ class LayerSparsity:
     """neurons of a Dense kernel, filters of a Conv kernel"""
     inputs: tuple[int, int]
     kernels: tuple[int, int] | None
-    """(kh, kw) slices; None where the array is no Conv kernel"""
+    """(kh, kw) slices; None where the array is not a Conv kernel"""
     rank: tuple[int, int] | None
     """None where it was not asked for"""
 

@@ -14,7 +14,7 @@ from bregjax._numerics import value_at
 from bregjax._prox import ProxState, scaled_by
 from bregjax._states import states_of
 from bregjax._top_k import kth_largest
-from bregjax._validation import check_range, check_whole, require_params
+from bregjax._validation import check_range, check_transformation, check_whole, require_params
 
 _LARGEST_SCALE = 1e15  # an unreachable target must not lead to where there is no way back
 
@@ -215,11 +215,11 @@ def steer(
         nothing wakes in between, m + 1 unless the target only falls.
 
     Returns:
-        A `optax.GradientTransformationExtraArgs` with a `SteerState`, whose ``strength_scale``,
+        An `optax.GradientTransformationExtraArgs` with a `SteerState`, whose ``strength_scale``,
         ``target`` and ``gap`` can be logged: ``optax.tree.get(state, "strength_scale")``.
 
     Raises:
-        ValueError: if ``target`` is outside [0, 1] or ``every`` is no positive integer; at
+        ValueError: if ``target`` is outside [0, 1] or ``every`` is not a positive integer; at
           ``init``, if ``inner`` has no prox step; at ``update``, if ``params`` is missing.
 
     Example:
@@ -243,17 +243,24 @@ def steer(
         `land`, which makes the number of weights exact afterwards.
     """
     check_range("target", target, at_least=0, at_most=1, schedule=True)
+    if callable(target):  # what is known of a schedule: its beginning and its end
+        with jax.numpy_dtype_promotion("standard"):
+            for count in (0, 2**31 - 1):
+                check_range("target", target(jnp.int32(count)), at_least=0, at_most=1)
     check_whole("every", every, at_least=1)
     if exact and (rule is not None or measure is not density):
         raise ValueError(f"exact=True needs neither measure nor rule, got {measure=}, {rule=}.")
+    check_transformation("inner", inner)
     inner = optax.with_extra_args_support(inner)
     rule = adaptive_rule() if rule is None else rule
+    if not isinstance(rule, SteeringRule):
+        raise TypeError(f"rule must be a SteeringRule such as adaptive_rule(), got {rule=}.")
 
     def init(params: Any) -> SteerState:
         inner_state = inner.init(params)
         if not states_of(inner_state, ProxState):
             raise ValueError(f"inner has no prox_step, there is nothing to steer: got {inner!r}.")
-        if exact and not any(leaves_with_dual(inner_state, params)):
+        if exact and jax.tree.leaves(params) and not any(leaves_with_dual(inner_state, params)):
             raise ValueError(f"exact=True needs a mirror_step in inner, got {inner!r}.")
         return SteerState(
             inner_state=inner_state,

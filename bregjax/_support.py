@@ -9,7 +9,7 @@ import optax
 from bregjax._leaves import Mask
 from bregjax._live_weights import keep_live, set_dead_to_zero, support_of
 from bregjax._numerics import add_updates
-from bregjax._validation import check_whole, require_params
+from bregjax._validation import check_transformation, check_whole, require_params
 
 
 class FreezeSupportState(NamedTuple):
@@ -45,7 +45,7 @@ def freeze_support(
       mask: which leaves have a support, as in `linbreg`; all entries of the others are trained.
 
     Returns:
-        A `optax.GradientTransformationExtraArgs` with a `FreezeSupportState`.
+        An `optax.GradientTransformationExtraArgs` with a `FreezeSupportState`.
 
     Raises:
         ValueError: at ``init``, if ``mask`` does not fit; at ``update``, if ``params`` is missing.
@@ -58,6 +58,7 @@ def freeze_support(
         >>> print(optax.apply_updates(params, updates))
         [[ 1.5  0.  -1.5]]
     """
+    check_transformation("inner", inner)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Any) -> FreezeSupportState:
@@ -101,10 +102,10 @@ def multilevel(
       mask: which leaves have a support, as in `linbreg`; all entries of the others always move.
 
     Returns:
-        A `optax.GradientTransformationExtraArgs` with a `MultilevelState`.
+        An `optax.GradientTransformationExtraArgs` with a `MultilevelState`.
 
     Raises:
-        ValueError: if ``m`` is no whole number; at ``init``, if ``mask`` does not fit; at
+        ValueError: if ``m`` is not a whole number; at ``init``, if ``mask`` does not fit; at
           ``update``, if ``params`` is missing.
 
     Example:
@@ -132,6 +133,7 @@ def multilevel(
         moves by up to 5.8 times the learning rate at a full step.
     """
     check_whole("m", m)
+    check_transformation("inner", inner)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Any) -> MultilevelState:
@@ -142,7 +144,7 @@ def multilevel(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, MultilevelState]:
         require_params(params)
-        # Reading the parameters off the dual, as land does, is no step: everything may move.
+        # Reading the parameters off the dual, as land does, is not a step: everything may move.
         full = (state.count % (m + 1) == 0) | extra_args.get("hold_dual", False)
         moving = jax.tree.map(lambda support: full | support, state.support)
         updates, proposed = inner.update(

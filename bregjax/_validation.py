@@ -6,7 +6,10 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jax.core import Tracer
+
+_LARGEST_COUNT = 2**31 - 1
 
 
 def check_range(
@@ -19,17 +22,24 @@ def check_range(
     at_most: float | None = None,
     schedule: bool = False,
 ) -> None:
-    """Raises `ValueError` where a plain number is not finite or lies outside its range.
+    """Raises `ValueError` where a number is not finite or lies outside its range.
 
-    Traced values and arrays pass, and schedules where they are allowed: their values are not known
-    yet.
+    Traced values, arrays of several numbers and schedules, where they are allowed, pass: their
+    values are not known yet.
     """
-    if isinstance(value, (jax.Array, np.ndarray)) or (schedule and callable(value)):
+    if isinstance(value, Tracer) or (schedule and callable(value)):
         return
+    if isinstance(value, (jax.Array, np.ndarray)):
+        if value.size != 1:
+            return
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         kinds = "a number, an array or a schedule" if schedule else "a number or an array"
         raise ValueError(f"{name} must be {kinds}, got {name}={value!r}.")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     rules = [
         (above is not None and not number > above, f"greater than {above}"),
         (at_least is not None and not number >= at_least, f"at least {at_least}"),
@@ -75,11 +85,44 @@ def check_floating(path: tuple, leaf: object) -> None:
 
 
 def check_whole(name: str, value: object, *, at_least: int = 0) -> None:
-    """Raises `ValueError` unless ``value`` is a whole number and not too small."""
+    """Raises `ValueError` unless ``value`` is a whole number that is not too small for its use.
+
+    Steps are counted in int32.
+    """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < at_least:
         raise ValueError(
             f"{name} must be a whole number, at least {at_least}, got {name}={value!r}."
         )
+    if int(value) > _LARGEST_COUNT:
+        raise ValueError(f"{name} must be at most {_LARGEST_COUNT}, got {name}={value!r}.")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raises `ValueError` unless ``value`` is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be True or False, got {name}={value!r}.")
+
+
+def check_transformation(name: str, value: object) -> None:
+    """Raises `TypeError` unless ``value`` is an Optax transformation."""
+    if not isinstance(value, optax.GradientTransformation):
+        raise TypeError(
+            f"{name} must be an optax.GradientTransformation such as optax.adam(1e-3), got"
+            f" {name}={value!r}."
+        )
+
+
+def check_key(name: str, value: object, *, seed: bool = False) -> None:
+    """Raises `ValueError` unless ``value`` is a PRNG key, or a seed where that is allowed."""
+    if isinstance(value, (jax.Array, np.ndarray)):
+        new = jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key)
+        if value.ndim == 0 if new else (value.ndim == 1 and value.dtype == np.uint32):
+            return
+    if seed and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return
+    kinds = "one PRNG key or an integer seed" if seed else "one PRNG key, such as jax.random.key(0)"
+    hint = " Call the stream of random numbers for its next key." if callable(value) else ""
+    raise ValueError(f"{name} must be {kinds}, got {name}={value!r}.{hint}")
 
 
 def require_params(params: object) -> None:

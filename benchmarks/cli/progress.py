@@ -1,4 +1,4 @@
-"""Progress on standard error: bars that are gone when done, lines where there is no terminal."""
+"""Progress on standard error: bars that are gone when done, lines where there is not a terminal."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ def track(items: Sequence[T], label: str) -> Iterable[T]:
 class Progress:
     """The progress of a training, a context: a bar with the latest figures.
 
-    Where standard error is no terminal (a log file, say), a line every half minute instead.
+    Where standard error is not a terminal (a log file, say), a line every half minute instead.
     """
 
     def __init__(self, label: str, *, total: int, done: int = 0):

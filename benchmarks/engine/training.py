@@ -111,7 +111,7 @@ class Result:
     """the epoch that parameters and test results are of"""
     params: Any
     other: Any
-    """variables that are no parameters, such as the statistics of batch norm"""
+    """variables that are not parameters, such as the statistics of batch norm"""
     snapshots: dict[str, dict[int, np.ndarray]]
     """what was kept of the parameters, by name and epoch"""
     seconds_per_epoch: float
@@ -498,7 +498,7 @@ def _check_finite(metrics: EpochMetrics, label: str, epoch: int, seeds: Sequence
     if not finite.all():
         lost = ", ".join(str(seed) for seed, fine in zip(seeds, finite, strict=True) if not fine)
         raise BenchmarkError(
-            f"{label} diverged in epoch {epoch}: the loss is no finite number any more (seed"
+            f"{label} diverged in epoch {epoch}: the loss is not finite any more (seed"
             f" {lost}). Lower its learning rate. What was saved before is kept."
         )
 

@@ -22,7 +22,7 @@ class Regularizer(abc.ABC):
     * ``subgradient(x)``: one :math:`p \in \partial J(x)`, zero where ``x`` is zero, from which the
       dual variable starts.
 
-    The strength :math:`\lambda` is no part of it: it belongs to the transformation. The three
+    The strength :math:`\lambda` is not part of it: it belongs to the transformation. The three
     methods must be jittable and take arrays of any floating dtype.
 
     Two more things have defaults. A regularizer whose unit is a group of entries overrides
@@ -88,7 +88,7 @@ class Regularizer(abc.ABC):
     def init_state(self, x: jax.Array, index: int) -> Any:
         """The initial state for the parameter ``x``, leaf number ``index`` of the tree.
 
-        Its structure is the same for all parameters. None, the default, is no state.
+        Its structure is the same for all parameters. The default, None, means no state.
         """
         del x, index
 

@@ -12,7 +12,7 @@ from bregjax._numerics import widened
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._elementwise import soft_threshold
 from bregjax._regularizers._norms import Pointwise, directions, group_norms, norms_beside
-from bregjax._validation import check_axes, check_range, known_number
+from bregjax._validation import check_axes, check_flag, check_range, known_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +142,7 @@ def group_l2(
         A `Regularizer` for arrays in which the axes exist.
 
     Raises:
-        ValueError: if not exactly one of ``axis`` and ``all_but`` is given, or they are no
+        ValueError: if not exactly one of ``axis`` and ``all_but`` is given, or they are not
           distinct integers; when applied, if an axis is out of range for the array.
 
     Example:
@@ -163,6 +163,7 @@ def group_l2(
     See Also:
         `per_neuron`, `per_kernel`, `per_filter`, `per_input_channel`, `sparse_group`.
     """
+    check_flag("size_weighted", size_weighted)
     if axis is not None and all_but is None:
         return _GroupL2(check_axes("axis", axis), False, size_weighted)
     if all_but is not None and axis is None:

@@ -61,6 +61,28 @@ def fold(
     return matrix, unfold
 
 
+def svd(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The thin singular value decomposition, NaN where an entry of the matrix is not finite.
+
+    Of such a matrix LAPACK's may never return.
+    """
+    finite = jnp.all(jnp.isfinite(matrix))
+    u, s, vt = jnp.linalg.svd(jnp.where(finite, matrix, 0), full_matrices=False)
+    return (
+        jnp.where(finite, u, jnp.nan),
+        jnp.where(finite, s, jnp.nan),
+        jnp.where(finite, vt, jnp.nan),
+    )
+
+
+def singular_values(matrix: jax.Array) -> jax.Array:
+    """The singular values in falling order, NaN where an entry of the matrix is not finite."""
+    finite = jnp.all(jnp.isfinite(matrix))
+    return jnp.where(
+        finite, jnp.linalg.svd(jnp.where(finite, matrix, 0), compute_uv=False), jnp.nan
+    )
+
+
 def rank_tolerance(matrix: jax.Array, singular_values: jax.Array) -> jax.Array:
     r"""The largest singular value of a matrix that counts as zero, being rounding error.
 

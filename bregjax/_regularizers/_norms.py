@@ -104,7 +104,7 @@ _MAX_ROWS = 16
 def _sum_of_rows(x: jax.Array, term: Pointwise) -> jax.Array:
     """Sums neighbours along the first axis, as many as its largest divisor up to `_MAX_ROWS` says.
 
-    It sums all of them where there is no such divisor.
+    It sums all of them if there is no such divisor.
     """
     rows = x.shape[0]
     together = max(d for d in range(1, _MAX_ROWS + 1) if rows % d == 0)

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from bregjax._numerics import wide_dtype, widened
 from bregjax._regularizers._base import Regularizer
-from bregjax._regularizers._matrices import fold, matmul, rank_tolerance
+from bregjax._regularizers._matrices import fold, matmul, rank_tolerance, singular_values, svd
 from bregjax._regularizers._spectral import (
     Shrinkage,
     Truncated,
@@ -64,7 +64,7 @@ def _shrink(
 def _(how: "_Nuclear", primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     matrix, step, limit, _ = primals
     dx, dstep, _, _ = tangents
-    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    u, s, vt = svd(matrix)
     f = Shrinkage(step, limit, how.energy)(s)
     live = (f > 0).astype(s.dtype)
     change = _derivative(dx, u, s, vt, f, live) - dstep * matmul(u * live, vt)
@@ -81,14 +81,14 @@ def _no_tangent(x: jax.Array) -> Any:
 @jax.custom_jvp
 def _polar(matrix: jax.Array) -> jax.Array:
     """U·Vᵀ over the singular values that are not rounding error."""
-    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    u, s, vt = svd(matrix)
     return matmul(u * (s > rank_tolerance(matrix, s)).astype(s.dtype), vt)
 
 
 @_polar.defjvp
 def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     (matrix,), (dx,) = primals, tangents
-    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    u, s, vt = svd(matrix)
     live = (s > rank_tolerance(matrix, s)).astype(s.dtype)
     return matmul(u * live, vt), _derivative(dx, u, s, vt, live, jnp.zeros_like(s))
 
@@ -135,7 +135,7 @@ class _Nuclear(Regularizer):
 
     def value(self, x: jax.Array) -> jax.Array:
         matrix, _ = fold(widened(x), self.row_axes)
-        return jnp.sum(jnp.linalg.svd(matrix, compute_uv=False)).astype(x.dtype)
+        return jnp.sum(singular_values(matrix)).astype(x.dtype)
 
     def subgradient(self, x: jax.Array) -> jax.Array:
         matrix, unfold = fold(widened(x), self.row_axes)
@@ -273,7 +273,7 @@ def nuclear(
         ``(out·in, kh·kw)``.
       method: ``"svd"``, ``"gram"``, ``"randomized"`` or ``"warm"``.
       rank: at most so many singular values live, the largest: a number or a schedule of the step.
-        Then the prox is that of J on the matrices of such a rank, which is no convex set any more.
+        Then the prox is that of J on the matrices of such a rank, which is not a convex set.
         `grow_rank_on_plateau` sets another limit.
       energy: keep only the first singular values that have this share of :math:`\sum_i f_i^2`,
         with :math:`f_i = \max(\sigma_i - s, 0)`; in (0, 1].
@@ -284,7 +284,7 @@ def nuclear(
         A `Regularizer` for arrays of two or more dimensions, with a `NuclearState` for each.
 
     Raises:
-        ValueError: if ``row_axes`` is no tuple of distinct integers, the method is unknown, or
+        ValueError: if ``row_axes`` is not a tuple of distinct integers, the method is unknown, or
           another argument out of range; when applied, if the array has fewer than two dimensions
           or an axis is out of range.
 

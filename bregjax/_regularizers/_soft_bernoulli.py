@@ -6,12 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._elementwise import _L1, soft_threshold
-from bregjax._validation import check_range
+from bregjax._validation import check_key, check_range
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,22 +39,15 @@ class _SoftBernoulli(_L1):
         return self._draw(x, step, self._root_key())
 
     def init_state(self, x: jax.Array, index: int) -> Any:
-        del x
-        return jax.random.fold_in(self._root_key(), index)
+        del x  # the key's data, as serialization does not know typed keys
+        return jax.random.key_data(jax.random.fold_in(self._root_key(), index))
 
     def prox_with_state(self, x: jax.Array, step: ArrayLike, state: Any) -> tuple[jax.Array, Any]:
-        key, next_key = jax.random.split(state)
-        return self._draw(x, step, key), next_key
-
-
-def _check_key(key: object) -> None:
-    if isinstance(key, (jax.Array, np.ndarray)):
-        new = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-        single = key.ndim == 0 if new else key.ndim == 1 and key.dtype == jnp.uint32
-    else:
-        single = isinstance(key, numbers.Integral) and not isinstance(key, bool)
-    if not single:
-        raise ValueError(f"key must be one PRNG key or an integer seed, got key={key!r}.")
+        root = self._root_key()
+        typed = jnp.issubdtype(root.dtype, jax.dtypes.prng_key)
+        implementation = jax.random.key_impl(root) if typed else None
+        key, next_key = jax.random.split(jax.random.wrap_key_data(state, impl=implementation))
+        return self._draw(x, step, key), jax.random.key_data(next_key)
 
 
 def soft_bernoulli(
@@ -95,5 +87,5 @@ def soft_bernoulli(
     """
     check_range("probability", probability, at_least=0, at_most=1)
     check_range("height", height, at_least=0)
-    _check_key(key)
+    check_key("key", key, seed=True)
     return _SoftBernoulli(probability, height, key)

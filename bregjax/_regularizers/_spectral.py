@@ -15,7 +15,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from bregjax._numerics import power_of_two_near
-from bregjax._regularizers._matrices import matmul
+from bregjax._regularizers._matrices import matmul, svd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _decompose(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     rows, columns = matrix.shape
     if rows >= 2 * columns:
         matrix = jnp.linalg.qr(matrix, mode="r")
-    _, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    _, s, vt = svd(matrix)
     return s, vt.T
 
 

@@ -12,7 +12,7 @@ from bregjax._leaves import Mask, marks_of
 from bregjax._live_weights import keep_live, keep_live_state, set_dead_to_zero, support_of
 from bregjax._numerics import value_at
 from bregjax._top_k import top_k_masks
-from bregjax._validation import check_range, check_whole, require_params
+from bregjax._validation import check_range, check_transformation, check_whole, require_params
 from bregjax._when_due import when_due
 
 
@@ -104,6 +104,7 @@ def dynamic_sparsity(
         raise ValueError(f'grow must be "gradient" or "random", got grow={grow!r}.')
     if (grow == "random") != (key is not None):
         raise ValueError(f'key must be given with grow="random" and only then, got key={key!r}.')
+    check_transformation("inner", inner)
     inner = optax.with_extra_args_support(inner)
 
     def move_support(

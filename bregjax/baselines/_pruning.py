@@ -10,7 +10,7 @@ from bregjax._leaves import Mask, marks_of
 from bregjax._live_weights import keep_live, keep_live_state, set_dead_to_zero
 from bregjax._numerics import value_at
 from bregjax._top_k import top_k_masks
-from bregjax._validation import check_range, check_whole, require_params
+from bregjax._validation import check_range, check_transformation, check_whole, require_params
 from bregjax._when_due import when_due
 
 
@@ -136,6 +136,7 @@ def magnitude_pruning(
     check_range("density", density, above=0, at_most=1, schedule=True)
     if scope not in ("global", "layer"):
         raise ValueError(f'scope must be "global" or "layer", got scope={scope!r}.')
+    check_transformation("inner", inner)
     inner = optax.with_extra_args_support(inner)
 
     def prune(masks: Any, params: Any, target: jax.Array) -> Any:

@@ -14,6 +14,7 @@ from benchmarks.report.results import prepare_folder
 RUN_KEYS = {
     "experiment",
     "method",
+    "kind",
     "settings",
     "seed",
     "epochs",
@@ -24,13 +25,7 @@ RUN_KEYS = {
     "densities",
     "nonzero",
     "validation_accuracy",
-    "target_density",
-    "steered_density",
-    "multiply_adds",
-    "ranks",
-    "factorized_accuracy",
-    "factorized_multiply_adds",
-    "factorized_speedup",
+    "findings",
     "seconds_per_epoch",
     "versions",
     "device",
@@ -47,7 +42,7 @@ def digits_folder(tmp_path_factory):
 
 def test_summary_has_one_run_per_method_with_the_agreed_keys(digits_folder):
     runs = json.loads((digits_folder / "summary.json").read_text())
-    assert [run["method"].split()[0] for run in runs] == ["LinBreg", "AdaBreg", "SGD", "proximal"]
+    assert [run["kind"] for run in runs] == ["LinBreg", "AdaBreg", "SGD", "proximal SGD"]
     for run in runs:
         assert set(run) == RUN_KEYS
         assert {"learning_rate", "strength", "initial_density"} <= set(run["settings"])
@@ -147,7 +142,7 @@ def test_an_interrupted_command_goes_on_and_ends_the_same(digits_folder, tmp_pat
         return train(*arguments, checkpoints=checkpoints, label=label, **(options | {"stop": stop}))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchmarks.experiments.experiment.train", interrupt)
+        patch.setattr("benchmarks.experiments.runner.train", interrupt)
         assert main(options) == 128 + signal.SIGTERM
     assert "AdaBreg λ=0.1→1.2 after epoch 1 of 2, and saved" in capsys.readouterr().err
     assert main([*options[:-1], str(tmp_path), "--epochs", "1"]) == 1
@@ -167,7 +162,7 @@ def test_a_signal_in_the_last_epoch_of_a_method_starts_no_other(tmp_path, capsys
         return result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchmarks.experiments.experiment.train", interrupt)
+        patch.setattr("benchmarks.experiments.runner.train", interrupt)
         options = ["digits", "--quick", "--out", str(tmp_path)]
         assert main(options) == 128 + signal.SIGTERM
     assert len(started) == 1

@@ -185,7 +185,7 @@ def test_noise_is_normal_independent_and_the_same_each_time():
 @needs_mnist
 def test_blur_is_the_published_kernel_before_the_noise(monkeypatch):
     blurred_and_noisy = data.load("mnist_blurred", MNIST_DIR).test
-    monkeypatch.setattr(data, "_NOISE_STD", 0.0)
+    monkeypatch.setattr("benchmarks.data.datasets._NOISE_STD", 0.0)
     blurred = data.load("mnist_blurred", MNIST_DIR).test
     offsets = np.arange(-4, 5)
     kernel = np.exp(-(offsets[:, None] ** 2 + offsets**2) / (2 * 5.0**2))
@@ -215,3 +215,14 @@ def test_the_first_images_of_each_split():
     np.testing.assert_array_equal(part.train.inputs, whole.train.inputs[:50])
     np.testing.assert_array_equal(part.test.targets, whole.test.targets[:20])
     assert (part.mean, part.std) == (whole.mean, whole.std)
+
+
+def test_all_images_for_training_leave_the_first_test_images_to_look_at():
+    whole = data.load("digits")
+    joined = whole.all_for_training()
+    assert len(joined.train) == len(whole.train) + len(whole.validation)
+    inputs, targets = whole.validation[:]
+    np.testing.assert_array_equal(joined.train.inputs[len(whole.train) :], inputs)
+    np.testing.assert_array_equal(joined.train.targets[len(whole.train) :], targets)
+    np.testing.assert_array_equal(joined.validation.inputs, whole.test.inputs[: len(targets)])
+    np.testing.assert_array_equal(joined.test.targets, whole.test.targets)

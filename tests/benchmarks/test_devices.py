@@ -119,7 +119,7 @@ def test_shares_and_means_are_those_of_the_whole():
 
 def count_devices(**environment: str) -> int:
     """In a new process, after `devices.one_per_core`."""
-    script = "from benchmarks import devices; devices.one_per_core();"
+    script = "from benchmarks.engine import devices; devices.one_per_core();"
     script += "import jax; print(len(jax.devices()))"
     inherited = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", VARIABLE)}
     process = subprocess.run(

@@ -45,9 +45,9 @@ def test_a_quick_trial_of_the_convnet(tmp_path):
 @needs_mnist
 def test_a_quick_trial_of_a_target(tmp_path):
     (run,) = check("target_sparsity", tmp_path, "--only", "AdaBreg 5.0%")
-    assert run["target_density"] == 0.05
+    assert run["settings"]["target_density"] == 0.05
     assert run["nonzero"] == round(0.05 * 173_600)
-    assert 0 < run["steered_density"] < 1
+    assert 0 < run["findings"]["steered_density"] < 1
 
 
 @needs_mnist
@@ -70,17 +70,17 @@ def test_a_quick_trial_of_low_rank(tmp_path):
     for run in runs:
         # Rank 12 of 784 × 200 and 200 × 80; the last layer, 80 × 10, stays whole.
         thin = 12 * (784 + 200 + 200 + 80) + 800
-        assert run["factorized_multiply_adds"] <= thin / 173_600
-        assert 0 < run["factorized_accuracy"] < 1
-        assert 0 < run["ranks"]["layers.0.kernel"] < 200
+        assert run["findings"]["factorized_multiply_adds"] <= thin / 173_600
+        assert 0 < run["findings"]["factorized_accuracy"] < 1
+        assert 0 < run["findings"]["ranks"]["layers.0.kernel"] < 200
 
 
 @needs_mnist
 @pytest.mark.slow
 def test_a_quick_trial_of_multilevel_training(tmp_path):
     dense, coarse = check("multilevel", tmp_path, "--only", "SGD", "LinBreg+m λ=0.02, m=99")
-    assert dense["multiply_adds"] == 1
-    assert 0.01 < coarse["multiply_adds"] < 0.03
+    assert dense["findings"]["multiply_adds"] == 1
+    assert 0.01 < coarse["findings"]["multiply_adds"] < 0.03
 
 
 @needs_mnist

@@ -15,7 +15,7 @@ from benchmarks.data import Dataset, Split
 from benchmarks.engine.checkpoints import Checkpoints
 from benchmarks.engine.objectives import reconstruction
 from benchmarks.engine.training import Result, Task, train
-from benchmarks.methods import SparseStart, Targeted
+from benchmarks.methods import SparseStart, Steered, Targeted
 from benchmarks.methods.regularization import everywhere
 from benchmarks.methods.schedules import Constant
 from benchmarks.models import MLP
@@ -296,6 +296,29 @@ def test_a_steered_training_logs_its_target_and_lands_on_it():
     total = 36 * 16 + 16 * 3
     np.testing.assert_array_equal(result.curve.nonzero[landing + 1 :], round(0.1 * total))
     np.testing.assert_allclose(result.curve.density, result.curve.nonzero / total, rtol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["adabreg", "linbreg"])
+def test_an_exactly_steered_training_has_the_asked_for_number_of_weights(optimizer):
+    adabreg, linbreg = methods.exactly_steered()
+    recipe = Steered(adabreg if optimizer == "adabreg" else linbreg, 0.1, ramp=0.5)
+    result = train(
+        task(),
+        recipe.optimizer(10, 6),
+        seeds=[0, 1],
+        epochs=10,
+        hyperparameters=recipe.hyperparameters(2),
+        start=recipe.start,
+    )
+    total = 36 * 16 + 16 * 3
+    steps = np.arange(1, 11) * 6 - 1
+    ramp = 0.1 + 0.4 * (1 - np.minimum(steps / 30, 1)) ** 3
+    np.testing.assert_allclose(result.curve.target[1:, 0], ramp, rtol=1e-5)
+    # Adam's first steps are of one size, so that sleeping weights tie.
+    untied = slice(3, None) if optimizer == "adabreg" else slice(None)
+    counts = result.curve.nonzero[1:, 0]
+    np.testing.assert_array_equal(counts[untied], np.round(ramp * total)[untied])
+    np.testing.assert_array_equal(result.curve.nonzero[6:], round(0.1 * total))
 
 
 def test_a_steered_path_goes_on_from_a_checkpoint_on_several_devices(tmp_path):
