@@ -84,7 +84,7 @@ WRAPPERS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("value", [None, 0.1, optax.sgd], ids=str)
+@pytest.mark.parametrize("value", [None, 0.1, optax.sgd], ids=["None", "number", "function"])
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_what_is_wrapped_must_be_a_transformation(name, value):
     with pytest.raises(TypeError, match=r"inner must be an optax.GradientTransformation .*inner="):
@@ -112,7 +112,7 @@ COUNTS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("value", [2**31, 10**400, -1, 0.5])
+@pytest.mark.parametrize("value", [2**31, 10**400, -1, 0.5], ids=["2**31", "huge", "-1", "0.5"])
 @pytest.mark.parametrize("name", COUNTS)
 def test_counts_that_no_int32_holds(name, value):
     with pytest.raises(ValueError, match=f"{name} must be "):
@@ -120,7 +120,9 @@ def test_counts_that_no_int32_holds(name, value):
 
 
 @pytest.mark.parametrize(
-    "key", [0, None, nnx.Rngs(0), jnp.zeros(3), jax.random.split(jax.random.key(0))]
+    "key",
+    [0, None, nnx.Rngs(0), jnp.zeros(3), jax.random.split(jax.random.key(0))],
+    ids=["seed", "None", "Rngs", "floats", "two keys"],
 )
 def test_sparsify_wants_one_key(key):
     with pytest.raises(ValueError, match=r"key must be one PRNG key, such as jax\.random\.key"):
