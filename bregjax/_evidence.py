@@ -49,4 +49,5 @@ class DualReader:
 
     def _read(self, extra_args: dict[str, Any]) -> tuple[Any, Any]:
         nothing = jax.tree.map(jnp.zeros_like, self._params)
-        return self._update(nothing, self._state, self._params, hold_dual=True, **extra_args)
+        asked = extra_args | {"hold_dual": True}
+        return self._update(nothing, self._state, self._params, **asked)

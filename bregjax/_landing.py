@@ -40,11 +40,11 @@ def land(
     .. math:: \theta = \operatorname{prox}_{\delta s \lambda J}(\delta v), \qquad
         \#\{\theta \neq 0\} = \text{count}, \quad s \text{ next to } 1
 
-    so that those weights stay, or come, for which the training has collected most evidence, whether
-    there were too many before or too few; the last to come are next to zero. Of those that wake at
-    the same strength, such as the entries of one group, the largest stay, and of equals the first.
-    It takes four of the optimizer's updates. The parameters that are not regularized stay
-    as they are. Train on with `freeze_support`.
+    The weights with the most evidence in the dual stay or wake up, no matter whether there were too
+    many before or too few. The weakest of them are next to zero. Where several wake at the same
+    strength, such as the entries of one group, the largest are taken, and the first of equal ones.
+    Parameters that are not regularized do not change. It costs four updates of the optimizer. Train
+    on with `freeze_support`.
 
     Args:
       optimizer: what the network was trained with: `linbreg`, `adabreg`, `steer` of them, or a
@@ -165,8 +165,8 @@ def landing(
         \text{step}: \theta \leftarrow \mathtt{land}; \qquad
         \text{afterwards}: \text{ tuner, on the support}
 
-    The landing step uses no gradient. What the regularizer has taken from the weights, the tuner,
-    which has no regularizer, gives back.
+    The landing step ignores its gradient. The tuner has no regularizer: it undoes the shrinkage of
+    the weights that are left.
 
     Args:
       inner: what `land` can land: `linbreg`, `adabreg`, `steer` of them, chains, partitions.

@@ -190,12 +190,12 @@ def steer(
     dual keeps what it has collected: a larger strength puts those weights to sleep for which there
     is least evidence, and makes all others smaller by δ times the change.
 
-    While the evidence of the sleeping weights grows by some share at each step, so must the
-    strength, and the density stays ahead of its target by about that share divided by the rule's
-    α. A learning rate that decays to zero closes the gap.
+    The evidence of sleeping weights grows by some share at each step, and the strength has to grow
+    as fast. With a rule the density therefore stays above its target, by about that share divided
+    by the rule's α, until the learning rate decays to zero. With ``exact=True`` there is no gap.
 
-    Start with a strength that is too small rather than too large. A strength that falls far makes
-    the weights of the sparse start larger by δ times its fall.
+    Start with a strength that is too small rather than too large: when a large one falls, the
+    weights of the sparse start grow by δ times its fall.
 
     Args:
       inner: an optimizer of ours, or a chain or partition with one in it.
@@ -206,11 +206,11 @@ def steer(
         ``lambda params: bregjax.density(params, bregjax.per_neuron())`` for live neurons or
         `relative_rank`. The default is the density of all weights.
       rule: `adaptive_rule` (the default) or `discrepancy_rule`.
-      exact: whether, instead of a rule, the strength is the one at which exactly
-        ``round(target * n)`` of the n regularized entries live after the step, up to ties: λ lies
-        right below the k-th largest evidence, found by counting. For ``l1()``, ``nonneg_l1()`` and
-        groups (whole ones: up to a group more); ``inner`` needs a mirror step. A large jump of λ
-        shrinks every live weight: give ``inner`` ``keep_weights=True``.
+      exact: if True, there is no rule. At each step λ is set right below the k-th largest evidence,
+        so that exactly k = ``round(target * n)`` of the n regularized entries live (more where
+        several have the same evidence; groups stay whole). ``inner`` needs a mirror step, and no
+        regularizer may be `nuclear`. As λ may jump, build ``inner`` with ``keep_weights=True``, or
+        each rise shrinks every live weight.
       every: measure and change the strength at every so many steps. Around `multilevel`, where
         nothing wakes in between, m + 1 unless the target only falls.
 
@@ -320,6 +320,11 @@ def steer(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, SteerState]:
         require_params(params)
+        if exact and extra_args.get("hold_dual", False):
+            # No step: what the dual says at the strength of the last one, see DualReader.
+            read = scaled_by(state.strength_scale, extra_args)
+            updates, inner_state = inner.update(updates, state.inner_state, params, **read)
+            return updates, state._replace(inner_state=inner_state)
         aim = jnp.asarray(value_at(target, state.count), jnp.float32)
         step = meet_the_count if exact else follow_the_gap
         updates, state = step(updates, state, params, aim, extra_args)

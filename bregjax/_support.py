@@ -91,10 +91,10 @@ def multilevel(
         [\theta^{k_0} \neq 0] & \text{else} \end{cases}
 
     (here for LinBreg; k₀ is right after the last full step), so that a coarse step needs the
-    gradient of the support's weights alone: with sparse kernels its forward pass and both parts of
-    its backward pass would cost the density's share of a dense one. The saving is for such kernels
-    to make; JAX's dense products cost what they did. A coarse step may put a weight to sleep and
-    wake it again; a weight outside the support wakes at full steps only.
+    gradient of the support's weights alone. With sparse kernels, its forward pass and both parts of
+    its backward pass would cost a share of the dense ones that equals the density. Only such
+    kernels save time: JAX's dense products take as long as before. A coarse step may put a weight
+    to sleep and wake it again. A weight outside the support wakes only at a full step.
 
     Args:
       inner: an optimizer of ours, or a chain or partition with one in it.

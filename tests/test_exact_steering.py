@@ -153,11 +153,12 @@ def steered(
     solution = draw(7)
     params: Any = jax.tree.map(jnp.zeros_like, solution)
     state, counts = tx.init(params), []
+    step = jax.jit(step_with(tx))
     for i in range(steps):
         gradient = jax.tree.map(
             lambda x, y, z: 0.3 * (x - y) + noise * z, params, solution, draw(8 + i)
         )
-        params, state = step_with(tx)(params, state, gradient)
+        params, state = step(params, state, gradient)
         counts.append(int(jnp.count_nonzero(params["w"])))
     return counts, params, state
 
@@ -225,6 +226,25 @@ def test_every_so_many_steps_the_strength_moves():
         params, state = step_with(tx)(params, state, draw(i))
         scales.append(float(optax.tree.get(state, "strength_scale")))
     assert scales[0] == scales[1] == scales[2] != scales[3] == scales[4] == scales[5]
+
+
+@pytest.mark.parametrize("count", [40, 60, 90])
+def test_landing_from_exact_steering(count):
+    tx = bregjax.landing(
+        bregjax.steer(OPTIMIZERS["linbreg"](True), 0.1, exact=True), optax.sgd(0.1), 20, count=count
+    )
+    counts, params, state = steered(tx, 20)
+    before = params["w"]
+    assert counts[-1] == 60
+    step = jax.jit(step_with(tx))
+    params, state = step(params, state, jax.tree.map(jnp.ones_like, params))
+    assert int(jnp.count_nonzero(params["w"])) == count
+    if count == 60:
+        np.testing.assert_allclose(params["w"], before, rtol=0, atol=1e-6)
+    # Those that had most evidence.
+    dual = np.abs(optax.tree.get(state, "dual")["w"])
+    live = np.asarray(params["w"]) != 0
+    assert dual[live].min() >= dual[~live].max()
 
 
 def test_what_exact_steering_cannot_do_raises():

@@ -116,7 +116,7 @@ def test_large_groups_are_counted_to_the_group(groups):
     dual = np.random.default_rng(0).normal(size=(3000, 400)).astype(np.float32)
     tx = bregjax.linbreg(1.0, groups, 0.5)
     params, state = given_dual(tx, dual)
-    for count in (1, 17, 123, 399):
+    for count in (17, 399):
         landed = jax.jit(lambda *a, n=count: bregjax.land(tx, *a, count=n, groups=groups))
         assert bregjax.live_groups(landed(state, params), groups).sum() == count
 
