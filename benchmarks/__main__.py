@@ -3,25 +3,30 @@
 import sys
 from collections.abc import Sequence
 
-import tyro
+try:
+    import tyro
 
-from benchmarks.cli.errors import BenchmarkError
-from benchmarks.cli.interruption import Interrupted
-from benchmarks.experiments.cifar_resnet import CifarResNet
-from benchmarks.experiments.denoising_autoencoder import DenoisingAutoencoder
-from benchmarks.experiments.densenet_search import DenseNetSearch
-from benchmarks.experiments.digits import Digits
-from benchmarks.experiments.fashion_convnet import FashionConvNet
-from benchmarks.experiments.lowrank_convnet import LowrankConvnet
-from benchmarks.experiments.lowrank_mlp import LowrankMlp
-from benchmarks.experiments.mnist_mlp import MnistMlp
-from benchmarks.experiments.multilevel import Multilevel
-from benchmarks.experiments.sparsity_path import SparsityPath
-from benchmarks.experiments.target_sparsity import TargetSparsity
-from benchmarks.speed.lowrank_speed import LowrankSpeed
-from benchmarks.speed.peers import Peers
-from benchmarks.speed.step_cost import StepCost
-from benchmarks.speed.training_cost import TrainingCost
+    from benchmarks.cli.errors import BenchmarkError
+    from benchmarks.cli.interruption import Interrupted
+    from benchmarks.experiments.cifar_resnet import CifarResNet
+    from benchmarks.experiments.denoising_autoencoder import DenoisingAutoencoder
+    from benchmarks.experiments.densenet_search import DenseNetSearch
+    from benchmarks.experiments.digits import Digits
+    from benchmarks.experiments.fashion_convnet import FashionConvNet
+    from benchmarks.experiments.lowrank_convnet import LowrankConvnet
+    from benchmarks.experiments.lowrank_mlp import LowrankMlp
+    from benchmarks.experiments.mnist_mlp import MnistMlp
+    from benchmarks.experiments.multilevel import Multilevel
+    from benchmarks.experiments.sparsity_path import SparsityPath
+    from benchmarks.experiments.target_sparsity import TargetSparsity
+    from benchmarks.speed.lowrank_speed import LowrankSpeed
+    from benchmarks.speed.peers import Peers
+    from benchmarks.speed.step_cost import StepCost
+    from benchmarks.speed.training_cost import TrainingCost
+except ModuleNotFoundError as missing:
+    if (missing.name or "").partition(".")[0] in ("benchmarks", "bregjax"):
+        raise
+    sys.exit(f"error: {missing.name} is not installed: pip install 'bregjax[benchmarks]'.")
 
 COMMANDS = {
     command.name: command

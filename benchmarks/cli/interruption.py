@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM: finish the step in progress, save, and leave."""
 
 import signal
+import sys
 from types import FrameType
 from typing import Self
 
@@ -36,3 +37,4 @@ class Interruption:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
+        sys.stderr.write("\nheard: stops at the next save; a second time leaves at once.\n")

@@ -57,11 +57,19 @@ def check_counts(command: Any, *options: str) -> None:
 def named_by(only: Sequence[str], names: Iterable[str]) -> list[str]:
     """The names with one of the words of ``--only`` in them, or all where it is not given.
 
+    Capitals do not matter, and ``l1`` finds ℓ1.
+
     Raises:
         BenchmarkError: if there is none.
     """
     names = list(names)
-    found = [name for name in names if not only or any(word in name for word in only)]
+    words = [_typed(word) for word in only]
+    found = [name for name in names if not only or any(word in _typed(name) for word in words)]
     if not found:
         raise BenchmarkError(f"--only {' '.join(only)}: there are only {', '.join(names)}.")
     return found
+
+
+def _typed(text: str) -> str:
+    """As one types it on a keyboard."""
+    return text.casefold().replace("ℓ", "l")

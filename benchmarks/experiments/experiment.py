@@ -79,6 +79,6 @@ class Experiment(TrainingOptions):
             runs = train_all(self, cases, out)
             results.print_table(runs, self.title)
             for remark in self.remarks(runs):
-                console.print(remark)
+                console.print(remark, markup=False)
         self.draw(out)
         console.print(f"Results and figures are in {out}.", soft_wrap=True)

@@ -12,12 +12,14 @@ import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import jax
 import numpy as np
 import rich.box
+from rich.markup import escape
 from rich.table import Table
+from typeguard import check_type
 
 import bregjax
 from benchmarks.cli.errors import BenchmarkError
@@ -66,17 +68,20 @@ class Run:
 
 
 def prepare_folder(out: Path | None, name: str, *, quick: bool) -> Path:
-    """Make the output folder, or say in one line why it cannot be written.
+    """The output folder, or one line that says why it cannot be written.
 
-    By default it is out/NAME, and another for a quick trial, whose numbers should not replace
-    those of a whole run.
+    What is written first makes it, so that a run that fails before leaves none. By default it is
+    out/NAME, and another for a quick trial, whose numbers should not replace those of a whole run.
     """
     out = out or Path("out") / (f"{name}-quick" if quick else name)
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".probe"
         probe.touch()
         probe.unlink()
+        for folder in missing:
+            folder.rmdir()
     except OSError as error:
         raise BenchmarkError(
             f"cannot write to {out} ({error.strerror}): choose another folder with --out."
@@ -221,6 +226,7 @@ def write_file(path: Path, content: bytes) -> None:
     """Replace a file at once or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(content)
         partial.replace(path)
     except OSError as error:
@@ -234,17 +240,26 @@ def read_runs(out: Path) -> list[Run]:
         if not isinstance(entries, list):
             raise ValueError("no list of runs in it")
         try:
-            return [Run(**entry) for entry in entries]
+            runs = [Run(**entry) for entry in entries]
         except TypeError as error:
             raise ValueError("another version of the benchmarks wrote it") from error
+        hints = get_type_hints(Run)
+        for run in runs:
+            for name, value in vars(run).items():
+                check_type(value, hints[name])
+        return runs
 
 
 def read_rows(out: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl."""
     with _explained(out / "metrics.jsonl") as path:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if not rows or any("method" not in row for row in rows):
+        if not rows or not all(isinstance(row, dict) and "method" in row for row in rows):
             raise ValueError("no learning curves in it")
+        texts = {"experiment", "method"}
+        for row in rows:
+            for name, value in row.items():
+                check_type(value, str if name in texts else float | None)
         return rows
 
 
@@ -275,8 +290,9 @@ def _explained(path: Path) -> Iterator[Path]:
     except FileNotFoundError as error:
         raise BenchmarkError(f"there is no {path}: run the experiment first.") from error
     except Exception as error:  # JSON, NumPy and zip files raise what they like
+        reason = " ".join(str(error).split())
         raise BenchmarkError(
-            f"{path} cannot be read ({error}): the experiment writes it anew without --only and"
+            f"{path} cannot be read ({reason}): the experiment writes it anew without --only and"
             " --redraw; or choose another --out."
         ) from error
 
@@ -330,7 +346,7 @@ def print_table(runs: Sequence[Run], title: str) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     for method, group in by_method(runs).items():
         table.add_row(
-            method,
+            escape(method),
             _mean_and_deviation([100 * (run.test_accuracy or 0) for run in group], "{:.2f}")
             if classes
             else _mean_and_deviation([run.test_loss for run in group], "{:.5f}"),

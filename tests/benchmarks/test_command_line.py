@@ -1,6 +1,9 @@
+import dataclasses
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +11,9 @@ import pytest
 from test_data import needs_mnist
 
 from benchmarks.__main__ import COMMANDS, main
+from benchmarks.cli.options import named_by
 from benchmarks.engine.training import train
-from benchmarks.report.results import prepare_folder
+from benchmarks.report.results import prepare_folder, print_table, read_runs
 
 RUN_KEYS = {
     "experiment",
@@ -126,7 +130,47 @@ def test_a_quick_trial_has_a_folder_of_its_own(tmp_path, monkeypatch):
     assert prepare_folder(None, "digits", quick=True) == Path("out/digits-quick")
     assert prepare_folder(None, "digits", quick=False) == Path("out/digits")
     assert prepare_folder(Path("mine"), "digits", quick=True) == Path("mine")
-    assert Path("out/digits-quick").is_dir()
+    assert not list(tmp_path.iterdir())  # made when there is something to write
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seed", "zero"),
+        ("method", ["SGD"]),
+        ("density", None),
+        ("densities", [0.5]),
+        ("settings", "fast"),
+        ("test_accuracy", "good"),
+        ("findings", None),
+    ],
+)
+def test_results_of_wrong_types_are_one_clear_line(digits_folder, tmp_path, capsys, field, value):
+    runs = json.loads((digits_folder / "summary.json").read_text())
+    runs[1][field] = value
+    (tmp_path / "summary.json").write_text(json.dumps(runs))
+    (tmp_path / "metrics.jsonl").write_text((digits_folder / "metrics.jsonl").read_text())
+    assert main(["digits", "--quick", "--only", "SGD", "--out", str(tmp_path)]) == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "summary.json cannot be read" in message
+
+
+def test_names_are_no_markup(digits_folder, capsys):
+    runs = read_runs(digits_folder)
+    print_table([dataclasses.replace(runs[0], method="[/b] λ=0.1")], "a table")
+    assert "[/b] λ=0.1" in capsys.readouterr().out
+
+
+def test_only_takes_what_is_on_a_keyboard():
+    assert named_by(["l1", "ADAM"], ["AdaBreg ℓ1 λ=1", "Adam", "SGD"]) == ["AdaBreg ℓ1 λ=1", "Adam"]
+
+
+def test_without_its_extra_one_line_says_what_to_install():
+    script = "import sys, runpy; sys.modules['tyro'] = None; runpy.run_module('benchmarks')"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr == "error: tyro is not installed: pip install 'bregjax[benchmarks]'.\n"
 
 
 def test_an_interrupted_command_goes_on_and_ends_the_same(digits_folder, tmp_path, capsys):
@@ -256,3 +300,4 @@ def test_a_mistake_is_one_clear_line(arguments, message, capsys, tmp_path, monke
     assert error.startswith("error: ")
     assert message in error
     assert "\n" not in error
+    assert not list(tmp_path.iterdir())
