@@ -79,6 +79,28 @@ def land(
         [[ True  True  True False]]
     """
     _check_goal(density, count, groups)
+    landed, wanted, kept = _landed(
+        optimizer, state, params, density, count, groups, mask, extra_args
+    )
+    if not isinstance(kept, Tracer) and kept < wanted:
+        raise ValueError(
+            f"only {kept} have any evidence in the dual, got {density=}, {count=}, which is"
+            f" {wanted}: ask for fewer, or train longer."
+        )
+    return landed
+
+
+def _landed(
+    optimizer: optax.GradientTransformation,
+    state: Any,
+    params: Any,
+    density: float | None,
+    count: int | None,
+    groups: Regularizer | None,
+    mask: Mask | None,
+    extra_args: dict[str, Any],
+) -> tuple[Any, int, jax.Array]:
+    """The parameters that `land` returns, and how many were wanted and are kept."""
     groups = l1() if groups is None else groups
     leaves, treedef = jax.tree.flatten(params)
     landed = leaves_with_dual(state, params)
@@ -105,11 +127,6 @@ def land(
     total = sum(x.size for x in scores)
     wanted = count or 0 if density is None else round(density * total)
     available = sum((jnp.sum(x > 0, dtype=jnp.int32) for x in scores), start=jnp.int32(0))
-    if not isinstance(available, Tracer) and available < wanted:
-        raise ValueError(
-            f"only {available} of {total} have any evidence in the dual, got {density=},"
-            f" {count=}: ask for fewer, or train longer."
-        )
 
     # The entries of a group may share their evidence: then the largest weights stay.
     sizes = [jnp.squeeze(group_norms(widened(x), axes_of(x)), axes_of(x)) for x in weights_at(0.0)]
@@ -136,7 +153,7 @@ def land(
         kept = jnp.where(now == wanted, lives, stay)
         x = jnp.where(now == wanted, old, x)
         leaves[i] = jnp.where(jnp.expand_dims(kept, axes_of(x)), x, 0).astype(leaves[i].dtype)
-    return treedef.unflatten(leaves)
+    return treedef.unflatten(leaves), wanted, jnp.minimum(available, wanted)
 
 
 class LandingState(NamedTuple):
@@ -147,6 +164,10 @@ class LandingState(NamedTuple):
     inner_state: Any
     tuning_state: Any
     """a `FreezeSupportState`"""
+    wanted: jax.Array
+    """how many weights, or groups, the landing was asked for, shape (), int32; 0 before it"""
+    kept: jax.Array
+    """how many it has left, shape (), int32: fewer than ``wanted`` if fewer had any evidence"""
 
 
 def landing(
@@ -182,8 +203,9 @@ def landing(
         An `optax.GradientTransformationExtraArgs` with a `LandingState`.
 
     Raises:
-        ValueError: if ``step`` is not a positive whole number, or as `land`. Where fewer entries
-          than asked for have any evidence, all of those stay.
+        ValueError: if ``step`` is not a positive whole number, or as `land`; at ``init``, if
+          ``inner`` has no mirror step. If fewer entries than asked for have any evidence, all of
+          those stay, and the state's ``kept`` is less than its ``wanted``.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, bregjax
@@ -211,7 +233,8 @@ def landing(
         # optax.tree_map_params asks for the state of a placeholder, which has no leaves.
         if jax.tree.leaves(params) and not any(leaves_with_dual(inner_state, params)):
             raise ValueError(f"inner has no mirror_step, there is nothing to land: got {inner!r}.")
-        return LandingState(jnp.zeros([], jnp.int32), inner_state, tuner.init(params))
+        nothing = jnp.zeros([], jnp.int32)
+        return LandingState(nothing, inner_state, tuner.init(params), nothing, nothing)
 
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
@@ -226,28 +249,22 @@ def landing(
             moved, tuning_state = tuner.update(updates, tuning_state, params, **extra_args)
             return _widened(moved, params), inner_state, tuning_state
 
-        def land_on_goal(_: Any, inner_state: Any, params: Any) -> tuple[Any, Any]:
-            landed = land(
-                inner,
-                inner_state,
-                params,
-                density=density,
-                count=count,
-                groups=groups,
-                mask=mask,
-                **extra_args,
+        def land_on_goal(_: Any, inner_state: Any, params: Any) -> tuple[Any, ...]:
+            landed, wanted, kept = _landed(
+                inner, inner_state, params, density, count, groups, mask, extra_args
             )
             moved = jax.tree.map(jnp.subtract, _widened(landed, params), _widened(params, params))
-            return moved, tuner.init(landed)
+            return moved, tuner.init(landed), jnp.int32(wanted), kept
 
         moved, inner_state, tuning_state = lax.cond(
             state.count < step, train, tune, state.inner_state, state.tuning_state
         )
-        moved, tuning_state = when_due(
-            state.count == step, land_on_goal, (moved, tuning_state), state.inner_state, params
+        so_far = (moved, tuning_state, state.wanted, state.kept)
+        moved, tuning_state, wanted, kept = when_due(
+            state.count == step, land_on_goal, so_far, state.inner_state, params
         )
         next_count = jnp.asarray(optax.safe_increment(state.count))
-        return moved, LandingState(next_count, inner_state, tuning_state)
+        return moved, LandingState(next_count, inner_state, tuning_state, wanted, kept)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
