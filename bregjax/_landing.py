@@ -233,8 +233,8 @@ def landing(
         # optax.tree_map_params asks for the state of a placeholder, which has no leaves.
         if jax.tree.leaves(params) and not any(leaves_with_dual(inner_state, params)):
             raise ValueError(f"inner has no mirror_step, there is nothing to land: got {inner!r}.")
-        nothing = jnp.zeros([], jnp.int32)
-        return LandingState(nothing, inner_state, tuner.init(params), nothing, nothing)
+        count, wanted, kept = (jnp.zeros([], jnp.int32) for _ in range(3))
+        return LandingState(count, inner_state, tuner.init(params), wanted, kept)
 
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any

@@ -101,7 +101,8 @@ OPTIMIZERS = {
         {
             "sparse": bregjax.linbreg(0.5, bregjax.l1(), 0.05),
             "frozen": optax.set_to_zero(),
-            "plain": optax.adam(0.05),
+            # A bias in front of batch norm has no gradient but rounding, which a small ε blows up.
+            "plain": optax.adam(0.05, eps=1e-6),
         },
         bregjax.label_by_path({"linear/kernel": "sparse", "norm/*": "frozen"}, default="plain"),
     ),
