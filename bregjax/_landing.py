@@ -10,14 +10,15 @@ from jax import lax
 from jax.core import Tracer
 
 from bregjax._evidence import DualReader, leaves_with_dual
-from bregjax._leaves import Mask, marks_of
+from bregjax._leaves import Mask, marks_of, without_variables
 from bregjax._measures import live_groups
 from bregjax._numerics import add_updates, wide_dtype, widened
 from bregjax._regularizers._base import Regularizer, check_regularizer
 from bregjax._regularizers._elementwise import l1
 from bregjax._regularizers._norms import group_norms
 from bregjax._support import freeze_support
-from bregjax._top_k import top_k_masks
+from bregjax._top_k import check_countable, top_k_masks
+from bregjax._top_k import count as count_of
 from bregjax._validation import check_range, check_transformation, check_whole, require_params
 from bregjax._when_due import when_due
 
@@ -50,8 +51,8 @@ def land(
       optimizer: what the network was trained with: `linbreg`, `adabreg`, `steer` of them, or a
         chain or partition with one in it. Of `steer` the strength is that of its next step. Not a
         wrapper that holds updates back, such as `optax.MultiSteps`: land what is inside it.
-      state: its state.
-      params: the parameters.
+      state: its state, of `flax.nnx.Optimizer` its ``opt_state``.
+      params: the parameters, such as ``nnx.state(model, nnx.Param)``.
       density: the share of the entries, or groups, that stay: exactly ``round(density * n)`` of n.
       count: their number, instead of ``density``.
       groups: what is counted, as in `live_groups`; by default entries. Give the regularizer's own.
@@ -99,15 +100,17 @@ def _landed(
     groups: Regularizer | None,
     mask: Mask | None,
     extra_args: dict[str, Any],
-) -> tuple[Any, int, jax.Array]:
+) -> tuple[Any, jax.Array, jax.Array]:
     """The parameters that `land` returns, and how many were wanted and are kept."""
     groups = l1() if groups is None else groups
-    leaves, treedef = jax.tree.flatten(params)
+    treedef = jax.tree.structure(params)
+    marks = None if mask is None else jax.tree.leaves(marks_of(params, mask))
+    state, params = without_variables((state, params))
+    leaves = jax.tree.leaves(params)
     landed = leaves_with_dual(state, params)
     if not any(landed):
         raise ValueError("state has no dual of params: land reads the weights off linbreg's dual.")
-    if mask is not None:
-        marks = jax.tree.leaves(marks_of(params, mask))
+    if marks is not None:
         landed = [dual and marked for dual, marked in zip(landed, marks, strict=True)]
     chosen = [i for i, marked in enumerate(landed) if marked]
     if not chosen:
@@ -125,15 +128,16 @@ def _landed(
     evidence = reader.evidence()
     scores = [jnp.max(x, axis=axes_of(x), initial=0) for x in (evidence[i] for i in chosen)]
     total = sum(x.size for x in scores)
-    wanted = count or 0 if density is None else round(density * total)
-    available = sum((jnp.sum(x > 0, dtype=jnp.int32) for x in scores), start=jnp.int32(0))
+    check_countable(total)
+    wanted = jnp.uint32(count or 0 if density is None else round(density * total))
+    available = count_of(x > 0 for x in scores)
 
     # The entries of a group may share their evidence: then the largest weights stay.
     sizes = [jnp.squeeze(group_norms(widened(x), axes_of(x)), axes_of(x)) for x in weights_at(0.0)]
-    stays = top_k_masks([scores, sizes], jnp.asarray(wanted), [x > 0 for x in scores])
+    stays = top_k_masks([scores, sizes], wanted, [x > 0 for x in scores])
     unchanged = weights_at(1.0)
     alive = [live_groups(x, groups) for x in unchanged]
-    now = sum((jnp.sum(x, dtype=jnp.int32) for x in alive), start=jnp.int32(0))
+    now = count_of(alive)
 
     def extreme(reduce: Callable, marks: list[jax.Array], otherwise: float) -> jax.Array:
         entries = zip(scores, marks, strict=True)
@@ -165,9 +169,9 @@ class LandingState(NamedTuple):
     tuning_state: Any
     """a `FreezeSupportState`"""
     wanted: jax.Array
-    """how many weights, or groups, the landing was asked for, shape (), int32; 0 before it"""
+    """how many weights, or groups, the landing was asked for, shape (), uint32; 0 before it"""
     kept: jax.Array
-    """how many it has left, shape (), int32: fewer than ``wanted`` if fewer had any evidence"""
+    """how many it has left, shape (), uint32: fewer than ``wanted`` if fewer had any evidence"""
 
 
 def landing(
@@ -233,7 +237,8 @@ def landing(
         # optax.tree_map_params asks for the state of a placeholder, which has no leaves.
         if jax.tree.leaves(params) and not any(leaves_with_dual(inner_state, params)):
             raise ValueError(f"inner has no mirror_step, there is nothing to land: got {inner!r}.")
-        count, wanted, kept = (jnp.zeros([], jnp.int32) for _ in range(3))
+        wanted, kept = jnp.zeros([], jnp.uint32), jnp.zeros([], jnp.uint32)
+        count = jnp.zeros([], jnp.int32)
         return LandingState(count, inner_state, tuner.init(params), wanted, kept)
 
     def update(
@@ -254,7 +259,7 @@ def landing(
                 inner, inner_state, params, density, count, groups, mask, extra_args
             )
             moved = jax.tree.map(jnp.subtract, _widened(landed, params), _widened(params, params))
-            return moved, tuner.init(landed), jnp.int32(wanted), kept
+            return moved, tuner.init(landed), wanted, kept
 
         moved, inner_state, tuning_state = lax.cond(
             state.count < step, train, tune, state.inner_state, state.tuning_state

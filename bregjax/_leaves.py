@@ -1,6 +1,7 @@
 """Which parameters: names and kinds of leaves, masks and labels for `optax.partition`."""
 
 import fnmatch
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -35,6 +36,16 @@ def leaf_name(path: tuple) -> str:
     if path and isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value":
         path = path[:-1]
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def without_variables(tree: Any) -> Any:
+    """``tree`` with the arrays of Flax NNX variables in their place.
+
+    `flax.nnx.Optimizer` keeps its state in variables of another type than the parameters, so that
+    the trees do not fit each other.
+    """
+    nnx = sys.modules.get("flax.nnx")
+    return tree if nnx is None else nnx.as_pure(tree)
 
 
 def leaf_kind(path: tuple, leaf: Any) -> str:

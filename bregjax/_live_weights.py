@@ -17,7 +17,7 @@ def support_of(params: Any, mask: Mask | None) -> Any:
     marks = jax.tree.leaves(marks_of(params, mask))
     return treedef.unflatten(
         [
-            x != 0 if marked else jnp.ones(x.shape, bool)
+            x != 0 if marked else jnp.ones_like(x, bool)
             for x, marked in zip(leaves, marks, strict=True)
         ]
     )

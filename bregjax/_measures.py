@@ -72,8 +72,12 @@ def density(
     leaves = _countable(params, mask)
     lives = [x != 0 if groups is None else live_groups(x, groups) for x in leaves]
     total = sum(math.prod(live.shape) for live in lives)
-    alive = sum((jnp.sum(live, dtype=jnp.int32) for live in lives), start=jnp.int32(0))
-    return alive.astype(jnp.float32) / total
+    if total < 2**31:
+        alive = sum((jnp.sum(live, dtype=jnp.int32) for live in lives), start=jnp.int32(0))
+        return alive.astype(jnp.float32) / total
+    # No integer of 32 bits holds that many: the counts of rows do, and their sum is rounded.
+    rows = [jnp.sum(live, axis=-1, dtype=jnp.int32).astype(jnp.float32) for live in lives]
+    return sum((jnp.sum(x) for x in rows), start=jnp.float32(0)) / float(total)
 
 
 def effective_rank(x: jax.Array, tolerance: ArrayLike | None = None) -> jax.Array:

@@ -137,8 +137,8 @@ def multilevel(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Any) -> MultilevelState:
-        everything = jax.tree.map(lambda x: jnp.ones(jnp.shape(x), bool), params)
-        return MultilevelState(jnp.zeros([], jnp.int32), everything, inner.init(params))
+        count = jnp.zeros([], jnp.int32)
+        return MultilevelState(count, support_of(params, mask), inner.init(params))
 
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any

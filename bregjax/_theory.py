@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from bregjax._leaves import without_variables
 from bregjax._numerics import widened
 from bregjax._regularizers._base import Regularizer, check_regularizer
 from bregjax._validation import check_range
 
 
 def _wide(tree: Any) -> Any:
-    return jax.tree.map(widened, tree)
+    return jax.tree.map(widened, without_variables(tree))
 
 
 def _check(regularizer: Regularizer, strength: ArrayLike, delta: ArrayLike) -> None:
@@ -93,7 +94,11 @@ def elastic_net_conjugate_grad(
         [2. 0.]
     """
     _check(regularizer, strength, delta)
-    return jax.tree.map(lambda v: regularizer.prox(delta * v, delta * strength), _wide(dual))
+
+    def params_of(v: jax.Array) -> jax.Array:
+        return regularizer.prox(widened(v) * delta, delta * strength)
+
+    return jax.tree.map(params_of, dual)
 
 
 def bregman_distance(

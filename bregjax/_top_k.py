@@ -2,11 +2,13 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from bregjax._sharding import is_sharded
 
 
 def top_k_masks(
@@ -29,18 +31,32 @@ def top_k_masks(
         Boolean arrays with ``k`` entries True in all.
     """
     rankings = [[_rank(jnp.abs(x)) for x in key] for key in keys]
-    rankings.append(_from_first_to_last([x.shape for x in among]))
+    rankings.append(_from_first_to_last(among))
     k = jnp.asarray(k).astype(jnp.uint32)
-    marked, undecided = [jnp.zeros(x.shape, bool) for x in among], list(among)
+    marked, undecided = [jnp.zeros_like(x) for x in among], list(among)
     for ranks in rankings:
         last = _kth_largest_rank(ranks, k, undecided)
         for i, rank in enumerate(ranks):
             sure = undecided[i] & (rank > last)
             marked[i] |= sure
-            k -= jnp.sum(sure, dtype=jnp.uint32)
+            k -= count([sure])
             undecided[i] &= rank == last
     # No two entries are equal in the last ranking: one is left, or all where k is more, or k is 0.
     return [sure | (rest & (k > 0)) for sure, rest in zip(marked, undecided, strict=True)]
+
+
+def count(masks: Iterable[jax.Array]) -> jax.Array:
+    """How many entries of boolean arrays are True, uint32."""
+    return sum((jnp.sum(x, dtype=jnp.uint32) for x in masks), start=jnp.uint32(0))
+
+
+def check_countable(entries: int) -> None:
+    """Raises `ValueError` where there are more entries than 32 bits can count."""
+    if entries >= 2**32:
+        raise ValueError(
+            f"params have {entries} entries to count: the exact number can be met among at most"
+            f" {2**32 - 1}. Give a mask, or steer without exact=True."
+        )
 
 
 def _rank(x: jax.Array) -> jax.Array:
@@ -48,11 +64,11 @@ def _rank(x: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
 
 
-def _from_first_to_last(shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
+def _from_first_to_last(arrays: Sequence[jax.Array]) -> list[jax.Array]:
     """Ranks of entries by their place, in C order from array to array: the first is largest."""
     ranks, before = [], 0
-    for shape in shapes:
-        places = jnp.full(shape, before, jnp.uint32)
+    for x in arrays:
+        shape, places = x.shape, jnp.full_like(x, before, jnp.uint32)
         for axis in range(len(shape)):
             stride = math.prod(shape[axis + 1 :])
             places += jnp.uint32(stride) * lax.broadcasted_iota(jnp.uint32, shape, axis)
@@ -68,10 +84,7 @@ def _kth_largest_rank(
 
     def set_bit(i: jax.Array, found: jax.Array) -> jax.Array:
         candidate = found | (jnp.uint32(1) << jnp.asarray(31 - i, jnp.uint32))
-        reached = sum(
-            jnp.sum(may & (rank >= candidate), dtype=jnp.uint32)
-            for rank, may in zip(ranks, among, strict=True)
-        )
+        reached = count(may & (rank >= candidate) for rank, may in zip(ranks, among, strict=True))
         return jnp.where(reached >= k, candidate, found)
 
     return lax.fori_loop(0, 32, set_bit, jnp.uint32(0))
@@ -92,19 +105,23 @@ def kth_largest(values: Sequence[jax.Array], k: jax.Array) -> jax.Array:
     Returns:
         The entry, shape (), float32.
     """
-    flat = jnp.concatenate([x.astype(jnp.float32).ravel() for x in values])
-    ranks = lax.bitcast_convert_type(flat, jnp.uint32)
+    entries = [_rank(x) for x in values]
+    if not any(map(is_sharded, entries)):  # one pass over all of them is fewer kernels
+        entries = [jnp.concatenate([x.ravel() for x in entries])]
 
-    def search(bits: int, ranks: jax.Array, k: jax.Array) -> jax.Array:
+    def search(bits: int, entries: list[jax.Array], k: jax.Array) -> jax.Array:
         found = jnp.uint32(0)
         for shift in range(32 - bits, -1, -bits):
             candidates = [found + jnp.uint32(digit << shift) for digit in range(1, 2**bits)]
-            enough = [jnp.sum(ranks >= each, dtype=jnp.int32) >= k for each in candidates]
+            enough = [count(x >= each for x in entries) >= k for each in candidates]
             digit = sum((one.astype(jnp.uint32) for one in enough), jnp.uint32(0))
             found = found + digit * jnp.uint32(2**shift)
         return found
 
     found = lax.platform_dependent(
-        ranks, k, cpu=functools.partial(search, 1), default=functools.partial(search, 4)
+        entries,
+        k.astype(jnp.uint32),
+        cpu=functools.partial(search, 1),
+        default=functools.partial(search, 4),
     )
     return lax.bitcast_convert_type(found, jnp.float32)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from hypothesis import strategies as st
 from optimizer_table import assert_close, assert_equal, step_with
 
@@ -407,3 +408,23 @@ def test_landing_checks_its_arguments_when_it_is_built():
         bregjax.landing(bregjax.linbreg(0.1, bregjax.l1(), 1.0), optax.sgd(0.1), 3)
     with pytest.raises(ValueError, match="density must be at most 1, got density=2"):
         bregjax.landing(bregjax.linbreg(0.1, bregjax.l1(), 1.0), optax.sgd(0.1), 3, density=2)
+
+
+@jax.numpy_dtype_promotion("standard")  # Optax's Adam needs it
+def test_the_state_of_an_nnx_optimizer_and_nnx_parameters_in_variables_or_not():
+    model = nnx.Linear(8, 16, rngs=nnx.Rngs(0))
+    tx = bregjax.adabreg(0.1, bregjax.l1(), 0.5)
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    gradient = nnx.grad(lambda m: jnp.sum(m(jnp.ones((3, 8))) ** 2))
+    for _ in range(4):
+        optimizer.update(model, gradient(model))
+    params = nnx.state(model, nnx.Param)
+    expected = bregjax.land(tx, nnx.as_pure(optimizer.opt_state), nnx.as_pure(params), density=0.25)
+    assert np.count_nonzero(expected["kernel"]) == 32
+    for state in (optimizer.opt_state, nnx.as_pure(optimizer.opt_state)):
+        for given in (params, nnx.as_pure(params)):
+            landed = bregjax.land(tx, state, given, density=0.25)
+            assert jax.tree.structure(landed) == jax.tree.structure(given)
+            np.testing.assert_array_equal(nnx.as_pure(landed)["kernel"], expected["kernel"])
+    nnx.update(model, bregjax.land(tx, optimizer.opt_state, params, density=0.25))
+    assert np.count_nonzero(model.kernel[...]) == 32

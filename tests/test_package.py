@@ -75,6 +75,7 @@ def imports_of(path: pathlib.Path) -> set[str]:
 
 
 LAYERS = [
+    {"_sharding"},
     {"_numerics", "_validation", "_leaves", "_states", "_when_due", "_top_k"},
     {"_live_weights", "_regularizers"},
     {"_prox", "_measures", "_initializers", "_theory", "_flax"},

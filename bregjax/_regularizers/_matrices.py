@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bregjax._sharding import gathered, sharded_as
+
 matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 """The product of matrices, without the shortcuts that GPUs and TPUs take by default."""
 
@@ -53,10 +55,11 @@ def fold(
     order = rows + tuple(a for a in range(x.ndim) if a not in rows)
     permuted_shape = [x.shape[a] for a in order]
     sizes = math.prod(permuted_shape[: len(rows)]), math.prod(permuted_shape[len(rows) :])
-    matrix = x.transpose(order).reshape(sizes)
+    matrix = gathered(x).transpose(order).reshape(sizes)
 
     def unfold(matrix: jax.Array) -> jax.Array:
-        return matrix.reshape(permuted_shape).transpose([order.index(a) for a in range(x.ndim)])
+        back = [order.index(a) for a in range(x.ndim)]
+        return sharded_as(matrix.reshape(permuted_shape).transpose(back), x)
 
     return matrix, unfold
 

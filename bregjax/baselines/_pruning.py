@@ -152,7 +152,7 @@ def magnitude_pruning(
         return treedef.unflatten(live)
 
     def init(params: Any) -> MagnitudePruningState:
-        masks = jax.tree.map(lambda x: jnp.ones(x.shape, bool), params)
+        masks = jax.tree.map(lambda x: jnp.ones_like(x, bool), params)
         count, dense = jnp.zeros([], jnp.int32), jnp.ones([], jnp.float32)
         return MagnitudePruningState(count, dense, masks, inner.init(params))
 

@@ -1,0 +1,25 @@
+"""Arrays on a mesh with explicit axes, where the sharding is a part of an array's type.
+
+On any other mesh, and without one, the compiler chooses the shardings and nothing is done here.
+"""
+
+from collections.abc import Iterable
+
+import jax
+from jax.sharding import PartitionSpec
+
+
+def is_sharded(x: jax.Array, axes: Iterable[int] | None = None) -> bool:
+    """Whether the type of ``x`` says that it is split along one of ``axes``; by default any."""
+    spec = jax.typeof(x).sharding.spec
+    return any(spec[axis] is not None for axis in (range(x.ndim) if axes is None else axes))
+
+
+def gathered(x: jax.Array) -> jax.Array:
+    """``x`` whole on each device: what a matrix needs before it is folded or decomposed."""
+    return jax.sharding.reshard(x, PartitionSpec(*[None] * x.ndim)) if is_sharded(x) else x
+
+
+def sharded_as(x: jax.Array, like: jax.Array) -> jax.Array:
+    """``x`` split over the devices as an array of its shape is."""
+    return jax.sharding.reshard(x, jax.typeof(like).sharding) if is_sharded(like) else x
