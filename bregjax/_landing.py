@@ -17,8 +17,7 @@ from bregjax._regularizers._base import Regularizer, check_regularizer
 from bregjax._regularizers._elementwise import l1
 from bregjax._regularizers._norms import group_norms
 from bregjax._support import freeze_support
-from bregjax._top_k import check_countable, top_k_masks
-from bregjax._top_k import count as count_of
+from bregjax._top_k import count_true, top_k_masks
 from bregjax._validation import check_range, check_transformation, check_whole, require_params
 from bregjax._when_due import when_due
 
@@ -128,16 +127,16 @@ def _landed(
     evidence = reader.evidence()
     scores = [jnp.max(x, axis=axes_of(x), initial=0) for x in (evidence[i] for i in chosen)]
     total = sum(x.size for x in scores)
-    check_countable(total)
-    wanted = jnp.uint32(count or 0 if density is None else round(density * total))
-    available = count_of(x > 0 for x in scores)
+    goal = count or 0 if density is None else round(density * total)
+    available = count_true(x > 0 for x in scores)
 
     # The entries of a group may share their evidence: then the largest weights stay.
     sizes = [jnp.squeeze(group_norms(widened(x), axes_of(x)), axes_of(x)) for x in weights_at(0.0)]
-    stays = top_k_masks([scores, sizes], wanted, [x > 0 for x in scores])
+    stays = top_k_masks([scores, sizes], goal, [x > 0 for x in scores])
+    wanted = jnp.uint32(goal)
     unchanged = weights_at(1.0)
     alive = [live_groups(x, groups) for x in unchanged]
-    now = count_of(alive)
+    now = count_true(alive)
 
     def extreme(reduce: Callable, marks: list[jax.Array], otherwise: float) -> jax.Array:
         entries = zip(scores, marks, strict=True)

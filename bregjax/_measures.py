@@ -12,6 +12,7 @@ from bregjax._leaves import Mask, selected_leaves
 from bregjax._numerics import widened
 from bregjax._regularizers._base import Regularizer, check_regularizer
 from bregjax._regularizers._matrices import fold, rank_tolerance, singular_values
+from bregjax._top_k import count_true
 from bregjax._validation import check_range
 
 
@@ -72,12 +73,12 @@ def density(
     leaves = _countable(params, mask)
     lives = [x != 0 if groups is None else live_groups(x, groups) for x in leaves]
     total = sum(math.prod(live.shape) for live in lives)
-    if total < 2**31:
-        alive = sum((jnp.sum(live, dtype=jnp.int32) for live in lives), start=jnp.int32(0))
-        return alive.astype(jnp.float32) / total
+    if total < 2**32:
+        return count_true(lives).astype(jnp.float32) / float(total)
     # No integer of 32 bits holds that many: the counts of rows do, and their sum is rounded.
-    rows = [jnp.sum(live, axis=-1, dtype=jnp.int32).astype(jnp.float32) for live in lives]
-    return sum((jnp.sum(x) for x in rows), start=jnp.float32(0)) / float(total)
+    rows = [jnp.sum(jnp.atleast_1d(live), axis=-1, dtype=jnp.uint32) for live in lives]
+    alive = sum((jnp.sum(x.astype(jnp.float32)) for x in rows), start=jnp.float32(0))
+    return alive / float(total)
 
 
 def effective_rank(x: jax.Array, tolerance: ArrayLike | None = None) -> jax.Array:

@@ -3,16 +3,13 @@
 On any other mesh, and without one, the compiler chooses the shardings and nothing is done here.
 """
 
-from collections.abc import Iterable
-
 import jax
 from jax.sharding import PartitionSpec
 
 
-def is_sharded(x: jax.Array, axes: Iterable[int] | None = None) -> bool:
-    """Whether the type of ``x`` says that it is split along one of ``axes``; by default any."""
-    spec = jax.typeof(x).sharding.spec
-    return any(spec[axis] is not None for axis in (range(x.ndim) if axes is None else axes))
+def is_sharded(x: jax.Array) -> bool:
+    """Whether the type of ``x`` says that it is split along one of its axes."""
+    return any(axis is not None for axis in jax.typeof(x).sharding.spec)
 
 
 def gathered(x: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ from bregjax._mirror import MirrorState
 from bregjax._numerics import value_at
 from bregjax._prox import ProxState, scaled_by
 from bregjax._states import states_of
-from bregjax._top_k import check_countable, kth_largest
+from bregjax._top_k import kth_largest
 from bregjax._validation import check_range, check_transformation, check_whole, require_params
 
 _LARGEST_SCALE = 1e15  # an unreachable target must not lead to where there is no way back
@@ -337,9 +337,8 @@ def steer(
 def _factor_with_count(factors: list[jax.Array], share: jax.Array) -> jax.Array:
     """The factor on the strength that a share of the entries exceeds, halfway to the next."""
     total = sum(x.size for x in factors)
-    check_countable(total)
     k = jnp.round(share * float(total)).astype(jnp.uint32)
-    last = kth_largest(factors, jnp.clip(k, 1, jnp.uint32(total)))
+    last = kth_largest(factors, k)
     below = [jnp.max(jnp.where(x < last, x, 0), initial=0).astype(jnp.float32) for x in factors]
     # Among millions of entries the next one may be the next float, or nothing may be below.
     between = jnp.minimum(

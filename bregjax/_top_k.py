@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from bregjax._sharding import is_sharded
 
 
 def top_k_masks(
-    keys: Sequence[Sequence[jax.Array]], k: jax.Array, among: Sequence[jax.Array]
+    keys: Sequence[Sequence[jax.Array]], k: ArrayLike, among: Sequence[jax.Array]
 ) -> list[jax.Array]:
     """Mark the ``k`` largest entries of several arrays taken together.
 
@@ -30,33 +31,36 @@ def top_k_masks(
     Returns:
         Boolean arrays with ``k`` entries True in all.
     """
+    _countable(among)
     rankings = [[_rank(jnp.abs(x)) for x in key] for key in keys]
     rankings.append(_from_first_to_last(among))
-    k = jnp.asarray(k).astype(jnp.uint32)
+    k = jnp.asarray(k, jnp.uint32)
     marked, undecided = [jnp.zeros_like(x) for x in among], list(among)
     for ranks in rankings:
         last = _kth_largest_rank(ranks, k, undecided)
         for i, rank in enumerate(ranks):
             sure = undecided[i] & (rank > last)
             marked[i] |= sure
-            k -= count([sure])
+            k -= count_true([sure])
             undecided[i] &= rank == last
     # No two entries are equal in the last ranking: one is left, or all where k is more, or k is 0.
     return [sure | (rest & (k > 0)) for sure, rest in zip(marked, undecided, strict=True)]
 
 
-def count(masks: Iterable[jax.Array]) -> jax.Array:
+def count_true(masks: Iterable[jax.Array]) -> jax.Array:
     """How many entries of boolean arrays are True, uint32."""
     return sum((jnp.sum(x, dtype=jnp.uint32) for x in masks), start=jnp.uint32(0))
 
 
-def check_countable(entries: int) -> None:
-    """Raises `ValueError` where there are more entries than 32 bits can count."""
+def _countable(arrays: Sequence[jax.Array]) -> int:
+    """The number of entries; raises `ValueError` where 32 bits cannot count them."""
+    entries = sum(x.size for x in arrays)
     if entries >= 2**32:
         raise ValueError(
             f"params have {entries} entries to count: the exact number can be met among at most"
             f" {2**32 - 1}. Give a mask, or steer without exact=True."
         )
+    return entries
 
 
 def _rank(x: jax.Array) -> jax.Array:
@@ -84,7 +88,9 @@ def _kth_largest_rank(
 
     def set_bit(i: jax.Array, found: jax.Array) -> jax.Array:
         candidate = found | (jnp.uint32(1) << jnp.asarray(31 - i, jnp.uint32))
-        reached = count(may & (rank >= candidate) for rank, may in zip(ranks, among, strict=True))
+        reached = count_true(
+            may & (rank >= candidate) for rank, may in zip(ranks, among, strict=True)
+        )
         return jnp.where(reached >= k, candidate, found)
 
     return lax.fori_loop(0, 32, set_bit, jnp.uint32(0))
@@ -100,11 +106,13 @@ def kth_largest(values: Sequence[jax.Array], k: jax.Array) -> jax.Array:
 
     Args:
       values: the arrays, not all empty. NaN is above all numbers.
-      k: how many entries there are that are as large, at least 1.
+      k: how many entries there are that are as large; below 1 it is taken for 1, above the
+        number of entries for that.
 
     Returns:
         The entry, shape (), float32.
     """
+    k = jnp.clip(k.astype(jnp.uint32), 1, jnp.uint32(_countable(values)))
     entries = [_rank(x) for x in values]
     if not any(map(is_sharded, entries)):  # one pass over all of them is fewer kernels
         entries = [jnp.concatenate([x.ravel() for x in entries])]
@@ -113,14 +121,14 @@ def kth_largest(values: Sequence[jax.Array], k: jax.Array) -> jax.Array:
         found = jnp.uint32(0)
         for shift in range(32 - bits, -1, -bits):
             candidates = [found + jnp.uint32(digit << shift) for digit in range(1, 2**bits)]
-            enough = [count(x >= each for x in entries) >= k for each in candidates]
+            enough = [count_true(x >= each for x in entries) >= k for each in candidates]
             digit = sum((one.astype(jnp.uint32) for one in enough), jnp.uint32(0))
             found = found + digit * jnp.uint32(2**shift)
         return found
 
     found = lax.platform_dependent(
         entries,
-        k.astype(jnp.uint32),
+        k,
         cpu=functools.partial(search, 1),
         default=functools.partial(search, 4),
     )

@@ -41,8 +41,11 @@ def test_what_is_not_counted_exactly_is_refused():
 
 
 @pytest.mark.slow
-def test_the_density_of_more_weights_than_an_int32_counts():
-    # Half of the first array and all of the second: 2²⁸·(4 + 1) of 2²⁸·9, 2.4 GB of bytes.
-    half = jnp.zeros((2, 2**30), jnp.int8).at[0].set(1)
-    full = jnp.ones((1, 2**28), jnp.int8)
-    assert float(jax.jit(bregjax.density)({"half": half, "full": full})) == pytest.approx(5 / 9)
+@pytest.mark.parametrize("size", [2**30, 2**31 - 1])
+def test_the_density_of_more_weights_than_an_int32_counts(size):
+    # With the larger size 4.6 GB of bytes, more than a uint32 counts.
+    dead, live = jnp.zeros((1, size), jnp.int8), jnp.ones((1, size), jnp.int8)
+    more = jnp.ones((1, 2**28), jnp.int8)
+    expected = (size + 2**28) / (2 * size + 2**28)
+    density = jax.jit(bregjax.density)({"dead": dead, "live": live, "more": more})
+    assert float(density) == pytest.approx(expected)
