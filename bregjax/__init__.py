@@ -3,7 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 from bregjax import baselines
-from bregjax._initializers import sparse_initializer, sparsify
+from bregjax._diagnosis import diagnose
+from bregjax._initializers import (
+    positive_biases,
+    sparse_initializer,
+    sparse_start,
+    sparsify,
+)
 from bregjax._landing import LandingState, land, landing
 from bregjax._leaves import label_by_kind, label_by_path, leaf_name, weight_mask
 from bregjax._measures import (
@@ -40,6 +46,7 @@ from bregjax._theory import (
     elastic_net_conjugate_grad,
     symmetric_bregman_distance,
 )
+from bregjax._to_density import adabreg_to_density
 
 if TYPE_CHECKING:
     from bregjax._flax import factorize
@@ -60,11 +67,13 @@ __all__ = [
     "SteerState",
     "SteeringRule",
     "adabreg",
+    "adabreg_to_density",
     "adaptive_rule",
     "baselines",
     "bregman_distance",
     "bregman_step",
     "density",
+    "diagnose",
     "discrepancy_rule",
     "effective_rank",
     "elastic_net",
@@ -90,6 +99,7 @@ __all__ = [
     "per_input_channel",
     "per_kernel",
     "per_neuron",
+    "positive_biases",
     "prox_sgd",
     "prox_step",
     "regularizer_value",
@@ -98,6 +108,7 @@ __all__ = [
     "soft_bernoulli",
     "sparse_group",
     "sparse_initializer",
+    "sparse_start",
     "sparsest_within",
     "sparsify",
     "sparsity_report",

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer, he_normal
 
-from bregjax._leaves import Mask, marks_of
+from bregjax._leaves import Mask, leaf_name, marks_of
 from bregjax._regularizers._base import Regularizer, check_regularizer
 from bregjax._regularizers._elementwise import l1
 from bregjax._validation import check_key, check_range, known_number
@@ -81,8 +81,7 @@ def sparse_initializer(
         The paper draws the mask of each entry independently; here the count is exact.
 
         A unit that keeps no weight and has bias 0 sits in the corner of its ReLU: no gradient ever
-        wakes it. Where whole neurons or kernels start at zero, give the biases small positive
-        values, as the authors do: uniform in :math:`[0, 1/\sqrt{\text{fan in}}]`.
+        wakes it. Where whole neurons or kernels start at zero, start with `positive_biases`.
     """
     density = known_number("density", density)
     check_range("density", density, above=0, at_most=1)
@@ -141,7 +140,8 @@ def sparsify(
             nnx.update(model, bregjax.sparsify(key, nnx.state(model, nnx.Param), 0.01))
 
     Notes:
-        Units that keep no weight need positive biases to wake: see `sparse_initializer`.
+        Units that keep no weight need positive biases to wake: see `sparse_start`, which draws
+        them too.
     """
     density = known_number("density", density)
     check_range("density", density, above=0, at_most=1)
@@ -155,3 +155,99 @@ def sparsify(
         return _thin_out(next(keys), x, density, groups, rescale) if marked else x
 
     return jax.tree.map(one, params, marks)
+
+
+_BIASES = ("bias", "b")
+_KERNELS = ("kernel", "weight", "w")
+
+
+def positive_biases(key: jax.Array, params: Any, *, scale: float = 1.0) -> Any:
+    r"""Draw the biases that are not positive from [0, scale/√fan_in], uniformly.
+
+    A unit whose weights are all zero puts out its bias. With bias 0 it sits in the corner of its
+    ReLU, where the gradient is zero, and never wakes. With a positive one its weights get gradients
+    from the first step.
+
+    Args:
+      key: a PRNG key.
+      params: a tree of arrays (Flax NNX state, Linen parameters, any pytree). A bias is a leaf
+        called ``bias`` or ``b``; its fan in is that of the ``kernel``, ``weight`` or ``w`` beside
+        it. A bias without such a kernel, as in a norm, takes the number of biases instead.
+      scale: a factor on the bound, at least 0.
+
+    Returns:
+        Parameters of the same structure, shapes and dtypes. Positive biases stay as they are.
+
+    Raises:
+        ValueError: if ``scale`` is out of range or ``key`` is not a key.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bregjax
+        >>> params = {"kernel": jnp.zeros((25, 2)), "bias": jnp.zeros(2)}
+        >>> bias = bregjax.positive_biases(jax.random.key(0), params)["bias"]
+        >>> print((0 < bias) & (bias < 0.2))
+        [ True  True]
+
+    References:
+        The authors' `code <https://github.com/TimRoith/BregmanLearning>`_ starts so.
+    """
+    check_range("scale", scale, at_least=0)
+    check_key("key", key)
+    paths, treedef = jax.tree.flatten_with_path(params)
+    leaves = {leaf_name(path): x for path, x in paths}
+    drawn = []
+    for index, (name, x) in enumerate(leaves.items()):
+        layer, slash, kind = name.rpartition("/")
+        if kind in _BIASES and x.size:
+            beside = (leaves.get(f"{layer}{slash}{kernel}") for kernel in _KERNELS)
+            kernel = next((y for y in beside if y is not None and y.ndim >= 2), None)
+            fan_in = x.size if kernel is None else kernel.size // x.size
+            bound = jnp.asarray(scale / math.sqrt(max(1, fan_in)), x.dtype)
+            bias = bound * jax.random.uniform(jax.random.fold_in(key, index), x.shape, x.dtype)
+            x = jnp.where(x > 0, x, bias)
+        drawn.append(x)
+    return treedef.unflatten(drawn)
+
+
+def sparse_start(
+    key: jax.Array,
+    params: Any,
+    density: float = 0.1,
+    *,
+    groups: Regularizer | None = None,
+    mask: Mask | None = None,
+) -> Any:
+    """Prepare a network for sparse training: few weights, and no unit that sleeps for ever.
+
+    It is `sparsify`, then `positive_biases`.
+
+    Args:
+      key: a PRNG key.
+      params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).
+      density: the share of groups that survive in each array, in (0, 1]. The paper starts with
+        0.01. A training of some hundred steps needs a start that is no sparser than its end.
+      groups: what survives or not, as in `sparsify`: the regularizer of the optimizer.
+      mask: which leaves become sparse, as in `sparsify`.
+
+    Returns:
+        Parameters of the same structure, shapes and dtypes.
+
+    Raises:
+        ValueError: as `sparsify` does.
+        TypeError: if ``groups`` is not a `Regularizer`.
+
+    Example:
+        A Flax NNX model, in place:
+
+        >>> import bregjax
+        >>> from flax import nnx
+        >>> rngs = nnx.Rngs(0)
+        >>> model = nnx.Linear(100, 10, rngs=rngs)
+        >>> nnx.update(model, bregjax.sparse_start(rngs(), nnx.state(model, nnx.Param), 0.05))
+        >>> print((model.kernel[...] != 0).sum(), (model.bias[...] > 0).all())
+        50 True
+    """
+    check_key("key", key)
+    mask_key, bias_key = jax.random.split(key)
+    sparse = sparsify(mask_key, params, density, groups=groups, mask=mask)
+    return positive_biases(bias_key, sparse)

@@ -1,14 +1,13 @@
 """How a training starts: the dense initial parameters, thinned out."""
 
 import dataclasses
-import math
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
 import bregjax
-from bregjax import baselines, leaf_name
+from bregjax import baselines
 
 
 class Start(Protocol):
@@ -53,7 +52,9 @@ class SparseStart:
                 jax.random.fold_in(key, index), params, self.density, groups=groups, mask=mask
             )
             params = jax.tree.map(lambda x, mine: self.gain * x if mine else x, params, mask)
-        return _with_biases(jax.random.fold_in(key, len(self.groups)), params, self.bias)
+        return bregjax.positive_biases(
+            jax.random.fold_in(key, len(self.groups)), params, scale=self.bias
+        )
 
     def record(self) -> dict[str, Any]:
         """See `Start`."""
@@ -86,7 +87,7 @@ class LowRankStart:
             kept = bregjax.nuclear(rank=rank).prox(x, 0.0)
             return self.gain * kept * jnp.sqrt(jnp.sum(x**2) / jnp.sum(kept**2))
 
-        return _with_biases(key, jax.tree.map(thin_out, params), self.bias)
+        return bregjax.positive_biases(key, jax.tree.map(thin_out, params), scale=self.bias)
 
     def record(self) -> dict[str, Any]:
         """See `Start`."""
@@ -110,17 +111,3 @@ class ErdosRenyiStart:
     def record(self) -> dict[str, Any]:
         """See `Start`."""
         return {"initial_density": self.density, "initial_layers": "Erdős-Rényi kernel"}
-
-
-def _with_biases(key: jax.Array, params: Any, scale: float) -> Any:
-    """The parameters with biases drawn uniformly from [0, scale/√fan_in]."""
-    leaves, treedef = jax.tree.flatten_with_path(params)
-    leaves = {leaf_name(path): x for path, x in leaves}
-    for index, (name, x) in enumerate(leaves.items()):
-        layer, _, kind = name.rpartition("/")
-        if kind == "bias":
-            kernel = leaves.get(f"{layer}/kernel")
-            fan_in = x.size if kernel is None else kernel.size // x.size
-            drawn = jax.random.uniform(jax.random.fold_in(key, index), x.shape, x.dtype)
-            leaves[name] = scale / math.sqrt(fan_in) * drawn
-    return treedef.unflatten(list(leaves.values()))

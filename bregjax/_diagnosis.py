@@ -1,0 +1,194 @@
+"""Why a sparse training gives nothing, in words."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from bregjax._evidence import DualReader, leaves_with_dual
+from bregjax._leaves import leaf_name, without_variables
+from bregjax._mirror import MirrorState
+from bregjax._states import states_of
+from bregjax._steering import SteerState
+
+_NEAR = 0.5
+"""the share of the evidence it needs from which a sleeping weight is near waking"""
+_NEARLY_ALL = 0.95
+_GAP = 0.1
+"""what steering may be off its target, as a share of that"""
+
+
+def diagnose(
+    optimizer: optax.GradientTransformation,
+    state: Any,
+    params: Any,
+    outputs: jax.Array | None = None,
+    **extra_args: Any,
+) -> list[str]:
+    """Say in sentences what is wrong with a sparse training, and what helps.
+
+    It finds: numbers that are not finite; layers without a live weight; units that no gradient has
+    reached; a strength at which nothing is near waking, or at which nearly everything is awake;
+    steering that is off its target; and, in the outputs, dead networks and dead classes. Call it
+    after some steps, and again at the end; it costs one update of the optimizer.
+
+    Args:
+      optimizer: what the network is trained with, as in `land`.
+      state: its state, of `flax.nnx.Optimizer` its ``opt_state``.
+      params: the parameters, such as ``nnx.state(model, nnx.Param)``.
+      outputs: what the network puts out for a batch of different examples, (examples, …, classes).
+      **extra_args: passed to the optimizer's ``update``, where it needs any.
+
+    Returns:
+        The sentences; none where nothing was found. Not for use under `jax.jit`.
+
+    Raises:
+        ValueError: if the optimizer keeps no dual of these parameters, or ``outputs`` has less than
+          two dimensions.
+
+    Example:
+        A strength that is far too large:
+
+        >>> import jax.numpy as jnp, bregjax
+        >>> tx = bregjax.linbreg(0.1, bregjax.l1(), strength=1000.0)
+        >>> params = {"kernel": jnp.zeros((2, 2)).at[0].set(1.0)}
+        >>> state = tx.init(params)
+        >>> updates, state = tx.update({"kernel": jnp.ones((2, 2))}, state, params)
+        >>> for sentence in bregjax.diagnose(tx, state, params):
+        ...     print(sentence)
+        No sleeping weight is near waking: the first has 0.01 % of the evidence that it needs. Use a
+        smaller strength, more steps, or adabreg_to_density.
+
+    See Also:
+        `sparsity_report`, the table of what lives.
+    """
+    state, params = without_variables((state, params))
+    has_dual = leaves_with_dual(state, params)
+    if not any(has_dual):
+        raise ValueError(
+            "state has no dual of params: diagnose is for linbreg, adabreg and the like."
+        )
+    paths, treedef = jax.tree.flatten_with_path(params)
+    names = [leaf_name(path) or "the parameter" for path, _ in paths]
+    weights = {
+        name: np.asarray(x, np.float32)
+        for name, (_, x), mine in zip(names, paths, has_dual, strict=True)
+        if mine and x.size
+    }
+    duals = {}
+    for part in states_of(state, MirrorState):
+        for name, dual in zip(names, treedef.flatten_up_to(part.dual), strict=True):
+            if name in weights and not isinstance(dual, optax.MaskedNode):
+                duals[name] = np.asarray(dual)
+
+    spoilt = [name for name, x in (weights | duals).items() if not np.isfinite(x).all()]
+    if spoilt:
+        return [
+            f"{_some(spoilt)} is not finite: a gradient was NaN or infinite, and the dual keeps it."
+            " Start again, with optax.apply_if_finite around the optimizer."
+        ]
+    reader = DualReader(optimizer, state, params, extra_args)
+    try:
+        evidence = dict(zip(names, map(np.asarray, reader.evidence()), strict=True))
+    except NotImplementedError:  # it is singular values that sleep
+        evidence = None
+    return [
+        *_of_layers(weights, duals),
+        *_of_strength(weights, evidence),
+        *_of_steering(states_of(state, SteerState)),
+        *_of_outputs(outputs),
+    ]
+
+
+def _of_layers(weights: dict[str, np.ndarray], duals: dict[str, np.ndarray]) -> Iterator[str]:
+    dead = [name for name, x in weights.items() if not x.any()]
+    if dead:
+        yield (
+            f"No weight of {_some(dead)} lives, so that nothing passes. Use a smaller strength or a"
+            " larger density there."
+        )
+    unreached = {}
+    for name, x in weights.items():
+        rows = tuple(range(x.ndim - 1))
+        silent = ~(x.any(axis=rows) | duals[name].any(axis=rows))
+        if silent.any():
+            unreached[name] = f"{int(silent.sum())} of {silent.size} in {name}"
+    if unreached:
+        yield (
+            "Some units have no live weight and have never had a gradient, so that they sleep for"
+            f" ever: {_some(list(unreached.values()))}. Start with sparse_start, which gives them"
+            " positive biases."
+        )
+
+
+def _of_strength(
+    weights: dict[str, np.ndarray], evidence: dict[str, np.ndarray] | None
+) -> Iterator[str]:
+    total = sum(x.size for x in weights.values())
+    alive = sum(int(np.count_nonzero(x)) for x in weights.values())
+    if evidence is None or alive == total:
+        nearest = None
+    else:
+        asleep = (evidence[name][x == 0] for name, x in weights.items())
+        nearest = max(float(x.max(initial=0)) for x in asleep)
+    if nearest is not None and 0 < nearest < _NEAR:
+        yield (
+            "No sleeping weight is near waking: the first has"
+            f" {_percent(nearest)} of the evidence that it needs. Use a smaller strength, more"
+            " steps, or adabreg_to_density."
+        )
+    if alive >= _NEARLY_ALL * total:
+        yield (
+            f"{_percent(alive / total)} of the weights are awake. Use a larger strength, or"
+            " adabreg_to_density."
+        )
+
+
+def _of_steering(steering: list[SteerState]) -> Iterator[str]:
+    for state in steering:
+        target, gap = float(state.target), float(state.gap)
+        if gap < -_GAP * target:
+            yield (
+                f"Steering aimed at {_percent(target)} and had {_percent(target + gap)}: too few"
+                " weights have evidence. Train longer, or start with more weights."
+            )
+        elif gap > _GAP * target:
+            yield (
+                f"Steering aimed at {_percent(target)} and had {_percent(target + gap)}: the"
+                " strength has not caught up. Let the target fall earlier or more slowly, or use"
+                " exact=True."
+            )
+
+
+def _of_outputs(outputs: jax.Array | None) -> Iterator[str]:
+    if outputs is None:
+        return
+    if np.ndim(outputs) < 2:
+        raise ValueError(
+            "outputs must have a dimension of examples and one of classes, got outputs of shape"
+            f" {np.shape(outputs)}."
+        )
+    rows = np.asarray(outputs, np.float32).reshape(-1, np.shape(outputs)[-1])
+    constant = np.ptp(rows, axis=0) == 0
+    if constant.all():
+        yield (
+            "The network is dead: it puts out the same for every example. Start with sparse_start."
+        )
+    elif constant.any():
+        classes = ", ".join(map(str, np.flatnonzero(constant)[:10]))
+        yield (
+            f"{int(constant.sum())} of {constant.size} outputs are the same for every example:"
+            f" {classes}. Leave the last layer out by a mask, or give it a smaller strength."
+        )
+
+
+def _some(names: list[str]) -> str:
+    """Up to five of them."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"

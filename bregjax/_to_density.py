@@ -1,0 +1,85 @@
+"""Sparse training that is told the density and the number of steps, and nothing else."""
+
+import optax
+
+from bregjax._leaves import Mask
+from bregjax._optimizers import adabreg
+from bregjax._regularizers._base import Regularizer
+from bregjax._regularizers._elementwise import l1
+from bregjax._steering import steer
+from bregjax._validation import check_range, check_whole, known_number
+
+_RAMP = 0.6
+"""share of the steps until the density is reached"""
+_DENSITY_AT_FIRST = 0.5
+_UNIT = 1e-3
+"""the strength that steering multiplies; what it is does not matter"""
+
+
+def adabreg_to_density(
+    density: float,
+    steps: int,
+    learning_rate: optax.ScalarOrSchedule | None = None,
+    regularizer: Regularizer | None = None,
+    *,
+    mask: Mask | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""AdaBreg that ends with the wanted share of the weights: no strength to choose.
+
+    After each step exactly ``round(d * n)`` of the n regularized weights live, those with the most
+    evidence in their dual. With T steps the share of step t is
+
+    .. math:: d_t = d + (d_0 - d)\,\bigl(1 - \min(t / 0.6\,T,\, 1)\bigr)^3,
+        \qquad d_0 = \max(1/2, d).
+
+    It is ``steer(adabreg(…, keep_weights=True), optax.polynomial_schedule(…), exact=True)``: build
+    that yourself where you want another ramp or `linbreg`. Prepare the network by `sparse_start`,
+    with 10 % of the weights or ``density``, whichever is larger.
+
+    Args:
+      density: d, the share of the regularized entries that live in the end, in (0, 1].
+      steps: T, the number of updates of the whole training, at least 1.
+      learning_rate: a number or a schedule; the default is 0.005, decaying to zero as a cosine.
+      regularizer: what lives and dies; `l1` by default. Groups stay whole, so that up to one group
+        more lives. With ``per_neuron()`` and the like leave the output layer out by ``mask``, or
+        whole classes die.
+      mask: which leaves are regularized and counted, as in `linbreg`.
+
+    Returns:
+        The optimizer, with a `SteerState`. Clipping goes in front of it, in an `optax.chain`.
+
+    Raises:
+        ValueError: if ``density`` or ``steps`` is out of range.
+        TypeError: if ``regularizer`` is not a `Regularizer`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, bregjax
+        >>> inputs = jax.random.normal(jax.random.key(0), (30, 50))
+        >>> targets = inputs[:, 3] - 2 * inputs[:, 7]
+        >>> loss = lambda w: jnp.mean((inputs @ w[:, 0] - targets) ** 2)
+        >>> tx = bregjax.adabreg_to_density(0.04, steps=300, learning_rate=0.02)
+        >>> w = jnp.zeros((50, 1))
+        >>> state = tx.init(w)
+        >>> @jax.jit
+        ... def step(w, state):
+        ...     updates, state = tx.update(jax.grad(loss)(w), state, w)
+        ...     return optax.apply_updates(w, updates), state
+        >>> for _ in range(300):
+        ...     w, state = step(w, state)
+        >>> print(jnp.flatnonzero(w))
+        [3 7]
+
+    See Also:
+        `diagnose`, which says in words why a training gives nothing; `steer`; `land`.
+    """
+    density = known_number("density", density)
+    check_range("density", density, above=0, at_most=1)
+    check_whole("steps", steps, at_least=1)
+    if learning_rate is None:
+        learning_rate = optax.cosine_decay_schedule(5e-3, steps)
+    regularizer = l1() if regularizer is None else regularizer
+    target = optax.polynomial_schedule(
+        max(_DENSITY_AT_FIRST, density), density, power=3, transition_steps=round(_RAMP * steps)
+    )
+    inner = adabreg(learning_rate, regularizer, _UNIT, keep_weights=True, mask=mask)
+    return steer(inner, target, exact=True)
