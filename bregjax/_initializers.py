@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer, he_normal
 
-from bregjax._leaves import Mask, leaf_name, marks_of
+from bregjax._leaves import Mask, kernels_of_biases, leaf_name, marks_of
 from bregjax._regularizers._base import Regularizer, check_regularizer
 from bregjax._regularizers._elementwise import l1
 from bregjax._validation import check_key, check_range, known_number
@@ -157,10 +157,6 @@ def sparsify(
     return jax.tree.map(one, params, marks)
 
 
-_BIASES = ("bias", "b")
-_KERNELS = ("kernel", "weight", "w")
-
-
 def positive_biases(key: jax.Array, params: Any, *, scale: float = 1.0) -> Any:
     r"""Draw the biases that are not positive from [0, scale/√fan_in], uniformly.
 
@@ -195,18 +191,15 @@ def positive_biases(key: jax.Array, params: Any, *, scale: float = 1.0) -> Any:
     check_key("key", key)
     paths, treedef = jax.tree.flatten_with_path(params)
     leaves = {leaf_name(path): x for path, x in paths}
-    drawn = []
+    kernels = kernels_of_biases(leaves)
     for index, (name, x) in enumerate(leaves.items()):
-        layer, slash, kind = name.rpartition("/")
-        if kind in _BIASES and x.size:
-            beside = (leaves.get(f"{layer}{slash}{kernel}") for kernel in _KERNELS)
-            kernel = next((y for y in beside if y is not None and y.ndim >= 2), None)
-            fan_in = x.size if kernel is None else kernel.size // x.size
+        if name in kernels and x.size:
+            kernel = kernels[name]
+            fan_in = x.size if kernel is None else leaves[kernel].size // x.size
             bound = jnp.asarray(scale / math.sqrt(max(1, fan_in)), x.dtype)
             bias = bound * jax.random.uniform(jax.random.fold_in(key, index), x.shape, x.dtype)
-            x = jnp.where(x > 0, x, bias)
-        drawn.append(x)
-    return treedef.unflatten(drawn)
+            leaves[name] = jnp.where(x > 0, x, bias)
+    return treedef.unflatten(list(leaves.values()))
 
 
 def sparse_start(

@@ -38,6 +38,26 @@ def leaf_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+_BIASES = ("bias", "b")
+_KERNELS = ("kernel", "weight", "w")
+
+
+def kernels_of_biases(leaves: Mapping[str, Any]) -> dict[str, str | None]:
+    """From the name of each bias among named leaves to that of the kernel beside it, if any.
+
+    They are called ``bias`` and ``kernel`` in Flax, ``bias`` and ``weight`` in Equinox, ``b`` and
+    ``w`` in Haiku.
+    """
+    beside: dict[str, str | None] = {}
+    for name in leaves:
+        layer, slash, kind = name.rpartition("/")
+        if kind in _BIASES:
+            kernels = (f"{layer}{slash}{kernel}" for kernel in _KERNELS)
+            there = (kernel for kernel in kernels if np.ndim(leaves.get(kernel)) >= 2)
+            beside[name] = next(there, None)
+    return beside
+
+
 def without_variables(tree: Any) -> Any:
     """``tree`` with the arrays of Flax NNX variables in their place.
 

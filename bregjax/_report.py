@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bregjax._leaves import Mask, leaf_kind, leaf_name, selected_leaves
+from bregjax._leaves import Mask, kernels_of_biases, leaf_kind, leaf_name, selected_leaves
 from bregjax._measures import effective_rank, live_groups
 from bregjax._regularizers._group import per_input_channel, per_kernel, per_neuron
 
@@ -29,6 +29,9 @@ class LayerSparsity:
     """(kh, kw) slices; None where the array is not a Conv kernel"""
     rank: tuple[int, int] | None
     """None where it was not asked for"""
+    asleep: int | None = None
+    """outputs without a live weight whose bias is not positive: behind a ReLU they never wake;
+    None where there is no bias beside the kernel"""
 
     @property
     def density(self) -> float:
@@ -72,6 +75,7 @@ class SparsityReport:
             "weights",
             "density",
             "outputs",
+            "asleep",
             "inputs",
             "kernels",
             "rank",
@@ -84,13 +88,14 @@ class SparsityReport:
                 _of(layer.weights),
                 f"{layer.density:.2%}",
                 _of(layer.outputs),
+                "" if layer.asleep is None else str(layer.asleep),
                 _of(layer.inputs),
                 _of(layer.kernels),
                 _of(layer.rank),
             )
             for layer in self.layers
         ]
-        total = ("all weights", "", "", _of(self.weights), f"{self.density:.2%}", "", "", "", "")
+        total = ("all weights", "", "", _of(self.weights), f"{self.density:.2%}", *5 * [""])
         widths = [max(len(row[i]) for row in (head, *rows, total)) for i in range(len(head))]
 
         def line(row: tuple[str, ...]) -> str:
@@ -128,7 +133,8 @@ def sparsity_report(params: Any, *, mask: Mask | None = None, ranks: bool = True
 
     Returns:
         A `SparsityReport`, which prints as a table: non-zero weights, live outputs (neurons or
-        filters), live inputs, live convolution kernels, and rank of each array.
+        filters), outputs that a ReLU lets never wake, live inputs, live convolution kernels, and
+        rank of each array.
 
     Raises:
         ValueError: if there is nothing to show, or ``mask`` does not fit or marks a vector.
@@ -137,10 +143,10 @@ def sparsity_report(params: Any, *, mask: Mask | None = None, ranks: bool = True
         >>> import jax.numpy as jnp, bregjax
         >>> kernel = jnp.zeros((3, 2)).at[0, 1].set(1.0)
         >>> print(bregjax.sparsity_report({"out": {"kernel": kernel, "bias": jnp.zeros(2)}}))
-        layer        kind   shape  weights  density  outputs  inputs  kernels  rank
-        ───────────────────────────────────────────────────────────────────────────
-        out/kernel   dense  3×2        1/6   16.67%      1/2     1/3            1/2
-        ───────────────────────────────────────────────────────────────────────────
+        layer        kind   shape  weights  density  outputs  asleep  inputs  kernels  rank
+        ───────────────────────────────────────────────────────────────────────────────────
+        out/kernel   dense  3×2        1/6   16.67%      1/2       1     1/3            1/2
+        ───────────────────────────────────────────────────────────────────────────────────
         all weights                    1/6   16.67%
     """
     tree = _parameters_of(params)
@@ -152,18 +158,24 @@ def sparsity_report(params: Any, *, mask: Mask | None = None, ranks: bool = True
         )
     if not shown:
         raise ValueError("mask marks no entry of params: there is nothing to report on.")
-    layers = [_layer(path, leaf, ranks) for path, leaf in shown]
+    leaves = {leaf_name(path): x for path, x in jax.tree.leaves_with_path(tree)}
+    biases = {kernel: leaves[bias] for bias, kernel in kernels_of_biases(leaves).items() if kernel}
+    layers = [_layer(path, leaf, biases.get(leaf_name(path)), ranks) for path, leaf in shown]
     total = sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(tree))
     return SparsityReport(tuple(layers), total)
 
 
-def _layer(path: tuple, x: jax.Array, ranks: bool) -> LayerSparsity:
+def _layer(path: tuple, x: jax.Array, bias: Any, ranks: bool) -> LayerSparsity:
     def live(groups: Any) -> tuple[int, int]:
         marks = np.asarray(live_groups(x, groups))
         return int(marks.sum()), marks.size
 
     kind = leaf_kind(path, x)
     rows = math.prod(x.shape[:-1])
+    asleep = None
+    if bias is not None and np.shape(bias) == x.shape[-1:]:
+        units = np.asarray(live_groups(x, per_neuron()))
+        asleep = int(np.sum(~units & ~(np.asarray(bias) > 0)))
     return LayerSparsity(
         name=leaf_name(path),
         kind=kind,
@@ -173,4 +185,5 @@ def _layer(path: tuple, x: jax.Array, ranks: bool) -> LayerSparsity:
         inputs=live(per_input_channel()),
         kernels=live(per_kernel()) if kind == "conv" else None,
         rank=(int(effective_rank(x)), min(rows, x.shape[-1])) if ranks else None,
+        asleep=asleep,
     )

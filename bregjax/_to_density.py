@@ -12,6 +12,9 @@ from bregjax._validation import check_range, check_whole, known_number
 _RAMP = 0.6
 """share of the steps until the density is reached"""
 _DENSITY_AT_FIRST = 0.5
+_LEARNING_RATE = 1e-2
+_WARMUP = 0.1
+"""share of the steps until the learning rate is at its largest"""
 _UNIT = 1e-3
 """the strength that steering multiplies; what it is does not matter"""
 
@@ -39,7 +42,8 @@ def adabreg_to_density(
     Args:
       density: d, the share of the regularized entries that live in the end, in (0, 1].
       steps: T, the number of updates of the whole training, at least 1.
-      learning_rate: a number or a schedule; the default is 0.005, decaying to zero as a cosine.
+      learning_rate: a number or a schedule; the default rises to 0.01 over the first tenth of
+        the steps and falls to zero as a cosine.
       regularizer: what lives and dies; `l1` by default. Groups stay whole, so that up to one group
         more lives. With ``per_neuron()`` and the like leave the output layer out by ``mask``, or
         whole classes die.
@@ -76,7 +80,10 @@ def adabreg_to_density(
     check_range("density", density, above=0, at_most=1)
     check_whole("steps", steps, at_least=1)
     if learning_rate is None:
-        learning_rate = optax.cosine_decay_schedule(5e-3, steps)
+        warmup = max(1, round(_WARMUP * steps))
+        learning_rate = optax.warmup_cosine_decay_schedule(
+            0.0, _LEARNING_RATE, warmup, max(steps, 2)
+        )
     regularizer = l1() if regularizer is None else regularizer
     target = optax.polynomial_schedule(
         max(_DENSITY_AT_FIRST, density), density, power=3, transition_steps=round(_RAMP * steps)

@@ -1,0 +1,240 @@
+"""The start that cannot be dead, the optimizer that is told a density, and what went wrong."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from flax import nnx
+from sklearn.datasets import load_digits
+
+import bregjax
+
+KEY = jax.random.key(0)
+
+
+class ConvNet(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.conv1 = nnx.Conv(1, 16, (3, 3), rngs=rngs)
+        self.conv2 = nnx.Conv(16, 32, (3, 3), strides=2, rngs=rngs)
+        self.out = nnx.Linear(512, 10, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        x = nnx.relu(self.conv2(nnx.relu(self.conv1(images))))
+        return self.out(x.reshape(len(x), -1))
+
+
+def digits() -> tuple[jax.Array, jax.Array]:
+    bunch = load_digits()
+    return jnp.asarray(bunch.images[..., None] / 16, jnp.float32), jnp.asarray(bunch.target)
+
+
+def trained(optimizer, start, steps: int, seed: int):
+    """A network after so many steps on batches of real digits, and its optimizer."""
+    images, labels = digits()
+    model = ConvNet(nnx.Rngs(seed))
+    params = start(jax.random.key(seed), nnx.state(model, nnx.Param))
+    nnx.update(model, params)
+    training = nnx.Optimizer(model, optimizer, wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, training, chosen):
+        def loss(model):
+            logits = model(images[chosen])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels[chosen]).mean()
+
+        training.update(model, nnx.grad(loss)(model))
+
+    for batch in np.random.default_rng(seed).integers(0, 1400, (steps, 64)):
+        step(model, training, batch)
+    accuracy = jnp.mean(model(images[1400:]).argmax(-1) == labels[1400:])
+    return model, training, float(accuracy)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_biases_are_uniform_up_to_one_over_the_root_of_the_fan_in(dtype):
+    params = {
+        "dense": {"kernel": jnp.ones((25, 4000), dtype), "bias": jnp.zeros(4000, dtype)},
+        "conv": {"weight": jnp.ones((3000, 4, 2, 2), dtype), "bias": jnp.zeros(3000, dtype)},
+        "haiku": {"w": jnp.ones((4, 2000), dtype), "b": jnp.zeros(2000, dtype)},
+        "norm": {"weight": jnp.ones(100, dtype), "bias": jnp.zeros(100, dtype)},
+    }
+    drawn = bregjax.positive_biases(KEY, params, scale=3.0)
+    for layer, name, bound in (
+        ("dense", "bias", 0.6),
+        ("conv", "bias", 0.75),
+        ("haiku", "b", 1.5),
+        ("norm", "bias", 0.3),
+    ):
+        bias = drawn[layer].pop(name)
+        assert bias.dtype == dtype
+        bias = np.asarray(bias, np.float64)
+        assert bias.min() >= 0
+        assert bias.max() <= bound * (1 + float(jnp.finfo(dtype).eps))
+        # The mean of n uniform numbers deviates by bound/√(12 n).
+        assert abs(bias.mean() - bound / 2) < 4 * bound / np.sqrt(12 * bias.size)
+        np.testing.assert_array_equal(
+            jax.tree.leaves(drawn[layer])[0], jax.tree.leaves(params[layer])[-1]
+        )
+
+
+def test_positive_biases_stay_and_others_are_drawn():
+    params = {"kernel": jnp.ones((4, 3)), "bias": jnp.array([2.0, 0.0, -1.0])}
+    bias = bregjax.positive_biases(KEY, params)["bias"]
+    assert bias[0] == 2
+    assert jnp.all((bias[1:] > 0) & (bias[1:] <= 0.5))
+
+
+@pytest.mark.parametrize("groups", [None, bregjax.per_neuron(), bregjax.per_kernel()])
+def test_a_sparse_start_has_the_weights_of_sparsify_and_no_unit_asleep(groups):
+    params = nnx.state(ConvNet(nnx.Rngs(0)), nnx.Param)
+    start = jax.jit(lambda key: bregjax.sparse_start(key, params, 0.25, groups=groups))
+    sparse = start(KEY)
+    expected = bregjax.sparsify(jax.random.split(KEY)[0], params, 0.25, groups=groups)
+    for name in ("conv1", "conv2", "out"):
+        np.testing.assert_array_equal(
+            sparse[name]["kernel"].get_value() != 0, expected[name]["kernel"].get_value() != 0
+        )
+    assert [layer.asleep for layer in bregjax.sparsity_report(sparse, ranks=False).layers] == [
+        0,
+        0,
+        0,
+    ]
+
+
+def test_the_start_of_linen_parameters():
+    params = nn.Dense(4).init(KEY, jnp.ones((1, 8)))["params"]
+    sparse = bregjax.sparse_start(KEY, params, 0.25)
+    assert jnp.sum(sparse["kernel"] != 0) == 8
+    assert jnp.all(sparse["bias"] > 0)
+
+
+def test_the_report_counts_the_units_that_a_relu_lets_never_wake():
+    kernel = jnp.zeros((3, 4)).at[0, 0].set(1.0)
+    bias = jnp.array([0.0, 0.0, -1.0, 0.5])
+    report = bregjax.sparsity_report({"a": {"kernel": kernel, "bias": bias}, "b": {"w": kernel}})
+    assert [layer.asleep for layer in report.layers] == [2, None]
+
+
+@pytest.mark.parametrize("density", [0.03, 0.1, 0.7, 1.0])
+@jax.numpy_dtype_promotion("standard")  # as Optax's schedules need
+def test_the_density_is_exact_and_on_its_ramp_after_every_step(density):
+    tx = bregjax.adabreg_to_density(density, steps=20)
+    params = {"kernel": jax.random.normal(KEY, (20, 10)), "bias": jnp.zeros(10)}
+    state = tx.init(params)
+    first = max(0.5, density)
+    for step in range(25):
+        gradient = jax.tree.map(lambda x, s=step: jnp.sin(7.0 * x + s) + 0.1, params)
+        updates, state = tx.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        expected = density + (first - density) * (1 - min(step / 12, 1)) ** 3
+        assert int((params["kernel"] != 0).sum()) == round(200 * expected), step
+
+
+def test_arguments_of_adabreg_to_density():
+    with pytest.raises(ValueError, match=r"density must be .*got density=5"):
+        bregjax.adabreg_to_density(5, 100)
+    with pytest.raises(ValueError, match=r"steps must be .*got steps=0"):
+        bregjax.adabreg_to_density(0.05, 0)
+    with pytest.raises(TypeError, match="regularizer must be"):
+        bregjax.adabreg_to_density(0.05, 9, None, bregjax.l1)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@jax.numpy_dtype_promotion("standard")
+def test_a_small_conv_net_learns_with_the_advice_and_says_why_it_does_not_without(seed):
+    steps = 200
+    tx = bregjax.adabreg_to_density(0.1, steps)
+    model, training, accuracy = trained(tx, bregjax.sparse_start, steps, seed)
+    assert accuracy > 0.85
+    images, _ = digits()
+    params = nnx.state(model, nnx.Param)
+    assert bregjax.density(params) == pytest.approx(0.1, abs=1e-3)
+    assert bregjax.diagnose(tx, training.opt_state, params, model(images)) == []
+
+    tx = bregjax.adabreg(5e-3, bregjax.l1(), 1.0)
+    start = functools.partial(bregjax.sparsify, density=0.01)
+    model, training, accuracy = trained(tx, start, steps, seed)
+    assert accuracy < 0.5
+    params = nnx.state(model, nnx.Param)
+    said = " ".join(bregjax.diagnose(tx, training.opt_state, params, model(images)))
+    assert "sleep for ever" in said
+
+
+def after_one_step(tx, gradient=None):
+    params = {"a": {"kernel": jnp.zeros((4, 3)).at[0, 0].set(1.0)}, "b": jnp.ones((2, 2))}
+    state = tx.init(params)
+    gradient = jax.tree.map(jnp.ones_like, params) if gradient is None else gradient
+    updates, state = jax.jit(tx.update)(gradient, state, params)
+    return state, optax.apply_updates(params, updates)
+
+
+def says(tx, *words: str, outputs=None, gradient=None) -> None:
+    state, params = after_one_step(tx, gradient)
+    said = bregjax.diagnose(tx, state, params, outputs)
+    assert len(said) == len(words), said
+    for sentence, word in zip(said, words, strict=True):
+        assert word in sentence
+
+
+def test_what_is_well_gives_no_sentence():
+    says(bregjax.linbreg(0.1, bregjax.l1(), 0.15))
+    says(bregjax.linbreg(0.1, bregjax.l1(), 0.15), outputs=jnp.eye(3))
+
+
+def test_nothing_near_waking():
+    says(bregjax.linbreg(0.1, bregjax.l1(), 2.0), "has 5 % of the evidence")
+    says(bregjax.linbreg(0.1, bregjax.per_neuron(), 2.0), "has 5 % of the evidence")
+
+
+def test_everything_is_awake():
+    says(bregjax.linbreg(0.1, bregjax.l1(), 1e-3), "100 % of the weights are awake")
+
+
+def test_a_dead_layer():
+    tx = bregjax.linbreg(1.0, bregjax.l1(), 3.0)
+    gradient = {"a": {"kernel": 0.5 * jnp.ones((4, 3))}, "b": 2 * jnp.ones((2, 2))}
+    says(tx, "No weight of b lives", gradient=gradient)
+
+
+def test_units_that_no_gradient_has_reached():
+    gradient = {"a": {"kernel": jnp.ones((4, 3)).at[:, 1].set(0)}, "b": jnp.ones((2, 2))}
+    says(bregjax.linbreg(0.1, bregjax.l1(), 0.15), "1 of 3 in a/kernel", gradient=gradient)
+
+
+def test_numbers_that_are_not_finite():
+    gradient = {"a": {"kernel": jnp.ones((4, 3)).at[0, 0].set(jnp.nan)}, "b": jnp.ones((2, 2))}
+    says(bregjax.linbreg(0.1, bregjax.l1(), 0.15), "a/kernel is not finite", gradient=gradient)
+
+
+def test_steering_off_its_target():
+    inner = bregjax.linbreg(0.1, bregjax.l1(), 0.15, keep_weights=True)
+    says(bregjax.steer(inner, 0.05), "aimed at 5 % and had 31 %")
+    gradient = {"a": {"kernel": jnp.zeros((4, 3))}, "b": jnp.ones((2, 2))}
+    says(
+        bregjax.steer(inner, 0.9, exact=True),
+        "2 of 3 in a/kernel",
+        "aimed at 90 % and had 31 %",
+        gradient=gradient,
+    )
+
+
+def test_dead_classes_and_dead_networks():
+    tx = bregjax.linbreg(0.1, bregjax.l1(), 0.15)
+    says(tx, "The network is dead", outputs=jnp.ones((5, 3)))
+    logits = jnp.ones((5, 2, 3)).at[0, 0, 1].set(2.0)
+    says(tx, "2 of 3 outputs are the same for every example: 0, 2.", outputs=logits)
+    state, params = after_one_step(tx)
+    with pytest.raises(ValueError, match=r"outputs must have .*\(5,\)"):
+        bregjax.diagnose(tx, state, params, jnp.ones(5))
+
+
+def test_diagnosis_of_low_rank_and_of_what_has_no_dual():
+    says(bregjax.linbreg(0.1, bregjax.nuclear(), 1e-3), "100 % of the weights are awake")
+    tx = optax.sgd(0.1)
+    state, params = after_one_step(tx)
+    with pytest.raises(ValueError, match="state has no dual of params"):
+        bregjax.diagnose(tx, state, params)
