@@ -13,6 +13,7 @@ try:
     from benchmarks.experiments.densenet_search import DenseNetSearch
     from benchmarks.experiments.digits import Digits
     from benchmarks.experiments.fashion_convnet import FashionConvNet
+    from benchmarks.experiments.first_network import FirstNetwork
     from benchmarks.experiments.lowrank_convnet import LowrankConvnet
     from benchmarks.experiments.lowrank_mlp import LowrankMlp
     from benchmarks.experiments.mnist_mlp import MnistMlp
@@ -32,6 +33,7 @@ COMMANDS = {
     command.name: command
     for command in (
         Digits,
+        FirstNetwork,
         MnistMlp,
         FashionConvNet,
         DenoisingAutoencoder,

@@ -53,7 +53,7 @@ def kernels_of_biases(leaves: Mapping[str, Any]) -> dict[str, str | None]:
         layer, slash, kind = name.rpartition("/")
         if kind in _BIASES:
             kernels = (f"{layer}{slash}{kernel}" for kernel in _KERNELS)
-            there = (kernel for kernel in kernels if np.ndim(leaves.get(kernel)) >= 2)
+            there = (kernel for kernel in kernels if np.ndim(leaves.get(kernel, 0)) >= 2)
             beside[name] = next(there, None)
     return beside
 

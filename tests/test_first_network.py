@@ -1,6 +1,7 @@
 """The start that cannot be dead, the optimizer that is told a density, and what went wrong."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ class ConvNet(nnx.Module):
 
 
 def digits() -> tuple[jax.Array, jax.Array]:
-    bunch = load_digits()
+    bunch: Any = load_digits()
     return jnp.asarray(bunch.images[..., None] / 16, jnp.float32), jnp.asarray(bunch.target)
 
 
@@ -123,7 +124,7 @@ def test_the_report_counts_the_units_that_a_relu_lets_never_wake():
 @jax.numpy_dtype_promotion("standard")  # as Optax's schedules need
 def test_the_density_is_exact_and_on_its_ramp_after_every_step(density):
     tx = bregjax.adabreg_to_density(density, steps=20)
-    params = {"kernel": jax.random.normal(KEY, (20, 10)), "bias": jnp.zeros(10)}
+    params: Any = {"kernel": jax.random.normal(KEY, (20, 10)), "bias": jnp.zeros(10)}
     state = tx.init(params)
     first = max(0.5, density)
     for step in range(25):

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ _CHUNK = 1000  # records decoded between two ticks of the progress bar
 _SPLIT_SEED = 42
 _NOISE_SEED = 0
 _NOISE_STD = 0.05
+_WINDOW = 64  # characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +78,12 @@ class Dataset:
         return dataclasses.replace(self, train=train, validation=shown)
 
     def normalize(self, inputs: jax.Array) -> jax.Array:
-        """(x − mean) / std in float32, where x is ``inputs`` scaled to [0, 1] if they are uint8."""
+        """(x − mean) / std in float32, where x is ``inputs`` scaled to [0, 1] if they are uint8.
+
+        Tokens, which are int32, stay as they are.
+        """
+        if inputs.dtype == jnp.int32:
+            return inputs
         pixels = inputs.astype(jnp.float32)
         if inputs.dtype == jnp.uint8:
             pixels = pixels / 255
@@ -86,10 +93,10 @@ class Dataset:
 def load(name: str, data_dir: Path | None = None) -> Dataset:
     """Load a dataset by name.
 
-    ``digits`` is part of scikit-learn; ``mnist``, ``fashion_mnist`` and ``cifar10`` are prepared
-    by tfds, 5 % of their training images kept for validation. In ``mnist_noisy`` and
-    ``mnist_blurred`` the inputs are corrupted images and the targets the clean ones, both float32;
-    the corruption of an image is always the same.
+    ``digits`` is part of scikit-learn, ``python_help`` of Python; ``mnist``, ``fashion_mnist`` and
+    ``cifar10`` are prepared by tfds, 5 % of their training images kept for validation. In
+    ``mnist_noisy`` and ``mnist_blurred`` the inputs are corrupted images and the targets the clean
+    ones, both float32; the corruption of an image is always the same.
 
     Args:
       name: which dataset.
@@ -158,9 +165,12 @@ def read_prepared(name: str, split: str, data_dir: Path | None = None) -> Split:
 
 
 def _stratified(labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices to train with, and ``size`` held out with the classes in the same proportions."""
+    """Indices to train with, and ``size`` held out with the classes, if any, in proportion."""
     rest, held_out = train_test_split(
-        np.arange(len(labels)), test_size=size, random_state=_SPLIT_SEED, stratify=labels
+        np.arange(len(labels)),
+        test_size=size,
+        random_state=_SPLIT_SEED,
+        stratify=labels if labels.ndim == 1 else None,
     )
     return np.sort(rest), np.sort(held_out)
 
@@ -173,6 +183,21 @@ def _digits(data_dir: Path | None) -> tuple[Split, Split]:
     whole = Split(images, bunch.target.astype(np.int32))
     rest, test = _stratified(whole.targets, 360)
     return Split(*whole[rest]), Split(*whole[test])
+
+
+def _python_help(data_dir: Path | None) -> tuple[Split, Split]:
+    """The texts of Python's ``help()`` in windows of characters, each with the one that follows.
+
+    The last tenth is for tests. Characters are ASCII codes; what is not ASCII becomes 127.
+    """
+    del data_dir
+    text = "".join(topics[name] for name in sorted(topics))
+    codes = np.minimum(np.frombuffer(text.encode("utf-32-le"), np.uint32), 127).astype(np.int32)
+    count = (len(codes) - 1) // _WINDOW
+    inputs = codes[: count * _WINDOW].reshape(count, _WINDOW)
+    targets = codes[1 : count * _WINDOW + 1].reshape(count, _WINDOW)
+    cut = count * 9 // 10
+    return Split(inputs[:cut], targets[:cut]), Split(inputs[cut:], targets[cut:])
 
 
 def _prepared(name: str, data_dir: Path | None) -> tuple[Split, Split]:
@@ -234,4 +259,5 @@ _RECIPES = {
         std=(0.2470, 0.2435, 0.2616),
     ),
     "digits": _Recipe(_digits, 137, mean=0.3053, std=0.3759),
+    "python_help": _Recipe(_python_help, 300, mean=0.0, std=1.0),
 }

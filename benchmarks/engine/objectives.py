@@ -24,6 +24,12 @@ def smoothed_classification(logits: jax.Array, labels: jax.Array) -> tuple[jax.A
     return losses, (jnp.argmax(logits, axis=-1) == labels).astype(losses.dtype)
 
 
+def next_token(logits: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean cross entropy of logits (n, length, vocabulary) with tokens (n, length), in nats."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens).mean(axis=-1)
+    return losses, jnp.full_like(losses, jnp.nan)
+
+
 def reconstruction(images: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean squared error per pixel of images (n, ...)."""
     losses = jnp.mean(jnp.square(images - targets), axis=tuple(range(1, images.ndim)))

@@ -89,6 +89,8 @@ class Task:
     steps_per_call: int | None = None
     """training steps in one program; by default an epoch. Between programs the bar moves on, an
     interruption is heard and checkpoints are saved: give it where an epoch takes minutes."""
+    epochs: int | None = None
+    """passes over the training images, where the task has a length of its own"""
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     """how the network was built, for summary.json"""
 

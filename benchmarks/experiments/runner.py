@@ -143,7 +143,8 @@ def _train_case(
     trainer: Trainer,
     archive: results.Archive,
 ) -> None:
-    epochs = min(experiment.epochs, 2) if experiment.quick else experiment.epochs
+    epochs = task.epochs or experiment.epochs
+    epochs = min(epochs, 2) if experiment.quick else epochs
     count = 1 if experiment.quick else experiment.seeds
     seeds = range(experiment.seed, experiment.seed + count)
     result = trainer.train(

@@ -18,11 +18,20 @@ from benchmarks.methods.optimizers import (
     sgd,
     steerable,
 )
-from benchmarks.methods.recipes import Method, Path, Recipe, Steered, Targeted, steered_densities
-from benchmarks.methods.starts import ErdosRenyiStart, LowRankStart, SparseStart
+from benchmarks.methods.recipes import (
+    Method,
+    Path,
+    Recipe,
+    Steered,
+    Targeted,
+    ToDensity,
+    steered_densities,
+)
+from benchmarks.methods.starts import ErdosRenyiStart, FirstStart, LowRankStart, SparseStart
 
 __all__ = [
     "ErdosRenyiStart",
+    "FirstStart",
     "LowRankStart",
     "Method",
     "Path",
@@ -30,6 +39,7 @@ __all__ = [
     "SparseStart",
     "Steered",
     "Targeted",
+    "ToDensity",
     "adabreg",
     "adam",
     "check_shares",

@@ -189,6 +189,29 @@ class Steered(_Ramped):
 
 
 @dataclasses.dataclass(frozen=True)
+class ToDensity(_Single):
+    """`bregjax.adabreg_to_density`, which is told a density and nothing else."""
+
+    target_density: float
+    start: Start
+    full_gradients: float = 1.0
+    kind: str = "AdaBreg"
+
+    @property
+    def name(self) -> str:
+        """Such as ``AdaBreg 10.0%``."""
+        return _label(self.kind, target=self.target_density)
+
+    def optimizer(self, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
+        """See `Method`."""
+        return bregjax.adabreg_to_density(self.target_density, epochs * steps_per_epoch)
+
+    def record(self) -> dict[str, Any]:
+        """See `Method`."""
+        return self.start.record() | {"target_density": self.target_density}
+
+
+@dataclasses.dataclass(frozen=True)
 class Path:
     """One method at many strengths, side by side in one program."""
 
@@ -227,7 +250,7 @@ class Path:
         return self.members[0].record() | {"strengths": list(self.strengths)}
 
 
-Recipe = Method | Targeted | Steered | Path
+Recipe = Method | Targeted | Steered | ToDensity | Path
 """What an experiment trains with."""
 
 

@@ -66,6 +66,21 @@ class SparseStart:
 
 
 @dataclasses.dataclass(frozen=True)
+class FirstStart:
+    """`bregjax.sparse_start` as it is."""
+
+    density: float = 0.1
+
+    def __call__(self, key: jax.Array, params: Any) -> Any:
+        """See `Start`."""
+        return bregjax.sparse_start(key, params, self.density)
+
+    def record(self) -> dict[str, Any]:
+        """See `Start`."""
+        return {"initial_density": self.density}
+
+
+@dataclasses.dataclass(frozen=True)
 class LowRankStart:
     """The leading singular values of the random kernels; biases are drawn as in `SparseStart`."""
 

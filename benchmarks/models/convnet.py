@@ -1,4 +1,4 @@
-"""The convolutional network of the group-sparsity experiment."""
+"""The convolutional networks for images of one channel."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from benchmarks.models.convolution import max_pool
-from benchmarks.models.layers import conv, linear
+from benchmarks.models.layers import ConvNorm, conv, linear
 
 
 class ConvNet(nnx.Module):
@@ -36,3 +36,30 @@ class ConvNet(nnx.Module):
         x = nnx.relu(max_pool(self.conv2(x)))
         x = nnx.relu(self.linear1(x.reshape(x.shape[0], -1)))
         return self.linear2(x).astype(jnp.float32)
+
+
+class SmallConvNet(nnx.Module):
+    """Convolutions of 16 and 32 channels, the second of stride 2, and one layer to the logits.
+
+    The kernels are 3×3.
+
+    Args:
+      size: height and width of the images, in pixels.
+      classes: the number of logits.
+      normalized: whether batch norm follows each convolution.
+      rngs: the random streams.
+    """
+
+    def __init__(self, size: int, *, classes: int = 10, normalized: bool = False, rngs: nnx.Rngs):
+        if normalized:
+            self.conv1 = ConvNorm(1, 16, 3, rngs=rngs)
+            self.conv2 = ConvNorm(16, 32, 3, stride=2, rngs=rngs)
+        else:
+            self.conv1 = conv(1, 16, 3, padding=1, rngs=rngs)
+            self.conv2 = conv(16, 32, 3, stride=2, padding=1, rngs=rngs)
+        self.linear = linear(32 * ((size + 1) // 2) ** 2, classes, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Logits (n, classes) of images (n, size, size, 1)."""
+        x = nnx.relu(self.conv2(nnx.relu(self.conv1(images))))
+        return self.linear(x.reshape(x.shape[0], -1))

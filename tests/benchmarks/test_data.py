@@ -226,3 +226,20 @@ def test_all_images_for_training_leave_the_first_test_images_to_look_at():
     np.testing.assert_array_equal(joined.train.targets[len(whole.train) :], targets)
     np.testing.assert_array_equal(joined.validation.inputs, whole.test.inputs[: len(targets)])
     np.testing.assert_array_equal(joined.test.targets, whole.test.targets)
+
+
+def test_windows_of_characters_and_those_that_follow():
+    help_texts = data.load("python_help")
+    for split in (help_texts.train, help_texts.validation, help_texts.test):
+        inputs, targets = split[:]
+        assert inputs.shape == targets.shape == (len(split), 64)
+        np.testing.assert_array_equal(inputs[:, 1:], targets[:, :-1])
+        assert inputs.dtype == np.int32
+        assert 0 <= inputs.min() <= inputs.max() < 128
+    # The test windows are one text.
+    inputs, targets = help_texts.test[:]
+    np.testing.assert_array_equal(inputs[1:, 0], targets[:-1, -1])
+    text = "".join(map(chr, inputs.ravel()))
+    assert " statement " in text
+    tokens = np.arange(5, dtype=np.int32)
+    np.testing.assert_array_equal(help_texts.normalize(jax.numpy.asarray(tokens)), tokens)

@@ -42,6 +42,21 @@ def test_a_quick_trial_of_the_convnet(tmp_path):
     assert run["settings"]["strength"]["dense"]["initial"] == 0.02
 
 
+@pytest.mark.parametrize(
+    "network", ["convnet", pytest.param("transformer", marks=pytest.mark.slow)]
+)
+def test_first_networks_are_told_a_density_and_a_number_of_steps(network, tmp_path):
+    options = ["--network", network, "--steps", "15", "25", "--seeds", "2", "--sparsities", "0.9"]
+    assert main(["first_network", *options, "--out", str(tmp_path)]) == 0
+    runs = json.loads((tmp_path / "summary.json").read_text())
+    assert len(runs) == 2 * 2 * 2
+    for run in runs:
+        assert run["settings"]["steps"] in (15, 25)
+        target = run["settings"].get("target_density", 1.0)
+        assert run["density"] == pytest.approx(target, abs=1e-3)
+    assert (tmp_path / "quality_over_steps.png").read_bytes().startswith(b"\x89PNG")
+
+
 @needs_mnist
 def test_a_quick_trial_of_a_target(tmp_path):
     (run,) = check("target_sparsity", tmp_path, "--only", "AdaBreg 5.0%")

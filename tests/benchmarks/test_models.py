@@ -1,4 +1,5 @@
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ def apply(model, images):
     return model(images)
 
 
-def convolve(x, kernel, bias=0.0, padding=0):
+def convolve(x, kernel, bias: Any = 0.0, padding=0):
     """Cross-correlation in float64, of NHWC images with an HWIO kernel."""
     x = np.pad(np.asarray(x, np.float64), ((0, 0), (padding,) * 2, (padding,) * 2, (0, 0)))
     windows = sliding_window_view(x, kernel.shape[:2], axis=(1, 2))
@@ -330,3 +331,36 @@ def test_one_group_norm_over_all_axes_removes_whole_connections():
     alive = np.tri(4)
     alive[1, 0] = 0
     np.testing.assert_array_equal(model.connection_norms() > 0, alive)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_the_small_conv_net_against_numpy(normalized):
+    net = filled(functools.partial(models.SmallConvNet, 6, normalized=normalized))
+    net.eval()
+    images = normal(3, 6, 6, 1)
+
+    def layer(x, block, stride):
+        plain = block.conv if normalized else block
+        bias = 0.0 if normalized else np.asarray(plain.bias, np.float64)
+        x = convolve(x, plain.kernel, bias, padding=1)[:, ::stride, ::stride]
+        if normalized:
+            mean, var, scale, shift = (
+                np.asarray(getattr(block.norm, name), np.float64)
+                for name in ("mean", "var", "scale", "bias")
+            )
+            x = (x - mean) / np.sqrt(var + 1e-5) * scale + shift
+        return relu(x)
+
+    expected = layer(layer(images, net.conv1, 1), net.conv2, 2).reshape(3, -1)
+    np.testing.assert_allclose(apply(net, images), affine(expected, net.linear), rtol=2e-5)
+
+
+def test_the_transformer_looks_back_and_not_ahead():
+    net = filled(functools.partial(models.Transformer, vocabulary=9, length=7, width=8, heads=2))
+    tokens = jax.random.randint(jax.random.key(0), (2, 7), 0, 9)
+    logits = apply(net, tokens)
+    assert logits.shape == (2, 7, 9)
+    changed = apply(net, tokens.at[:, 3].set((tokens[:, 3] + 1) % 9))
+    np.testing.assert_allclose(changed[:, :3], logits[:, :3], rtol=1e-5)
+    # All later ones see it, also where the token before them is the same.
+    assert np.abs(changed[:, 3:] - logits[:, 3:]).max(axis=-1).min() > 1e-3

@@ -10,6 +10,7 @@ from benchmarks.report.figures.curves import (
     layer_densities,
     learning_curves,
     plot_curves,
+    quality_over_steps,
     steering,
 )
 from benchmarks.report.figures.kernels import learned_kernels
@@ -28,6 +29,7 @@ __all__ = [
     "learned_kernels",
     "learning_curves",
     "plot_curves",
+    "quality_over_steps",
     "restored_images",
     "save",
     "singular_values",

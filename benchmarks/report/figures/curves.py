@@ -160,6 +160,43 @@ def accuracy_at_targets(runs: Sequence[Run], title: str) -> Figure:
     return figure
 
 
+def quality_over_steps(runs: Sequence[Run], title: str) -> Figure:
+    """Draw test accuracy, or the loss, over the number of steps: each seed, and the mean."""
+    classes = all(run.test_accuracy is not None for run in runs)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+        axes = figure.subplots()
+        lines = dict.fromkeys((run.kind, run.target_density) for run in runs)
+        for index, (kind, target) in enumerate(lines):
+            mine = [run for run in runs if (run.kind, run.target_density) == (kind, target)]
+            steps = sorted({run.settings["steps"] for run in mine})
+            values = [
+                [
+                    100 * (run.test_accuracy or 0) if classes else run.test_loss
+                    for run in mine
+                    if run.settings["steps"] == count
+                ]
+                for count in steps
+            ]
+            label = f"{kind}, dense" if target is None else f"{kind}, {target:.0%} of the weights"
+            (line,) = axes.plot(
+                steps, [np.mean(v) for v in values], marker="os^D"[index % 4], label=label
+            )
+            for count, seeds in zip(steps, values, strict=True):
+                axes.scatter(
+                    [count] * len(seeds), seeds, s=6, color=line.get_color(), alpha=0.4, zorder=1
+                )
+        axes.set_xscale("log")
+        counts = sorted({run.settings["steps"] for run in runs})
+        axes.set_xticks(counts, [f"{count:,}" for count in counts])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("steps of training")
+        axes.set_ylabel("test accuracy in %" if classes else "test loss in nats per character")
+        axes.legend()
+        axes.set_title(title)
+    return figure
+
+
 def _target(run: Run) -> float:
     assert run.target_density is not None
     return run.target_density

@@ -1,0 +1,111 @@
+"""What a stranger gets who follows the first page, and nothing else."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
+
+from flax import nnx
+
+from benchmarks import data, methods
+from benchmarks.engine.objectives import Objective, classification, next_token
+from benchmarks.engine.training import Task
+from benchmarks.experiments.experiment import Experiment
+from benchmarks.experiments.runner import Case
+from benchmarks.methods import FirstStart, Recipe, ToDensity
+from benchmarks.methods.schedules import Cosine
+from benchmarks.models import MLP, SmallConvNet, Transformer
+from benchmarks.report import figures, results
+
+
+class _Network(NamedTuple):
+    title: str
+    dataset: str
+    batch_size: int
+    build: Callable[[nnx.Rngs], nnx.Module]
+    objective: Objective = classification
+
+
+_NETWORKS = {
+    "mlp": _Network(
+        "digits, MLP 64-128-64-10", "digits", 64, lambda rngs: MLP((64, 128, 64, 10), rngs=rngs)
+    ),
+    "convnet": _Network(
+        "digits, two convolutions", "digits", 64, lambda rngs: SmallConvNet(8, rngs=rngs)
+    ),
+    "batchnorm": _Network(
+        "Fashion-MNIST, two convolutions with batch norm",
+        "fashion_mnist",
+        64,
+        lambda rngs: SmallConvNet(28, normalized=True, rngs=rngs),
+    ),
+    "transformer": _Network(
+        "characters of Python's help, transformer of four layers",
+        "python_help",
+        16,
+        lambda rngs: Transformer(rngs=rngs),
+        next_token,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FirstNetwork(Experiment):
+    """Four small networks, short and long trainings, as the first page tells it.
+
+    The network starts by `sparse_start` and is trained by `adabreg_to_density`, which are told the
+    density and the number of steps and nothing else. Beside them Adam on the dense network.
+    """
+
+    name: ClassVar[str] = "first_network"
+
+    network: Literal["mlp", "convnet", "batchnorm", "transformer"] = "mlp"
+    """What is trained; all but batchnorm need no dataset."""
+    steps: tuple[int, ...] = (300, 1000, 3000)
+    """The lengths of the trainings, at least, in steps; --epochs is not used."""
+    sparsities: tuple[float, ...] = (0.9, 0.95)
+    """What is asked for: the shares of all weights that are to be zero."""
+    seeds: int = 10
+    """Number of runs of each method, each with its own initial weights and order of batches."""
+
+    @property
+    def title(self) -> str:
+        """The heading of table and figure."""
+        return _NETWORKS[self.network].title
+
+    @property
+    def convolutional(self) -> bool:
+        """Whether the network is."""
+        return self.network in ("convnet", "batchnorm")
+
+    def cases(self) -> Iterator[Case]:
+        """Each method for each number of steps."""
+        network = _NETWORKS[self.network]
+        dataset = data.load(network.dataset, self.data_dir)
+        for steps in self.steps:
+            epochs = math.ceil(steps / (len(dataset.train) // network.batch_size))
+            task = Task(
+                dataset.first(math.ceil(steps / epochs) * network.batch_size, None),
+                network.build,
+                network.batch_size,
+                network.objective,
+                epochs=epochs,
+                settings={"network": self.network, "steps": steps},
+            )
+            for method in self.methods():
+                yield f"{method.name}, {steps:,} steps", task, method
+
+    def methods(self) -> list[Recipe]:
+        """Dense Adam, and ours at every density."""
+        methods.check_shares("--sparsities", self.sparsities)
+        densities = [round(1 - sparsity, 6) for sparsity in self.sparsities]
+        return [
+            methods.adam(Cosine(5e-3)),
+            *(ToDensity(density, FirstStart(max(0.1, density))) for density in densities),
+        ]
+
+    def draw(self, out: Path) -> None:
+        """How good they are over the number of steps."""
+        runs = results.read_runs(out)
+        figures.save(figures.quality_over_steps(runs, self.title), out, "quality_over_steps")
