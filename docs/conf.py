@@ -1,0 +1,34 @@
+"""Sphinx: `sphinx-build -W docs out/docs` builds the site, warnings are errors."""
+
+import bregjax
+
+project = "bregjax"
+author = "The bregjax developers"
+copyright = "2026, the bregjax developers"  # noqa: A001
+version = release = bregjax.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+source_suffix = {".md": "markdown"}
+html_theme = "furo"
+html_title = f"bregjax {version}"
+html_copy_source = False
+
+# A name in single backticks is a link where there is such an object, and code elsewhere.
+default_role = "py:obj"
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings say what arguments are
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_use_admonition_for_notes = False
+
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+# Links to folders and files of the repository that are no pages.
+suppress_warnings = ["myst.xref_missing"]
