@@ -231,6 +231,7 @@ def test_report_of_flax_models(model):
         inputs=(2, 2),
         kernels=(2, 6),
         rank=(1, 3),
+        asleep=2,  # Flax's biases are zero
     )
     assert out == bregjax.LayerSparsity(
         name="out/kernel",
@@ -241,6 +242,7 @@ def test_report_of_flax_models(model):
         inputs=(2, 4),
         kernels=None,
         rank=(1, 2),
+        asleep=0,
     )
     assert out.density == 0.5
     assert report.weights == (14, 62)
@@ -252,9 +254,9 @@ def test_report_prints_a_table():
     params = {"conv": {"kernel": CONV_KERNEL}, "out": {"kernel": OUT_KERNEL, "bias": jnp.ones(2)}}
     lines = str(bregjax.sparsity_report(params)).splitlines()
     assert [line.split() for line in lines if "─" not in line] == [
-        ["layer", "kind", "shape", "weights", "density", "outputs", "inputs", "kernels", "rank"],
+        "layer kind shape weights density outputs asleep inputs kernels rank".split(),
         ["conv/kernel", "conv", "3×3×2×3", "10/54", "18.52%", "1/3", "2/2", "2/6", "1/3"],
-        ["out/kernel", "dense", "4×2", "4/8", "50.00%", "2/2", "2/4", "1/2"],
+        ["out/kernel", "dense", "4×2", "4/8", "50.00%", "2/2", "0", "2/4", "1/2"],
         ["all", "weights", "14/62", "22.58%"],
     ]
     assert {len(line) for line in lines if "─" in line} == {len(lines[0])}
