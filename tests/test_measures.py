@@ -254,7 +254,18 @@ def test_report_prints_a_table():
     params = {"conv": {"kernel": CONV_KERNEL}, "out": {"kernel": OUT_KERNEL, "bias": jnp.ones(2)}}
     lines = str(bregjax.sparsity_report(params)).splitlines()
     assert [line.split() for line in lines if "─" not in line] == [
-        "layer kind shape weights density outputs asleep inputs kernels rank".split(),
+        [
+            "layer",
+            "kind",
+            "shape",
+            "weights",
+            "density",
+            "outputs",
+            "asleep",
+            "inputs",
+            "kernels",
+            "rank",
+        ],
         ["conv/kernel", "conv", "3×3×2×3", "10/54", "18.52%", "1/3", "2/2", "2/6", "1/3"],
         ["out/kernel", "dense", "4×2", "4/8", "50.00%", "2/2", "0", "2/4", "1/2"],
         ["all", "weights", "14/62", "22.58%"],
