@@ -25,13 +25,16 @@ from bregjax._optimizers import adabreg, linbreg, prox_sgd
 from bregjax._plateau import PlateauState, grow_rank_on_plateau, relax_on_plateau
 from bregjax._prox import ProxState, prox_step
 from bregjax._regularizers._base import Regularizer
+from bregjax._regularizers._batched import batched
 from bregjax._regularizers._elementwise import l1, none, nonneg_l1
 from bregjax._regularizers._group import (
     group_l2,
     per_filter,
+    per_head,
     per_input_channel,
     per_kernel,
     per_neuron,
+    per_token,
     sparse_group,
 )
 from bregjax._regularizers._nuclear import NuclearState, nuclear
@@ -70,6 +73,7 @@ __all__ = [
     "adabreg_to_density",
     "adaptive_rule",
     "baselines",
+    "batched",
     "bregman_distance",
     "bregman_step",
     "density",
@@ -96,9 +100,11 @@ __all__ = [
     "nonneg_l1",
     "nuclear",
     "per_filter",
+    "per_head",
     "per_input_channel",
     "per_kernel",
     "per_neuron",
+    "per_token",
     "positive_biases",
     "prox_sgd",
     "prox_step",

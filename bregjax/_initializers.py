@@ -1,5 +1,6 @@
 """Networks that start with few weights."""
 
+import functools
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ from jax.nn.initializers import Initializer, he_normal
 
 from bregjax._leaves import Mask, kernels_of_biases, leaf_name, marks_of
 from bregjax._regularizers._base import Regularizer, check_regularizer
+from bregjax._regularizers._batched import Batched, batched
 from bregjax._regularizers._elementwise import l1
 from bregjax._validation import check_key, check_range, known_number
 
@@ -16,7 +18,11 @@ from bregjax._validation import check_key, check_range, known_number
 def _thin_out(
     key: jax.Array, x: jax.Array, density: float, groups: Regularizer, rescale: bool
 ) -> jax.Array:
-    """Zeroes all but round(density·n), at least one, of the n groups of ``x``."""
+    """Zeroes all but round(density·n), at least one, of the n groups of ``x``, or of each layer."""
+    if isinstance(groups, Batched):
+        one = functools.partial(_thin_out, density=density, groups=groups.inner, rescale=rescale)
+        keys = jax.random.split(key, x.shape[groups.axis])
+        return jax.vmap(one, (0, groups.axis), groups.axis)(keys, x) if x.size else x
     axes = groups.group_axes(x.ndim)
     shape = [1 if a in axes else size for a, size in enumerate(x.shape)]
     total = math.prod(shape)
@@ -107,6 +113,7 @@ def sparsify(
     *,
     groups: Regularizer | None = None,
     mask: Mask | None = None,
+    stacked: Mask | None = None,
     rescale: bool = True,
 ) -> Any:
     """Zero all but a random share of the weights of existing parameters.
@@ -117,7 +124,10 @@ def sparsify(
       density: the share of groups that survive in each array, in (0, 1]. Exactly
         ``round(density * n)`` of its n groups do, at least one.
       groups: what survives or not, as in `sparse_initializer`.
-      mask: which leaves become sparse, as in `linbreg`; by default all of two or more dimensions.
+      mask: which leaves become sparse, as in `linbreg`; by default those of `weight_mask`.
+      stacked: which leaves hold a kernel for each of several layers, along their first axis, such
+        as ``label_by_path({"blocks/*": True}, default=False)``. Each layer keeps as many groups;
+        ``groups`` are those of one layer.
       rescale: whether survivors are multiplied by one over the root of the surviving share, so
         that the variance of what a layer puts out stays. Use False for trained parameters.
 
@@ -151,10 +161,13 @@ def sparsify(
     marks = marks_of(params, mask)
     keys = iter(jax.random.split(key, max(1, sum(jax.tree.leaves(marks)))))
 
-    def one(x: jax.Array, marked: bool) -> jax.Array:
-        return _thin_out(next(keys), x, density, groups, rescale) if marked else x
+    layered = marks_of(params, (lambda _: False) if stacked is None else stacked)
 
-    return jax.tree.map(one, params, marks)
+    def one(x: jax.Array, marked: bool, several: bool) -> jax.Array:
+        mine = batched(groups) if several else groups
+        return _thin_out(next(keys), x, density, mine, rescale) if marked else x
+
+    return jax.tree.map(one, params, marks, layered)
 
 
 def positive_biases(key: jax.Array, params: Any, *, scale: float = 1.0) -> Any:
@@ -209,6 +222,7 @@ def sparse_start(
     *,
     groups: Regularizer | None = None,
     mask: Mask | None = None,
+    stacked: Mask | None = None,
 ) -> Any:
     """Prepare a network for sparse training: few weights, and no unit that sleeps for ever.
 
@@ -221,6 +235,7 @@ def sparse_start(
         0.01. A training of some hundred steps needs a start that is no sparser than its end.
       groups: what survives or not, as in `sparsify`: the regularizer of the optimizer.
       mask: which leaves become sparse, as in `sparsify`.
+      stacked: which leaves hold several layers, as in `sparsify`.
 
     Returns:
         Parameters of the same structure, shapes and dtypes.
@@ -242,5 +257,5 @@ def sparse_start(
     """
     check_key("key", key)
     mask_key, bias_key = jax.random.split(key)
-    sparse = sparsify(mask_key, params, density, groups=groups, mask=mask)
+    sparse = sparsify(mask_key, params, density, groups=groups, mask=mask, stacked=stacked)
     return positive_biases(bias_key, sparse)

@@ -2,8 +2,8 @@
 
 import fnmatch
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,22 +68,58 @@ def without_variables(tree: Any) -> Any:
     return tree if nnx is None else nnx.as_pure(tree)
 
 
-def leaf_kind(path: tuple, leaf: Any) -> str:
-    """``dense``, ``conv``, ``embedding`` or ``other``: see `label_by_kind`."""
-    ndim = jnp.ndim(leaf)
-    if ndim < 2:
-        return "other"
-    if leaf_name(path).rpartition("/")[2] == "embedding":
-        return "embedding"
-    return "dense" if ndim == 2 else "conv"
+class Layout(NamedTuple):
+    """What a leaf is, and which of its axes are its inputs and outputs, counted from the end."""
+
+    kind: str
+    """dense, conv, attention, embedding or other, as `label_by_kind` has it"""
+    in_axes: tuple[int, ...] = ()
+    out_axes: tuple[int, ...] = ()
+
+
+_NO_KERNELS = ("bias", "scale", "offset")
+"""Flax's and Haiku's names of what is not a kernel, however many dimensions it has."""
+_EMBEDDINGS = ("embedding", "embeddings")
+_PROJECTIONS = ("query", "key", "value")
+
+
+def layouts_of(leaves: Mapping[str, Any], stacked: Collection[str] = ()) -> dict[str, Layout]:
+    """The `Layout` of each of the named leaves; those of ``stacked`` have an axis of layers first.
+
+    Kernels called ``weight`` are Equinox's, (out, in, …); all others (…, in, out). Flax's attention
+    layers have kernels (features, heads, head_dim) and, behind them, (heads, head_dim, features).
+    """
+    biases = {kernel: bias for bias, kernel in kernels_of_biases(leaves).items() if kernel}
+    paired = set(biases.values())
+
+    def layout(name: str) -> Layout:
+        ndim = np.ndim(leaves[name]) - (name in stacked)
+        layer, _, last = name.rpartition("/")
+        if ndim < 2 or last in _NO_KERNELS or name in paired:
+            return Layout("other")
+        if last in _EMBEDDINGS:
+            return Layout("embedding", (-2,), (-1,))
+        block, slash, role = layer.rpartition("/")
+        if ndim == 3 and f"{block}{slash}query/{last}" in leaves:
+            if role in _PROJECTIONS:
+                return Layout("attention", (-3,), (-2, -1))
+            if role == "out":
+                return Layout("attention", (-3, -2), (-1,))
+        kind = "dense" if ndim == 2 else "conv"
+        return (
+            Layout(kind, (1 - ndim,), (-ndim,)) if last == "weight" else Layout(kind, (-2,), (-1,))
+        )
+
+    return {name: layout(name) for name in leaves}
 
 
 def weight_mask(params: Any) -> Any:
-    """Mark every array of two or more dimensions: kernels, but no biases and no norms.
+    """Mark every kernel: arrays of two or more dimensions that are not biases and not of norms.
 
-    It is the default mask of the optimizers, of `sparsify` and of the counts. It goes by shape
-    alone: the biases of Flax's attention layers, of shape (heads, head_dim), count as weights.
-    Leave them out with a mask such as ``label_by_path({"*/kernel": True}, default=False)``.
+    It is the default mask of the optimizers, of `sparsify` and of the counts. Left out, however
+    many dimensions they have, are leaves called ``bias``, ``scale`` or ``offset``, and ``b`` beside
+    a ``w``: the biases (heads, head_dim) of Flax's attention layers, those of Equinox's
+    convolutions, and norms of stacked layers.
 
     Args:
       params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).
@@ -96,7 +132,7 @@ def weight_mask(params: Any) -> Any:
         >>> bregjax.weight_mask({"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)})
         {'bias': False, 'kernel': True}
     """
-    return jax.tree.map(lambda x: jnp.ndim(x) >= 2, params)
+    return jax.tree.map(lambda kind: kind != "other", label_by_kind(params))
 
 
 def label_by_kind(params: Any) -> Any:
@@ -107,8 +143,8 @@ def label_by_kind(params: Any) -> Any:
 
     Returns:
         A tree of strings with the structure of ``params``: ``"dense"`` (two dimensions),
-        ``"conv"`` (three and more), ``"embedding"`` (named so, with two and more), ``"other"``
-        (biases, norms).
+        ``"conv"`` (three and more), ``"attention"`` (three, in a layer with query, key and value),
+        ``"embedding"`` (named so, with two and more), ``"other"`` (what `weight_mask` leaves out).
 
     Example:
         >>> import optax, bregjax
@@ -116,6 +152,7 @@ def label_by_kind(params: Any) -> Any:
         ...     {
         ...         "conv": bregjax.adabreg(1e-3, bregjax.per_kernel(), 1e-1),
         ...         "dense": bregjax.adabreg(1e-3, bregjax.l1(), 1e-2),
+        ...         "attention": bregjax.adabreg(1e-3, bregjax.l1(), 1e-2),
         ...         "embedding": bregjax.adabreg(1e-3, bregjax.l1(), 1e-2),
         ...         "other": optax.adam(1e-3),
         ...     },
@@ -123,10 +160,12 @@ def label_by_kind(params: Any) -> Any:
         ... )
 
     Notes:
-        The kernels of attention layers and of one-dimensional convolutions both have three
-        dimensions and are ``"conv"`` here. Where that is wrong use `label_by_path`.
+        The kernels of stacked dense layers have three dimensions and are ``"conv"`` here. Where
+        that is wrong use `label_by_path`.
     """
-    return jax.tree_util.tree_map_with_path(leaf_kind, params)
+    paths, _ = jax.tree.flatten_with_path(params)
+    layouts = layouts_of({leaf_name(path): x for path, x in paths})
+    return jax.tree_util.tree_map_with_path(lambda path, _: layouts[leaf_name(path)].kind, params)
 
 
 def label_by_path(rules: Mapping[str, Any], *, default: Any = None) -> Callable[[Any], Any]:
@@ -206,6 +245,13 @@ def _is_boolean(mark: Any) -> bool:
     if isinstance(mark, (np.ndarray, jax.Array)):
         return mark.dtype == bool and mark.ndim == 0
     return isinstance(mark, (bool, np.bool_))
+
+
+def stacked_leaves(params: Any, stacked: Mask | None) -> set[str]:
+    """The names of the leaves that hold several layers, which no mask marks by default."""
+    if stacked is None:
+        return set()
+    return {leaf_name(path) for path, _ in selected_leaves(params, stacked)}
 
 
 def selected_leaves(params: Any, mask: Mask | None = None) -> list[tuple[tuple, jax.Array]]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from bregjax._leaves import Mask, selected_leaves
+from bregjax._leaves import Mask, leaf_name, selected_leaves, stacked_leaves
 from bregjax._numerics import widened
 from bregjax._regularizers._base import Regularizer, check_regularizer
 from bregjax._regularizers._matrices import fold, rank_tolerance, singular_values
@@ -85,7 +85,8 @@ def effective_rank(x: jax.Array, tolerance: ArrayLike | None = None) -> jax.Arra
     r"""Count the singular values of one array above a tolerance.
 
     Args:
-      x: an array of two or more dimensions; all axes but the last make the rows of the matrix.
+      x: an array of two or more dimensions; all axes but the last make the rows of the matrix. Of
+        stacked layers `jax.vmap` takes the rank of each.
       tolerance: the largest singular value that counts as zero, in the unit of ``x``. The default
         is rounding error, :math:`\max(m, n)\,\epsilon\,\sigma_1`.
 
@@ -109,7 +110,11 @@ def effective_rank(x: jax.Array, tolerance: ArrayLike | None = None) -> jax.Arra
 
 
 def relative_rank(
-    params: Any, *, mask: Mask | None = None, tolerance: ArrayLike | None = None
+    params: Any,
+    *,
+    mask: Mask | None = None,
+    tolerance: ArrayLike | None = None,
+    stacked: Mask | None = None,
 ) -> jax.Array:
     """Compute the share of the rank that the arrays could have: a target for `steer`.
 
@@ -118,6 +123,8 @@ def relative_rank(
       mask: which leaves count, as in `linbreg`; by default all of two or more dimensions.
       tolerance: as in `effective_rank`; parameters narrower than float32 need one, as their
         rounding makes every rank full.
+      stacked: which leaves hold a kernel for each of several layers, along their first axis, as in
+        `sparsity_report`.
 
     Returns:
         The sum of the `effective_rank` of all leaves by the sum of their largest possible ranks:
@@ -131,9 +138,15 @@ def relative_rank(
         >>> print(bregjax.relative_rank({"kernel": jnp.outer(jnp.arange(4.0), jnp.ones(2))}))
         0.5
     """
-    leaves = _countable(params, mask)
-    largest = sum(min(fold(x)[0].shape) for x in leaves)
-    ranks = sum((effective_rank(x, tolerance) for x in leaves), start=jnp.int32(0))
+    several = stacked_leaves(params, stacked)
+    ranks, largest = jnp.int32(0), 0
+    for path, x in selected_leaves(params, mask):
+        layers = x if leaf_name(path) in several else x[None]
+        if layers.size:
+            ranks += jnp.sum(jax.vmap(lambda matrix: effective_rank(matrix, tolerance))(layers))
+            largest += len(layers) * min(fold(layers[0])[0].shape)
+    if not largest:
+        raise ValueError("mask marks no entry of params: there is nothing to count.")
     return ranks.astype(jnp.float32) / largest
 
 

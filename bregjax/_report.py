@@ -7,11 +7,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from bregjax._leaves import Mask, kernels_of_biases, leaf_kind, leaf_name, selected_leaves
-from bregjax._measures import effective_rank, live_groups
-from bregjax._regularizers._group import per_input_channel, per_kernel, per_neuron
+from bregjax._leaves import (
+    Layout,
+    Mask,
+    kernels_of_biases,
+    layouts_of,
+    leaf_name,
+    selected_leaves,
+    stacked_leaves,
+)
+from bregjax._measures import effective_rank
+from bregjax._regularizers._matrices import fold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +32,7 @@ class LayerSparsity:
     shape: tuple[int, ...]
     weights: tuple[int, int]
     outputs: tuple[int, int]
-    """neurons of a Dense kernel, filters of a Conv kernel"""
+    """neurons of a Dense kernel, filters of a Conv kernel; of stacked layers, all of them"""
     inputs: tuple[int, int]
     kernels: tuple[int, int] | None
     """(kh, kw) slices; None where the array is not a Conv kernel"""
@@ -121,13 +130,18 @@ def _parameters_of(model: Any) -> Any:
     return model
 
 
-def sparsity_report(params: Any, *, mask: Mask | None = None, ranks: bool = True) -> SparsityReport:
+def sparsity_report(
+    params: Any, *, mask: Mask | None = None, stacked: Mask | None = None, ranks: bool = True
+) -> SparsityReport:
     """Tabulate what is alive in a network, layer by layer.
 
     Args:
       params: a Flax NNX module or state, Linen variables or parameters, or any tree of arrays.
-      mask: which leaves are shown, as in `linbreg`, of two or more dimensions each; by default all
-        of those. Arrays without entries are left out.
+      mask: which leaves are shown, as in `linbreg`, of two or more dimensions each; by default
+        those of `weight_mask`. Arrays without entries are left out.
+      stacked: which leaves hold a kernel for each of several layers, along their first axis, such
+        as ``label_by_path({"blocks/*": True}, default=False)``. The row counts what lives in all
+        layers together.
       ranks: whether to compute the ranks, which takes a singular value decomposition of each
         array.
 
@@ -159,31 +173,51 @@ def sparsity_report(params: Any, *, mask: Mask | None = None, ranks: bool = True
     if not shown:
         raise ValueError("mask marks no entry of params: there is nothing to report on.")
     leaves = {leaf_name(path): x for path, x in jax.tree.leaves_with_path(tree)}
+    several = stacked_leaves(tree, stacked)
+    layouts = layouts_of(leaves, several)
     biases = {kernel: leaves[bias] for bias, kernel in kernels_of_biases(leaves).items() if kernel}
-    layers = [_layer(path, leaf, biases.get(leaf_name(path)), ranks) for path, leaf in shown]
+    layers = []
+    for path, leaf in shown:
+        name = leaf_name(path)
+        kernels = np.asarray(leaf)[None] if name not in several else np.asarray(leaf)
+        layers.append(_layer(name, leaf.shape, kernels, layouts[name], biases.get(name), ranks))
     total = sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(tree))
     return SparsityReport(tuple(layers), total)
 
 
-def _layer(path: tuple, x: jax.Array, bias: Any, ranks: bool) -> LayerSparsity:
-    def live(groups: Any) -> tuple[int, int]:
-        marks = np.asarray(live_groups(x, groups))
+def _layer(
+    name: str, shape: tuple[int, ...], x: np.ndarray, layout: Layout, bias: Any, ranks: bool
+) -> LayerSparsity:
+    """The row of ``x``, in which one layer or more are stacked along the first axis."""
+    layout = layout if layout.out_axes else Layout(layout.kind, (-2,), (-1,))
+    lives = x != 0
+
+    def live_along(axes: tuple[int, ...]) -> np.ndarray:
+        others = tuple(a for a in range(1, x.ndim) if a - x.ndim not in axes)
+        return lives.any(axis=others)
+
+    def pair(marks: np.ndarray) -> tuple[int, int]:
         return int(marks.sum()), marks.size
 
-    kind = leaf_kind(path, x)
-    rows = math.prod(x.shape[:-1])
+    channels = layout.in_axes + layout.out_axes
+    outputs = live_along(layout.out_axes)
     asleep = None
-    if bias is not None and np.shape(bias) == x.shape[-1:]:
-        units = np.asarray(live_groups(x, per_neuron()))
-        asleep = int(np.sum(~units & ~(np.asarray(bias) > 0)))
+    if bias is not None and np.size(bias) == outputs.size:
+        asleep = int(np.sum(~outputs.ravel() & ~(np.ravel(bias) > 0)))
+    rank = None
+    if ranks:
+        rows = tuple(a for a in range(-x.ndim + 1, 0) if a not in layout.out_axes)
+        matrices = [fold(jnp.asarray(kernel), rows)[0] for kernel in x]
+        alive = sum(int(effective_rank(matrix)) for matrix in matrices)
+        rank = alive, sum(min(matrix.shape) for matrix in matrices)
     return LayerSparsity(
-        name=leaf_name(path),
-        kind=kind,
-        shape=tuple(x.shape),
-        weights=(int(np.count_nonzero(np.asarray(x))), x.size),
-        outputs=live(per_neuron()),
-        inputs=live(per_input_channel()),
-        kernels=live(per_kernel()) if kind == "conv" else None,
-        rank=(int(effective_rank(x)), min(rows, x.shape[-1])) if ranks else None,
+        name=name,
+        kind=layout.kind,
+        shape=tuple(shape),
+        weights=pair(lives),
+        outputs=pair(outputs),
+        inputs=pair(live_along(layout.in_axes)),
+        kernels=pair(live_along(channels)) if layout.kind == "conv" else None,
+        rank=rank,
         asleep=asleep,
     )

@@ -126,6 +126,7 @@ CASES = {
     "linbreg_per_kernel": case(bregjax.linbreg, bregjax.per_kernel(), 0.5, momentum=0.5),
     "linbreg_per_filter": case(bregjax.linbreg, bregjax.per_filter(), 0.3),
     "linbreg_per_input_channel": case(bregjax.linbreg, bregjax.per_input_channel(), 0.3),
+    "linbreg_batched": case(bregjax.linbreg, bregjax.batched(bregjax.l1()), 0.3),
     "linbreg_sparse_group": case(bregjax.linbreg, bregjax.sparse_group(bregjax.per_neuron()), 0.2),
     "linbreg_nuclear": case(bregjax.linbreg, bregjax.nuclear(), 1.5),
     "linbreg_nuclear_warm": case(bregjax.linbreg, bregjax.nuclear(method="warm"), 1.5),

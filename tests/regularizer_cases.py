@@ -132,6 +132,7 @@ def _nuclear(
 
 
 _CONV = (2, 3, 2, 3)
+_NEURONS = bregjax.per_neuron()
 _PLAIN = bregjax.per_neuron(size_weighted=False)
 
 CASES = (
@@ -149,6 +150,15 @@ CASES = (
     _groups("per_filter", bregjax.per_filter(), _CONV, (3,)),
     _groups("per_input_channel", bregjax.per_input_channel(), _CONV, (2,)),
     _groups("per_input_channel of Dense", bregjax.per_input_channel(), (4, 3), (0,)),
+    _groups("per_neuron of Equinox", bregjax.per_neuron(out_axis=0), (4, 3), (0,)),
+    _groups("per_neuron of heads", bregjax.per_neuron(out_axis=(-2, -1)), (4, 2, 3), (1, 2)),
+    _groups("per_kernel of Equinox", bregjax.per_kernel(in_axis=1, out_axis=0), _CONV, (0, 1)),
+    _groups("per_input_channel of Equinox", bregjax.per_input_channel(in_axis=1), _CONV, (1,)),
+    _groups("per_head", bregjax.per_head(), (4, 2, 3), (1,)),
+    _groups("per_head of the output", bregjax.per_head(head_axis=-3), (2, 3, 4), (0,)),
+    _groups("per_token", bregjax.per_token(), (4, 3), (0,)),
+    _groups("batched", bregjax.batched(bregjax.per_neuron()), (2, 4, 3), (0, 2)),
+    _groups("batched along the last axis", bregjax.batched(_NEURONS, 2), (4, 3, 2), (1, 2)),
     _groups("sparse_group", bregjax.sparse_group(0), (4, 3), (1,), a=1.0),
     _groups(
         "sparse_group of kernels",

@@ -104,7 +104,7 @@ def test_imports_run_one_way():
 
 REGULARIZER_LAYERS = [
     {"_base", "_matrices"},
-    {"_elementwise", "_norms", "_spectral"},
+    {"_batched", "_elementwise", "_norms", "_spectral"},
     {"_group", "_nuclear", "_soft_bernoulli", "__init__"},
 ]
 

@@ -161,22 +161,24 @@ def group_l2(
         <https://arxiv.org/abs/2105.04319>`_, JMLR 23, 2022.
 
     See Also:
-        `per_neuron`, `per_kernel`, `per_filter`, `per_input_channel`, `sparse_group`.
+        `per_neuron`, `per_kernel`, `per_filter`, `per_input_channel`, `per_head`, `per_token`,
+        `sparse_group`, and `batched` for stacked layers.
     """
-    check_flag("size_weighted", size_weighted)
     if axis is not None and all_but is None:
-        return _GroupL2(check_axes("axis", axis), False, size_weighted)
+        return _GroupL2(check_axes("axis", axis), False, _checked(size_weighted))
     if all_but is not None and axis is None:
-        return _GroupL2(check_axes("all_but", all_but), True, size_weighted)
+        return _GroupL2(check_axes("all_but", all_but), True, _checked(size_weighted))
     raise ValueError(f"give either axis or all_but, got axis={axis!r}, all_but={all_but!r}.")
 
 
-def per_neuron(*, size_weighted: bool = True) -> Regularizer:
+def per_neuron(*, out_axis: int | tuple[int, ...] = -1, size_weighted: bool = True) -> Regularizer:
     """`group_l2` with a group for each output unit: its incoming weights, the bias left out.
 
     The column of a Dense kernel ``(in, out)``; in kernels of higher rank all axes but the last.
 
     Args:
+      out_axis: where the output units are: 0 in Equinox's layouts, ``(-2, -1)`` in the query, key
+        and value kernels of Flax's attention.
       size_weighted: as in `group_l2`.
 
     Returns:
@@ -189,16 +191,18 @@ def per_neuron(*, size_weighted: bool = True) -> Regularizer:
         [[0.5 0. ]
          [0.5 0. ]]
     """
-    return group_l2(all_but=-1, size_weighted=size_weighted)
+    return _GroupL2(check_axes("out_axis", out_axis), True, _checked(size_weighted))
 
 
-def per_kernel(*, size_weighted: bool = True) -> Regularizer:
+def per_kernel(*, in_axis: int = -2, out_axis: int = -1, size_weighted: bool = True) -> Regularizer:
     """`group_l2` with a group for each convolution kernel, one per pair of channels.
 
     The ``(kh, kw)`` slice of a Conv kernel ``(kh, kw, in, out)``. A Dense kernel has groups of
     one entry, so that this is `l1` there.
 
     Args:
+      in_axis: where the input channels are; 1 in Equinox's layouts.
+      out_axis: where the output channels are; 0 in Equinox's layouts.
       size_weighted: as in `group_l2`.
 
     Returns:
@@ -210,16 +214,18 @@ def per_kernel(*, size_weighted: bool = True) -> Regularizer:
         >>> print(bregjax.per_kernel().prox(kernel, 0.5)[0, 0])
         [[0.5 0. ]]
     """
-    return group_l2(all_but=(-2, -1), size_weighted=size_weighted)
+    axes = check_axes("(in_axis, out_axis)", (in_axis, out_axis))
+    return _GroupL2(axes, True, _checked(size_weighted))
 
 
-def per_filter(*, size_weighted: bool = True) -> Regularizer:
+def per_filter(*, out_axis: int = -1, size_weighted: bool = True) -> Regularizer:
     """`group_l2` with a group for each filter: all weights of one output channel.
 
     The ``(kh, kw, in)`` slice of a Conv kernel ``(kh, kw, in, out)``. The same groups as
     `per_neuron`, under the name they have in convolutions.
 
     Args:
+      out_axis: where the output channels are; 0 in Equinox's layouts.
       size_weighted: as in `group_l2`.
 
     Returns:
@@ -232,16 +238,19 @@ def per_filter(*, size_weighted: bool = True) -> Regularizer:
         [[0.5 0. ]
          [0.5 0. ]]
     """
-    return per_neuron(size_weighted=size_weighted)
+    return per_neuron(out_axis=out_axis, size_weighted=size_weighted)
 
 
-def per_input_channel(*, size_weighted: bool = True) -> Regularizer:
+def per_input_channel(
+    *, in_axis: int | tuple[int, ...] = -2, size_weighted: bool = True
+) -> Regularizer:
     """`group_l2` with a group for each input channel (Conv) or input unit (Dense).
 
     The ``(kh, kw, out)`` slice of a Conv kernel ``(kh, kw, in, out)``, the row of a Dense kernel
     ``(in, out)``: a dead group is an input that the layer does not look at.
 
     Args:
+      in_axis: where the inputs are; 1 in Equinox's layouts.
       size_weighted: as in `group_l2`.
 
     Returns:
@@ -254,7 +263,66 @@ def per_input_channel(*, size_weighted: bool = True) -> Regularizer:
         [[0.5 0.5]
          [0.  0. ]]
     """
-    return group_l2(all_but=-2, size_weighted=size_weighted)
+    return _GroupL2(check_axes("in_axis", in_axis), True, _checked(size_weighted))
+
+
+def per_head(*, head_axis: int = -2, size_weighted: bool = True) -> Regularizer:
+    """`group_l2` with a group for each head of an attention layer.
+
+    The ``(features, head_dim)`` slice of the query, key and value kernels of Flax, of shape
+    ``(features, heads, head_dim)``; with ``head_axis=-3`` the slice of the output kernel, of shape
+    ``(heads, head_dim, features)``. A head whose value or output group is dead adds nothing.
+
+    Args:
+      head_axis: where the heads are.
+      size_weighted: as in `group_l2`.
+
+    Returns:
+        A `Regularizer` for arrays of at least two dimensions.
+
+    Example:
+        >>> import optax, bregjax
+        >>> tx = optax.partition(
+        ...     {
+        ...         "values": bregjax.adabreg(1e-3, bregjax.per_head(), 0.1),
+        ...         "out": bregjax.adabreg(1e-3, bregjax.per_head(head_axis=-3), 0.1),
+        ...         "rest": optax.adam(1e-3),
+        ...     },
+        ...     bregjax.label_by_path(
+        ...         {"*attention/value/kernel": "values", "*attention/out/kernel": "out"},
+        ...         default="rest",
+        ...     ),
+        ... )
+    """
+    return _GroupL2(check_axes("head_axis", head_axis), True, _checked(size_weighted))
+
+
+def per_token(*, token_axis: int = 0, size_weighted: bool = True) -> Regularizer:
+    """`group_l2` with a group for each token of an embedding table: its vector.
+
+    The row of a table ``(tokens, features)``. For a group per feature, a column that no token uses,
+    take `per_neuron`.
+
+    Args:
+      token_axis: where the tokens are.
+      size_weighted: as in `group_l2`.
+
+    Returns:
+        A `Regularizer` for arrays of at least one dimension.
+
+    Example:
+        >>> import jax.numpy as jnp, bregjax
+        >>> table = jnp.array([[3.0, 4.0], [0.3, 0.4]])
+        >>> print(bregjax.per_token(size_weighted=False).prox(table, 1.0))
+        [[2.4 3.2]
+         [0.  0. ]]
+    """
+    return _GroupL2(check_axes("token_axis", token_axis), True, _checked(size_weighted))
+
+
+def _checked(size_weighted: bool) -> bool:
+    check_flag("size_weighted", size_weighted)
+    return size_weighted
 
 
 def sparse_group(
