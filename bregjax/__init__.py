@@ -42,6 +42,7 @@ from bregjax._regularizers._soft_bernoulli import soft_bernoulli
 from bregjax._report import LayerSparsity, SparsityReport, sparsity_report
 from bregjax._states import states_of
 from bregjax._steering import SteeringRule, SteerState, adaptive_rule, discrepancy_rule, steer
+from bregjax._strength import waking_strength
 from bregjax._support import FreezeSupportState, MultilevelState, freeze_support, multilevel
 from bregjax._theory import (
     bregman_distance,
@@ -121,6 +122,7 @@ __all__ = [
     "states_of",
     "steer",
     "symmetric_bregman_distance",
+    "waking_strength",
     "weight_mask",
 ]
 

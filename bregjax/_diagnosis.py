@@ -18,6 +18,9 @@ _NEAR = 0.5
 _NEARLY_ALL = 0.95
 _GAP = 0.1
 """what steering may be off its target, as a share of that"""
+_FEW_STEPS = 100
+_EARLIEST_END = 0.4
+"""of a ramp, as a share of the steps"""
 
 
 def diagnose(
@@ -31,8 +34,9 @@ def diagnose(
 
     It finds: numbers that are not finite; layers without a live weight; units that no gradient has
     reached; a strength at which nothing is near waking, or at which nearly everything is awake;
-    steering that is off its target; and, in the outputs, dead networks and dead classes. Call it
-    after some steps, and again at the end; it costs one update of the optimizer.
+    steering that is off its target, or whose target fell too early; and, in the outputs, dead
+    networks and dead classes. Call it after some steps, and again at the end; it costs one update
+    of the optimizer.
 
     Args:
       optimizer: what the network is trained with, as in `land`.
@@ -149,6 +153,13 @@ def _of_strength(
 def _of_steering(steering: list[SteerState]) -> Iterator[str]:
     for state in steering:
         target, gap = float(state.target), float(state.gap)
+        moved, count = int(state.moved), int(state.count)
+        if 0 < moved < max(_FEW_STEPS, _EARLIEST_END * count) and moved + 1 < count:
+            yield (
+                f"The target stands still since step {moved:,} of {count:,}: the ramp ended too"
+                " early for weights to collect evidence. Let it fall over 80 % of the steps, and"
+                f" over {_FEW_STEPS} at least."
+            )
         if gap < -_GAP * target:
             yield (
                 f"Steering aimed at {_percent(target)} and had {_percent(target + gap)}: too few"

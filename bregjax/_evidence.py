@@ -9,6 +9,7 @@ import optax
 from bregjax._mirror import MirrorState
 from bregjax._prox import scaled_by
 from bregjax._states import states_of
+from bregjax._top_k import kth_largest
 
 
 def leaves_with_dual(state: Any, params: Any) -> list[bool]:
@@ -22,6 +23,19 @@ def leaves_with_dual(state: Any, params: Any) -> list[bool]:
             for known, dual in zip(has_dual, duals, strict=True)
         ]
     return has_dual
+
+
+def factor_with_share(factors: list[jax.Array], share: jax.Array) -> jax.Array:
+    """The factor on the strength that a share of the entries exceeds, halfway to the next."""
+    total = sum(x.size for x in factors)
+    k = jnp.round(share * float(total)).astype(jnp.uint32)
+    last = kth_largest(factors, k)
+    below = [jnp.max(jnp.where(x < last, x, 0), initial=0).astype(jnp.float32) for x in factors]
+    # Among millions of entries the next one may be the next float, or nothing may be below.
+    between = jnp.minimum(
+        (last + jnp.max(jnp.stack(below))) / 2, jnp.nextafter(last, jnp.float32(0))
+    )
+    return jnp.where(k == 0, last, between)
 
 
 class DualReader:

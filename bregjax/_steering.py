@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bregjax._evidence import DualReader, leaves_with_dual
+from bregjax._evidence import DualReader, factor_with_share, leaves_with_dual
 from bregjax._measures import density
 from bregjax._mirror import MirrorState
 from bregjax._numerics import value_at
 from bregjax._prox import ProxState, scaled_by
 from bregjax._states import states_of
-from bregjax._top_k import kth_largest
 from bregjax._validation import check_range, check_transformation, check_whole, require_params
 
 _LARGEST_SCALE = 1e15  # an unreachable target must not lead to where there is no way back
@@ -54,6 +53,8 @@ class SteerState(NamedTuple):
     """the factor on every strength, shape (), float32"""
     target: jax.Array
     """what the last step aimed at, shape (), float32"""
+    moved: jax.Array
+    """the last step at which the target changed, shape (), int32; 0 where it never did"""
     gap: jax.Array
     """measured − target at the last measurement, shape (), float32"""
     rule_state: Any
@@ -267,6 +268,7 @@ def steer(
             count=jnp.zeros([], jnp.int32),
             strength_scale=jnp.ones([], jnp.float32),
             target=jnp.asarray(value_at(target, jnp.zeros([], jnp.int32)), jnp.float32),
+            moved=jnp.zeros([], jnp.int32),
             gap=jnp.zeros([], jnp.float32),
             rule_state=() if exact else rule.init(),
         )
@@ -301,7 +303,7 @@ def steer(
         landed = leaves_with_dual(inner_state, params)
         reader = DualReader(inner, inner_state, params, extra_args)
         factors = [x for x, mine in zip(reader.evidence(), landed, strict=True) if mine]
-        scale = _factor_with_count(factors, aim)
+        scale = factor_with_share(factors, aim)
         scale = jnp.where(state.count % every == 0, scale, state.strength_scale)
         read_off, followed = reader.updates_at(scale)
         leaves, treedef = jax.tree.flatten(moved)
@@ -327,24 +329,13 @@ def steer(
             return updates, state._replace(inner_state=inner_state)
         aim = jnp.asarray(value_at(target, state.count), jnp.float32)
         step = meet_the_count if exact else follow_the_gap
+        previous = state
         updates, state = step(updates, state, params, aim, extra_args)
-        count = jnp.asarray(optax.safe_increment(state.count))
-        return updates, state._replace(count=count, target=aim)
+        moved = jnp.where(aim == previous.target, previous.moved, previous.count)
+        count = jnp.asarray(optax.safe_increment(previous.count))
+        return updates, state._replace(count=count, target=aim, moved=moved)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _factor_with_count(factors: list[jax.Array], share: jax.Array) -> jax.Array:
-    """The factor on the strength that a share of the entries exceeds, halfway to the next."""
-    total = sum(x.size for x in factors)
-    k = jnp.round(share * float(total)).astype(jnp.uint32)
-    last = kth_largest(factors, k)
-    below = [jnp.max(jnp.where(x < last, x, 0), initial=0).astype(jnp.float32) for x in factors]
-    # Among millions of entries the next one may be the next float, or nothing may be below.
-    between = jnp.minimum(
-        (last + jnp.max(jnp.stack(below))) / 2, jnp.nextafter(last, jnp.float32(0))
-    )
-    return jnp.where(k == 0, last, between)
 
 
 def _with_duals_of(state: Any, other: Any) -> Any:

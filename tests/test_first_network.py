@@ -233,6 +233,24 @@ def test_dead_classes_and_dead_networks():
         bregjax.diagnose(tx, state, params, jnp.ones(5))
 
 
+@pytest.mark.parametrize(("ramp", "said"), [(5, True), (150, True), (320, False), (600, False)])
+def test_a_ramp_that_ends_too_early(ramp, said):
+    target = optax.polynomial_schedule(1.0, 0.5, power=3, transition_steps=ramp)
+    tx = bregjax.steer(
+        bregjax.linbreg(0.1, bregjax.l1(), 1e-3, keep_weights=True), target, exact=True
+    )
+    params = jax.random.normal(KEY, (6, 5))
+    state = tx.init(params)
+    update = jax.jit(tx.update)
+    for step in range(400):
+        updates, state = update(jnp.sin(step + params), state, params)
+        params = optax.apply_updates(params, updates)
+    words = " ".join(bregjax.diagnose(tx, state, params))
+    assert ("the ramp ended too early" in words) == said
+    if said:
+        assert f"since step {ramp} of 400" in words
+
+
 def test_diagnosis_of_low_rank_and_of_what_has_no_dual():
     says(bregjax.linbreg(0.1, bregjax.nuclear(), 1e-3), "100 % of the weights are awake")
     tx = optax.sgd(0.1)

@@ -81,7 +81,7 @@ LAYERS = [
     {"_prox", "_measures", "_initializers", "_theory", "_flax"},
     {"_mirror", "_report", "_plateau", "baselines"},
     {"_optimizers", "_support", "_evidence"},
-    {"_steering"},
+    {"_steering", "_strength"},
     {"_landing", "_to_density", "_diagnosis"},
     {"__init__"},
 ]

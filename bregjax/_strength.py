@@ -1,0 +1,76 @@
+"""A strength to begin with, where λ is chosen by hand."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bregjax._evidence import DualReader, factor_with_share, leaves_with_dual
+from bregjax._validation import check_range, check_transformation, check_whole
+
+
+def waking_strength(
+    optimizer: optax.GradientTransformation,
+    gradients: Any,
+    steps: int,
+    density: float,
+    **extra_args: Any,
+) -> jax.Array:
+    r"""The strength λ at which a share of the weights has woken after so many steps.
+
+    A sleeping weight lives from the step on at which the evidence in its dual passes λ. If the
+    gradients stayed as they are, its dual after T steps would be :math:`\sum_{t<T} u_t`, with
+    :math:`u_t` what the optimizer makes of them, and
+
+    .. math:: \lambda = k\text{-th largest evidence of } \sum_{t<T} u_t, \qquad
+        k = \operatorname{round}(d\,n).
+
+    For ``adabreg`` and `l1` each :math:`|u_t|` is the learning rate τ, so that λ = T·τ whatever
+    d is; for ``linbreg`` it is τ·|g|. Real gradients fall and change their signs, and less
+    than d wakes: take it for the right order of magnitude.
+
+    Args:
+      optimizer: built with ``strength=1``: `linbreg`, `adabreg`, or a chain or partition of them,
+        with the learning rate and the regularizer that are to be used.
+      gradients: those of the network before training, of one batch, shaped like the parameters.
+      steps: T, after how many steps the share lives; a tenth of the whole training is a good
+        choice.
+      density: d, the share of the regularized entries, in (0, 1].
+      **extra_args: passed to the optimizer's ``update``, where it needs any.
+
+    Returns:
+        λ, a scalar, float32; jittable. Where ``optimizer`` was built with another strength, the
+        factor on that.
+
+    Raises:
+        ValueError: if ``density`` or ``steps`` is out of range, or the optimizer keeps no dual.
+
+    Example:
+        >>> import jax.numpy as jnp, bregjax
+        >>> gradients = jnp.array([[4.0, -3.0], [2.0, 1.0]])
+        >>> make = lambda strength: bregjax.linbreg(0.1, bregjax.l1(), strength)
+        >>> print(bregjax.waking_strength(make(1.0), gradients, steps=100, density=0.5).round(2))
+        25.0
+
+    See Also:
+        `adabreg_to_density` and `steer`, which need no strength.
+    """
+    check_transformation("optimizer", optimizer)
+    check_whole("steps", steps, at_least=1)
+    check_range("density", density, above=0, at_most=1)
+    asleep = jax.tree.map(jnp.zeros_like, gradients)
+    state = optimizer.init(asleep)
+    has_dual = leaves_with_dual(state, asleep)
+    if not any(has_dual):
+        raise ValueError(f"optimizer has no mirror_step, such as linbreg has; got {optimizer!r}.")
+    update = optax.with_extra_args_support(optimizer).update
+
+    def step(_: int, state: Any) -> Any:
+        return update(gradients, state, asleep, **extra_args)[1]
+
+    state = jax.lax.fori_loop(0, steps, step, state)
+    evidence = DualReader(optimizer, state, asleep, extra_args).evidence()
+    return factor_with_share(
+        [x for x, mine in zip(evidence, has_dual, strict=True) if mine], jnp.float32(density)
+    )
