@@ -14,6 +14,7 @@ try:
     from benchmarks.experiments.digits import Digits
     from benchmarks.experiments.fashion_convnet import FashionConvNet
     from benchmarks.experiments.first_network import FirstNetwork
+    from benchmarks.experiments.from_dense import FromDense
     from benchmarks.experiments.lowrank_convnet import LowrankConvnet
     from benchmarks.experiments.lowrank_mlp import LowrankMlp
     from benchmarks.experiments.mnist_mlp import MnistMlp
@@ -34,6 +35,7 @@ COMMANDS = {
     for command in (
         Digits,
         FirstNetwork,
+        FromDense,
         MnistMlp,
         FashionConvNet,
         DenoisingAutoencoder,

@@ -25,6 +25,7 @@ def adabreg_to_density(
     learning_rate: optax.ScalarOrSchedule | None = None,
     regularizer: Regularizer | None = None,
     *,
+    initial_density: float | None = None,
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaBreg that ends with the wanted share of the weights: no strength to choose.
@@ -34,6 +35,9 @@ def adabreg_to_density(
 
     .. math:: d_t = d + (d_0 - d)\,\bigl(1 - \min(t / 0.8\,T,\, 1)\bigr)^3,
         \qquad d_0 = \max(1/2, d).
+
+    From a trained, dense network it starts with ``initial_density=1``, a smaller learning rate and
+    no `sparse_start`: the dual starts at the weights.
 
     It is ``steer(adabreg(…, keep_weights=True), optax.polynomial_schedule(…), exact=True)``: build
     that yourself where you want another ramp or `linbreg`. Prepare the network by `sparse_start`,
@@ -47,13 +51,14 @@ def adabreg_to_density(
       regularizer: what lives and dies; `l1` by default. Groups stay whole, so that up to one group
         more lives. With ``per_neuron()`` and the like leave the output layer out by ``mask``, or
         whole classes die.
+      initial_density: d₀, where the ramp begins, at least ``density`` and at most 1.
       mask: which leaves are regularized and counted, as in `linbreg`.
 
     Returns:
         The optimizer, with a `SteerState`. Clipping goes in front of it, in an `optax.chain`.
 
     Raises:
-        ValueError: if ``density`` or ``steps`` is out of range.
+        ValueError: if ``density``, ``steps`` or ``initial_density`` is out of range.
         TypeError: if ``regularizer`` is not a `Regularizer`.
 
     Example:
@@ -79,6 +84,10 @@ def adabreg_to_density(
     density = known_number("density", density)
     check_range("density", density, above=0, at_most=1)
     check_whole("steps", steps, at_least=1)
+    if initial_density is None:
+        initial_density = max(_DENSITY_AT_FIRST, density)
+    initial_density = known_number("initial_density", initial_density)
+    check_range("initial_density", initial_density, at_least=density, at_most=1)
     if learning_rate is None:
         warmup = max(1, round(_WARMUP * steps))
         learning_rate = optax.warmup_cosine_decay_schedule(
@@ -86,7 +95,7 @@ def adabreg_to_density(
         )
     regularizer = l1() if regularizer is None else regularizer
     target = optax.polynomial_schedule(
-        max(_DENSITY_AT_FIRST, density), density, power=3, transition_steps=round(_RAMP * steps)
+        initial_density, density, power=3, transition_steps=round(_RAMP * steps)
     )
     inner = adabreg(learning_rate, regularizer, _UNIT, keep_weights=True, mask=mask)
     return steer(inner, target, exact=True)

@@ -1,0 +1,141 @@
+"""From a trained, dense network to a sparse one, by fine-tuning."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import bregjax
+from benchmarks import methods
+from benchmarks.experiments.mnist import MnistExperiment
+from benchmarks.methods import Method, Recipe
+from benchmarks.methods.schedules import Cosine
+from benchmarks.report import figures, results
+from bregjax import baselines
+
+_RATE = 1e-3
+"""learning rate of Adam, dense and while pruning"""
+
+
+class _ThenState(NamedTuple):
+    count: jax.Array
+    first: Any
+    second: Any
+
+
+def _then(
+    first: optax.GradientTransformation, second: optax.GradientTransformation, step: int
+) -> optax.GradientTransformation:
+    """``first`` until that step, then ``second``, whose state starts at the parameters of then."""
+
+    def init(params: Any) -> _ThenState:
+        return _ThenState(jnp.zeros([], jnp.int32), first.init(params), second.init(params))
+
+    def update(updates: Any, state: _ThenState, params: Any = None) -> tuple[Any, _ThenState]:
+        def before() -> tuple[Any, _ThenState]:
+            moved, inner = first.update(updates, state.first, params)
+            return moved, state._replace(first=inner)
+
+        def after() -> tuple[Any, _ThenState]:
+            begun = jax.lax.cond(
+                state.count == step, lambda: second.init(params), lambda: state.second
+            )
+            moved, inner = second.update(updates, begun, params)
+            return moved, state._replace(second=inner)
+
+        moved, state = jax.lax.cond(state.count < step, before, after)
+        return moved, state._replace(count=state.count + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FromDense(MnistExperiment):
+    """Fine-tune a trained, dense network until it is sparse: ours beside magnitude pruning.
+
+    All methods share the dense training by Adam, with the same seeds, and have as many epochs for
+    the fine-tuning: AdaBreg whose dual starts at the dense weights, gradual pruning with Adam, and
+    pruning all at once with Adam on what is left.
+    """
+
+    name: ClassVar[str] = "from_dense"
+
+    sparsities: tuple[float, ...] = (0.9, 0.95, 0.98)
+    """What is asked for: the shares of all weights that are to be zero."""
+    epochs: int = 15
+    """Passes over the training images, dense and fine-tuning together."""
+    tuning: float = 1 / 3
+    """The share of the epochs that is fine-tuning."""
+    rate: float = 5e-3
+    """Largest learning rate of AdaBreg in the fine-tuning."""
+    seeds: int = 5
+    """Number of runs of each method, each with its own initial weights and order of images."""
+
+    def methods(self) -> list[Recipe]:
+        """Adam on the dense network throughout, and three ways to each density."""
+        methods.check_shares("--sparsities", (*self.sparsities, self.tuning))
+        densities = [round(1 - sparsity, 6) for sparsity in self.sparsities]
+        return [
+            self._tuned("Adam", None, _adam),
+            *(
+                recipe
+                for density in densities
+                for recipe in (
+                    self._tuned("AdaBreg", density, self._adabreg(density)),
+                    self._tuned("gradual pruning", density, _gradually(density)),
+                    self._tuned("one-shot pruning", density, _at_once(density)),
+                )
+            ),
+        ]
+
+    def _adabreg(self, density: float) -> Callable[[int], optax.GradientTransformation]:
+        def make(steps: int) -> optax.GradientTransformation:
+            rate = optax.warmup_cosine_decay_schedule(0.0, self.rate, steps // 10, steps)
+            return bregjax.adabreg_to_density(density, steps, rate, initial_density=1.0)
+
+        return make
+
+    def _tuned(
+        self,
+        family: str,
+        density: float | None,
+        second: Callable[[int], optax.GradientTransformation],
+    ) -> Method:
+        """Dense training, then what is made of the number of steps that are left."""
+
+        def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+            del rate
+            dense = steps - round(self.tuning * steps)
+            return _then(_adam(dense), second(steps - dense), dense)
+
+        settings = {"tuning": self.tuning}
+        if family == "AdaBreg":
+            settings["tuning_rate"] = self.rate
+        return Method(family, Cosine(_RATE), make, settings=settings, target_density=density)
+
+    def draw(self, out: Path) -> None:
+        """Accuracy over sparsity."""
+        runs = [run for run in results.read_runs(out) if run.target_density is not None]
+        figures.save(figures.accuracy_at_targets(runs, self.title), out, "accuracy_at_targets")
+
+
+def _adam(steps: int) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(_RATE, steps))
+
+
+def _gradually(density: float) -> Callable[[int], optax.GradientTransformation]:
+    def make(steps: int) -> optax.GradientTransformation:
+        every = max(1, round(0.8 * steps / 50))
+        schedule = baselines.cubic_density_schedule(density, 0, round(0.8 * steps), every=every)
+        return baselines.magnitude_pruning(_adam(steps), schedule)
+
+    return make
+
+
+def _at_once(density: float) -> Callable[[int], optax.GradientTransformation]:
+    at_once = optax.piecewise_constant_schedule(1.0, {1: density})
+    return lambda steps: baselines.magnitude_pruning(_adam(steps), at_once)
