@@ -24,7 +24,7 @@ def test_the_snippets_of_a_page_run_one_after_the_other(page):
         for snippet in SNIPPETS[page]:
             exec(snippet, names)
     if "accuracy" in names:  # the first page's network learns, and is as sparse as was asked for
-        assert names["accuracy"] > 0.95
+        assert names["accuracy"] > 0.9
         assert bregjax.sparsity_report(names["model"]).density == pytest.approx(0.05, abs=1e-3)
 
 
