@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-from benchmarks.report.figures.style import STYLE
+from benchmarks.report.figures.style import STYLE, looks
 from benchmarks.report.results import Run, by_method, means
 from bregjax import sparsest_within
 
@@ -20,15 +20,15 @@ def plot_curves(
     axes: Axes, rows: Sequence[dict[str, Any]], field: str, label: str, scale: float = 1.0
 ) -> None:
     """Plot ``field`` over the epochs, a line per method: mean over seeds and ± one deviation."""
-    for method in dict.fromkeys(row["method"] for row in rows):
+    for method, look in looks(row["method"] for row in rows).items():
         mine = [row for row in rows if row["method"] == method and row[field] is not None]
         epochs = sorted({row["epoch"] for row in mine})
         values = [[scale * row[field] for row in mine if row["epoch"] == e] for e in epochs]
         mean = np.array([np.mean(v) for v in values])
         deviation = np.array([np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values])
-        (line,) = axes.plot(epochs, mean, label=method)
+        axes.plot(epochs, mean, label=method, **look | {"marker": None})
         axes.fill_between(
-            epochs, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.2, lw=0
+            epochs, mean - deviation, mean + deviation, color=look["color"], alpha=0.2, lw=0
         )
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -84,15 +84,16 @@ def _accuracy_over(
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.0, 4.2), layout="constrained")
         axes = figure.subplots()
-        for index, (method, group) in enumerate(by_method(runs).items()):
+        groups = by_method(runs)
+        for method, look in looks(groups).items():
+            group = groups[method]
             accuracies = [100 * (run.test_accuracy or np.nan) for run in group]
             axes.errorbar(
                 np.mean([100 * share(run) for run in group]),
                 np.mean(accuracies),
                 yerr=np.std(accuracies, ddof=1) if len(group) > 1 else None,
-                marker="osD^vPX*<>hp"[index % 12],
-                linestyle="none",
                 label=method,
+                **look | {"linestyle": "none"},
             )
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -116,9 +117,9 @@ def layer_densities(layers: Mapping[str, Mapping[str, np.ndarray]], title: str) 
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.0, 5.0), layout="constrained")
         axes = figure.subplots()
-        for method, densities in layers.items():
-            shares = [100 * float(densities[name]) or np.nan for name in names]
-            axes.plot(shares, marker="o", markersize=3, label=method)
+        for method, look in looks(layers).items():
+            shares = [100 * float(layers[method][name]) or np.nan for name in names]
+            axes.plot(shares, markersize=3, label=method, **look)
         labels = [name.removesuffix(".kernel") for name in names]
         axes.set_xticks(range(len(names)), labels, rotation=90, fontsize="small")
         axes.set_yscale("log")
@@ -136,8 +137,7 @@ def accuracy_at_targets(runs: Sequence[Run], title: str) -> Figure:
         axes = figure.subplots()
         targets = sorted({_target(run) for run in runs}, reverse=True)
         place = {target: index for index, target in enumerate(targets)}
-        kinds = dict.fromkeys(run.kind for run in runs)
-        for index, kind in enumerate(kinds):
+        for kind, look in looks(run.kind for run in runs).items():
             groups = {
                 target: [r for r in runs if r.kind == kind and _target(r) == target]
                 for target in targets
@@ -148,9 +148,9 @@ def accuracy_at_targets(runs: Sequence[Run], title: str) -> Figure:
                 [place[target] for target in groups],
                 [np.mean(a) for a in accuracies],
                 yerr=[float(np.std(a, ddof=1)) if len(a) > 1 else 0.0 for a in accuracies],
-                marker="os^D"[index % 4],
                 capsize=2,
                 label=kind,
+                **look,
             )
         axes.set_xticks(list(place.values()), [f"{100 * (1 - target):g}" for target in targets])
         axes.set_xlabel("sparsity asked for, share of zero weights in %")
@@ -166,9 +166,13 @@ def quality_over_steps(runs: Sequence[Run], title: str) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.8), layout="constrained")
         axes = figure.subplots()
-        lines = dict.fromkeys((run.kind, run.target_density) for run in runs)
-        for index, (kind, target) in enumerate(lines):
-            mine = [run for run in runs if (run.kind, run.target_density) == (kind, target)]
+        lines: dict[str, list[Run]] = {}
+        for run in runs:
+            share = f"{run.target_density or 1:.0%} of the weights"
+            label = f"{run.kind}, {'dense' if run.target_density is None else share}"
+            lines.setdefault(label, []).append(run)
+        for label, look in looks(lines).items():
+            mine = lines[label]
             steps = sorted({run.settings["steps"] for run in mine})
             values = [
                 [
@@ -178,13 +182,10 @@ def quality_over_steps(runs: Sequence[Run], title: str) -> Figure:
                 ]
                 for count in steps
             ]
-            label = f"{kind}, dense" if target is None else f"{kind}, {target:.0%} of the weights"
-            (line,) = axes.plot(
-                steps, [np.mean(v) for v in values], marker="os^D"[index % 4], label=label
-            )
+            axes.plot(steps, [np.mean(v) for v in values], label=label, **look)
             for count, seeds in zip(steps, values, strict=True):
                 axes.scatter(
-                    [count] * len(seeds), seeds, s=6, color=line.get_color(), alpha=0.4, zorder=1
+                    [count] * len(seeds), seeds, s=6, color=look["color"], alpha=0.4, zorder=1
                 )
         axes.set_xscale("log")
         counts = sorted({run.settings["steps"] for run in runs})

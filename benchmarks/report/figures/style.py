@@ -1,16 +1,46 @@
 """What all figures share: their looks, and the files they are saved to."""
 
 import io
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cycler import cycler
 from matplotlib.figure import Figure
 
 from benchmarks.report.results import write_file
 
-_COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-_LINES = ["-", "--", "-.", ":"]
+# Okabe and Ito's palette keeps the lines apart for colour-blind readers and in grey. The first
+# name with which that of a method begins decides.
+_COLORS = {
+    "LinBreg": "#0072B2",
+    "AdaBreg": "#D55E00",
+    "gradual pruning": "#009E73",
+    "pruning": "#56B4E9",
+    "one-shot pruning": "#56B4E9",
+    "RigL": "#CC79A7",
+    "SET": "#E69F00",
+    "proximal SGD": "#7F3C8D",
+    "lasso": "#7F3C8D",
+    "SGD": "#000000",
+    "Adam": "#777777",
+}
+_OTHER_COLOR = "#8C6D31"
+_LINES = (
+    "-",
+    "--",
+    ":",
+    "-.",
+    (0, (8, 2)),
+    (0, (5, 1, 1, 1, 1, 1)),
+    (0, (1, 3)),
+    (0, (3, 5)),
+    (0, (10, 2, 2, 2)),
+    (0, (2, 1)),
+    (0, (6, 2, 2, 2, 2, 2)),
+    (0, (12, 4)),
+)
+_MARKERS = "osD^v*P<>hXp"
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -19,17 +49,23 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "grid.alpha": 0.3,
     "figure.constrained_layout.use": True,
-    # Okabe and Ito's palette keeps the lines apart for colour-blind readers and in grey; after a
-    # round of it each colour comes with another kind of line.
-    "axes.prop_cycle": cycler(
-        color=_COLORS * len(_LINES),
-        linestyle=[
-            _LINES[(place + turn) % len(_LINES)]
-            for turn in range(len(_LINES))
-            for place in range(len(_COLORS))
-        ],
-    ),
 }
+
+
+def looks(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour, line and marker of each method: the colour is that of its family in every figure.
+
+    Methods of one family differ by line and marker; none is repeated up to 12 of them.
+    """
+    seen: Counter[str] = Counter()
+    chosen = {}
+    for method in dict.fromkeys(methods):
+        families = (color for family, color in _COLORS.items() if method.startswith(family))
+        color = next(families, _OTHER_COLOR)
+        place = seen[color] % len(_LINES)
+        seen[color] += 1
+        chosen[method] = {"color": color, "linestyle": _LINES[place], "marker": _MARKERS[place]}
+    return chosen
 
 
 def save(figure: Figure, out: Path, name: str) -> None:
