@@ -26,8 +26,8 @@ def waking_strength(
     .. math:: \lambda = k\text{-th largest evidence of } \sum_{t<T} u_t, \qquad
         k = \operatorname{round}(d\,n).
 
-    For ``adabreg`` and `l1` each :math:`|u_t|` is the learning rate τ, so that λ = T·τ whatever
-    d is; for ``linbreg`` it is τ·|g|. Real gradients fall and change their signs, and less
+    For ``adabreg`` and `l1` each :math:`|u_t|` is the learning rate τ, so that λ = T·τ whatever d
+    is; for ``linbreg`` it is :math:`\tau|g|`. Real gradients fall and change their signs, and less
     than d wakes: take it for the right order of magnitude.
 
     Args:
