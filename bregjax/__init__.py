@@ -40,6 +40,8 @@ from bregjax._regularizers._group import (
 from bregjax._regularizers._nuclear import NuclearState, nuclear
 from bregjax._regularizers._soft_bernoulli import soft_bernoulli
 from bregjax._report import LayerSparsity, SparsityReport, sparsity_report
+from bregjax._shrinking._report import ShrinkReport, ShrunkArray
+from bregjax._shrinking._shrink import Shrunk, shrink_params
 from bregjax._states import states_of
 from bregjax._steering import SteeringRule, SteerState, adaptive_rule, discrepancy_rule, steer
 from bregjax._strength import waking_strength
@@ -54,6 +56,7 @@ from bregjax._to_density import adabreg_to_density
 
 if TYPE_CHECKING:
     from bregjax._flax import factorize
+    from bregjax._flax_shrinking import shrink
 
 __version__ = "0.1.0"
 
@@ -67,6 +70,9 @@ __all__ = [
     "PlateauState",
     "ProxState",
     "Regularizer",
+    "ShrinkReport",
+    "Shrunk",
+    "ShrunkArray",
     "SparsityReport",
     "SteerState",
     "SteeringRule",
@@ -112,6 +118,8 @@ __all__ = [
     "regularizer_value",
     "relative_rank",
     "relax_on_plateau",
+    "shrink",
+    "shrink_params",
     "soft_bernoulli",
     "sparse_group",
     "sparse_initializer",
@@ -128,8 +136,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "factorize":  # the only one that needs Flax
+    if name == "factorize":  # this and the next need Flax
         from bregjax._flax import factorize
 
         return factorize
+    if name == "shrink":
+        from bregjax._flax_shrinking import shrink
+
+        return shrink
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """What is about Flax modules: a trained network of low rank becomes one of thin layers.
 
-The only file that imports Flax; the package loads it when a name of it is asked for.
+The package loads it when a name of it is asked for, as it needs Flax.
 """
 
 from collections.abc import Sequence

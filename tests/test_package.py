@@ -32,7 +32,7 @@ def test_all_is_sorted_and_complete():
         for name, value in vars(bregjax).items()
         if not name.startswith("_") and not inspect.ismodule(value)
     }
-    lazy = {"baselines", "factorize"}
+    lazy = {"baselines", "factorize", "shrink"}
     assert public - {"Any", "TYPE_CHECKING"} | lazy == set(bregjax.__all__)
 
 
@@ -77,8 +77,8 @@ def imports_of(path: pathlib.Path) -> set[str]:
 LAYERS = [
     {"_sharding"},
     {"_numerics", "_validation", "_leaves", "_states", "_when_due", "_top_k"},
-    {"_live_weights", "_regularizers"},
-    {"_prox", "_measures", "_initializers", "_theory", "_flax"},
+    {"_live_weights", "_regularizers", "_shrinking"},
+    {"_prox", "_measures", "_initializers", "_theory", "_flax", "_flax_shrinking"},
     {"_mirror", "_report", "_plateau", "baselines"},
     {"_optimizers", "_support", "_evidence"},
     {"_steering", "_strength"},
@@ -130,8 +130,8 @@ print(bregjax.factorize.__name__, "flax" in sys.modules, hasattr(bregjax, "unkno
     assert result.stdout.splitlines() == ["False False", "factorize True False"]
 
 
-def test_one_module_alone_imports_flax_at_its_head():
-    for path in set(PACKAGE.rglob("*.py")) - {PACKAGE / "_flax.py"}:
+def test_modules_for_flax_alone_import_it_at_their_heads():
+    for path in set(PACKAGE.rglob("*.py")) - set(PACKAGE.glob("_flax*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

@@ -4,10 +4,11 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from flax import nnx
 
+import bregjax
 from benchmarks import data, methods
 from benchmarks.engine.objectives import Objective, classification, next_token
 from benchmarks.engine.training import Task
@@ -25,6 +26,8 @@ class _Network(NamedTuple):
     batch_size: int
     build: Callable[[nnx.Rngs], nnx.Module]
     objective: Objective = classification
+    mask: Callable[[Any], Any] | None = None
+    """which weights become sparse; by default all"""
 
 
 _NETWORKS = {
@@ -46,6 +49,7 @@ _NETWORKS = {
         16,
         lambda rngs: Transformer(rngs=rngs),
         next_token,
+        bregjax.label_by_path({"*/kernel": True}, default=False),
     ),
 }
 
@@ -100,9 +104,13 @@ class FirstNetwork(Experiment):
         """Dense Adam, and ours at every density."""
         methods.check_shares("--sparsities", self.sparsities)
         densities = [round(1 - sparsity, 6) for sparsity in self.sparsities]
+        mask = _NETWORKS[self.network].mask
         return [
             methods.adam(Cosine(5e-3)),
-            *(ToDensity(density, FirstStart(max(0.1, density))) for density in densities),
+            *(
+                ToDensity(density, FirstStart(max(0.1, density), mask), mask)
+                for density in densities
+            ),
         ]
 
     def draw(self, out: Path) -> None:

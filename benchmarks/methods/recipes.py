@@ -194,6 +194,8 @@ class ToDensity(_Single):
 
     target_density: float
     start: Start
+    mask: Callable[[Any], Any] | None = None
+    """which weights become sparse"""
     full_gradients: float = 1.0
     kind: str = "AdaBreg"
 
@@ -204,7 +206,8 @@ class ToDensity(_Single):
 
     def optimizer(self, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
         """See `Method`."""
-        return bregjax.adabreg_to_density(self.target_density, epochs * steps_per_epoch)
+        steps = epochs * steps_per_epoch
+        return bregjax.adabreg_to_density(self.target_density, steps, mask=self.mask)
 
     def record(self) -> dict[str, Any]:
         """See `Method`."""

@@ -1,6 +1,7 @@
 """How a training starts: the dense initial parameters, thinned out."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -70,10 +71,11 @@ class FirstStart:
     """`bregjax.sparse_start` as it is."""
 
     density: float = 0.1
+    mask: Callable[[Any], Any] | None = None
 
     def __call__(self, key: jax.Array, params: Any) -> Any:
         """See `Start`."""
-        return bregjax.sparse_start(key, params, self.density)
+        return bregjax.sparse_start(key, params, self.density, mask=self.mask)
 
     def record(self) -> dict[str, Any]:
         """See `Start`."""

@@ -1,0 +1,122 @@
+"""The network without its dead units, for Flax NNX modules.
+
+The package loads it when a name of it is asked for, as it needs Flax.
+"""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bregjax._shrinking._shrink import Shrunk, shrink_tree
+
+
+def shrink(model: nnx.Module, *example: Any, round_to: int = 1) -> Shrunk:
+    """Remove the dead units of a Flax NNX model, so that it is smaller and faster for real.
+
+    It is `shrink_params` on all variables of the model in evaluation mode: parameters, and
+    statistics of batch norm. The sizes that its layers keep as attributes are set anew.
+
+    Args:
+      model: a module; it is not changed. `nnx.Linear`, `nnx.LinearGeneral`, `nnx.Conv`,
+        `nnx.Embed`, `nnx.MultiHeadAttention` and the norms may shrink. What other modules keep as
+        attributes is theirs: what does not run without its old size stays.
+      *example: inputs, a few different examples.
+      round_to: sizes that shrink are rounded up to multiples of this, such as 8.
+
+    Returns:
+        A `Shrunk`: ``network`` is a smaller model of the same class, in evaluation mode; ``report``
+        prints as a table that also says which dead units stay, and why.
+
+    Raises:
+        TypeError: if ``model`` is not an `nnx.Module`.
+        ValueError: if ``round_to`` is not a whole number of at least 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bregjax
+        >>> from flax import nnx
+        >>> rngs = nnx.Rngs(0)
+        >>> model = nnx.Sequential(
+        ...     nnx.Linear(784, 200, rngs=rngs), nnx.relu, nnx.Linear(200, 10, rngs=rngs)
+        ... )
+        >>> kernel = model.layers[0].kernel
+        >>> kernel[...] = kernel[...].at[:, 50:].set(0)  # as per_neuron() does
+        >>> x = jax.random.normal(jax.random.key(0), (8, 784))
+        >>> smaller, report, kept = bregjax.shrink(model, x)
+        >>> print(smaller.layers[0].kernel.shape, report.multiply_adds)
+        (784, 50) (1270400, 317600)
+        >>> print(jnp.allclose(smaller(x), model(x), atol=1e-5))
+        True
+
+    Notes:
+        A dead filter whose bias is positive puts out a constant. In front of a convolution that
+        pads it cannot be folded into a bias, as it ends at the border, and the filter stays.
+
+    See Also:
+        `factorize`, for networks of low rank.
+    """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"model must be a flax.nnx.Module, got {model!r}.")
+    model = nnx.clone(model)
+    model.eval()
+    graphdef, variables, other = nnx.split(model, _is_floating, ...)
+
+    def apply(variables: Any, *inputs: Any) -> Any:
+        return nnx.merge(graphdef, variables, other, copy=True)(*inputs)
+
+    def smaller(variables: Any) -> nnx.Module:
+        small = nnx.merge(graphdef, variables, other, copy=True)
+        for (_, module), (_, before) in zip(
+            nnx.iter_modules(small), nnx.iter_modules(model), strict=True
+        ):
+            _set_sizes(module, before)
+        return small
+
+    def run(variables: Any) -> Any:
+        return smaller(variables)(*example)
+
+    found = shrink_tree(run, apply, variables, example, round_to)
+    return found._replace(network=smaller(found.network))
+
+
+def _is_floating(path: Any, x: Any) -> bool:
+    del path
+    dtype = getattr(x, "dtype", None)
+    return dtype is not None and bool(jnp.issubdtype(dtype, np.inexact))
+
+
+def _shape(module: Any, name: str) -> tuple[int, ...]:
+    return tuple(getattr(module, name)[...].shape)
+
+
+def _set_sizes(module: Any, before: Any) -> None:
+    """The attributes of a layer that say how large it is, from the shapes of its variables."""
+    if isinstance(module, nnx.LinearGeneral):
+        shape = _shape(module, "kernel")
+        inputs = len(np.atleast_1d(before.in_features))
+        module.in_features, module.out_features = shape[:inputs], shape[inputs:]
+    elif isinstance(module, nnx.Linear):
+        module.in_features, module.out_features = _shape(module, "kernel")
+    elif isinstance(module, nnx.Conv):
+        shape = _shape(module, "kernel")
+        if before.feature_group_count == before.in_features > 1:  # depthwise
+            module.feature_group_count = shape[-1] * before.in_features // before.out_features
+        module.kernel_shape = shape
+        module.in_features = shape[-2] * module.feature_group_count
+        module.out_features = shape[-1]
+    elif isinstance(module, nnx.Embed):
+        module.num_embeddings, module.features = _shape(module, "embedding")
+    elif isinstance(module, (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm)):
+        arrays = [getattr(module, name, None) for name in ("mean", "scale", "bias")]
+        known = [x for x in arrays if x is not None and x[...] is not None]
+        if known:
+            module.num_features = math.prod(known[0][...].shape)
+    elif isinstance(module, nnx.MultiHeadAttention):
+        features, heads, head_dim = _shape(module.query, "kernel")
+        module.in_features, module.num_heads, module.head_dim = features, heads, head_dim
+        module.num_kv_heads = _shape(module.key, "kernel")[1]
+        module.in_kv_features = _shape(module.key, "kernel")[0]
+        module.qkv_features = heads * head_dim
+        module.out_features = _shape(module.out, "kernel")[-1]

@@ -1,0 +1,1 @@
+"""Trained networks without their dead units: smaller, and the same function."""

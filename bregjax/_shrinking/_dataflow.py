@@ -1,0 +1,618 @@
+"""What in a program depends on its inputs, and which indices of its arrays are one unit.
+
+A program is run on an example. Each value carries two things besides: which of its entries are
+known, that is the same for all inputs, and for each axis the unit of each index. A unit that a
+network does not need shows where arrays are summed over its axis: its share of the sum is zero, as
+its weights are, or known.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend import core
+
+from bregjax._shrinking._units import ANY, Units
+
+
+@dataclasses.dataclass
+class Value:
+    """An array of the program."""
+
+    array: Any
+    known: np.ndarray
+    """of the shape of the array: which entries do not depend on the inputs"""
+    units: list[np.ndarray]
+    """for each axis the unit of each index"""
+    leaf: int | None = None
+    """which of the parameters it is, up to its shape"""
+    sums: "tuple[Sum, ...]" = ()
+    """the sums that it is, up to its shape"""
+
+
+@dataclasses.dataclass
+class Sum:
+    """A product of two arrays that is summed over an axis."""
+
+    units: np.ndarray
+    """of the axis"""
+    share: Callable[[np.ndarray], jax.Array]
+    """from a mask of the axis to what the indices in it add, as far as that is known"""
+    nothing: np.ndarray
+    """for each index whether it adds nothing, whatever the inputs are"""
+    known: np.ndarray
+    """for each index whether what it adds is the same for all inputs and examples"""
+    output_units: list[np.ndarray]
+    kept_axes: tuple[int, ...]
+    """axes of the output that come from the weights"""
+    bias: int | None = None
+    """the parameter that is added to the sum, or subtracted"""
+    sign: float = 1.0
+
+
+_SAME_SHAPE = {"convert_element_type", "copy", "stop_gradient", "reduce_precision", "copy_p"}
+_INLINED = {
+    "pjit": "jaxpr",
+    "jit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+}
+_REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"}
+_POOLS = {"reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window"}
+
+
+class Dataflow:
+    """Follows a program; afterwards ``units``, ``sums`` and ``leaves`` say what was found.
+
+    Where a reshape flattens several axes of which units could go, only one can keep its units: the
+    first, or with ``minor`` the last.
+    """
+
+    def __init__(
+        self,
+        program: core.ClosedJaxpr,
+        leaves: Sequence[Any],
+        inputs: Sequence[Any],
+        *,
+        minor: bool = False,
+    ):
+        self._minor = minor
+        self.units = Units()
+        self.sums: list[Sum] = []
+        self.leaves = [self._parameter(index, x) for index, x in enumerate(leaves)]
+        examples = [self._input(x) for x in inputs]
+        constants = [self._constant(x) for x in program.consts]
+        self.outputs = self._run(program.jaxpr, constants, [*self.leaves, *examples])
+        for output in self.outputs:
+            self._pin(output, "they are outputs of the network")
+
+    def _parameter(self, index: int, x: Any) -> Value:
+        units = [self.units.new(size) for size in np.shape(x)]
+        return Value(x, np.ones(np.shape(x), bool), units, leaf=index)
+
+    def _input(self, x: Any) -> Value:
+        value = Value(x, np.zeros(np.shape(x), bool), [self.units.new(n) for n in np.shape(x)])
+        self._pin(value, "they are axes of the inputs")
+        return value
+
+    def _constant(self, x: Any) -> Value:
+        value = self._literal(x)
+        value.units = [self.units.new(size) for size in np.shape(x)]
+        self._pin(value, "they belong to a constant array of the program")
+        return value
+
+    def _literal(self, x: Any) -> Value:
+        shape = np.shape(x)
+        return Value(x, np.ones(shape, bool), [np.full(size, ANY) for size in shape])
+
+    def _pin(self, value: Value, why: str, axes: Sequence[int] | None = None) -> None:
+        for axis in range(len(value.units)) if axes is None else axes:
+            self.units.pin(value.units[axis], why)
+
+    def _run(self, jaxpr: Any, constants: list[Value], arguments: list[Value]) -> list[Value]:
+        values: dict[Any, Value] = dict(zip(jaxpr.constvars, constants, strict=True))
+        values |= dict(zip(jaxpr.invars, arguments, strict=True))
+
+        def read(var: Any) -> Value:
+            return self._literal(var.val) if isinstance(var, core.Literal) else values[var]
+
+        for eqn in jaxpr.eqns:
+            found = self._follow(eqn, [read(var) for var in eqn.invars])
+            values |= dict(zip(eqn.outvars, found, strict=True))
+        return [read(var) for var in jaxpr.outvars]
+
+    def _follow(self, eqn: Any, operands: list[Value]) -> list[Value]:
+        name = eqn.primitive.name
+        if name in _INLINED and _INLINED[name] in eqn.params:
+            inner = eqn.params[_INLINED[name]]
+            closed = isinstance(inner, core.ClosedJaxpr)
+            constants = [self._constant(x) for x in inner.consts] if closed else []
+            return self._run(inner.jaxpr if closed else inner, constants, operands)
+        if name == "scan" and eqn.params["length"] <= _LONGEST_LOOP:
+            return self._unroll(eqn, operands)
+        results = eqn.primitive.bind(*[value.array for value in operands], **eqn.params)
+        results = results if eqn.primitive.multiple_results else [results]
+        rule = getattr(self, f"rule_{name}", None)
+        if name in _REDUCTIONS or name in ("argmax", "argmin"):
+            rule = self.rule_reduction
+        elif name in _POOLS:
+            rule = self.rule_pool
+        elif name in _SAME_SHAPE:
+            rule = self.rule_same_shape
+        elif rule is None and self._is_elementwise(operands, results):
+            rule = self._elementwise
+        if rule is None:
+            return [self._opaque(name, operands, result) for result in results]
+        if name == "split":
+            return self.rule_split(eqn, operands, results)
+        return [rule(eqn, operands, results[0])]
+
+    def _unroll(self, eqn: Any, operands: list[Value]) -> list[Value]:
+        """A loop, one turn after the other."""
+        body, length = eqn.params["jaxpr"], eqn.params["length"]
+        constants = operands[: eqn.params["num_consts"]]
+        carry = operands[len(constants) :][: eqn.params["num_carry"]]
+        sliced = operands[len(constants) + len(carry) :]
+        for value in sliced:
+            self._pin(value, "a loop runs over them", [0])
+        turns: list[list[Value]] = [[] for _ in range(length)]
+        for turn in reversed(range(length)) if eqn.params["reverse"] else range(length):
+            mine = [Value(x.array[turn], x.known[turn], x.units[1:]) for x in sliced]
+            outputs = self._run(
+                body.jaxpr,
+                [self._constant(x) for x in body.consts],
+                [*constants, *carry, *mine],
+            )
+            after, turns[turn] = outputs[: len(carry)], outputs[len(carry) :]
+            for old, new in zip(carry, after, strict=True):
+                for a, b in zip(old.units, new.units, strict=True):
+                    self.units.unite(a, b)
+            carry = after
+        stacked = []
+        for values in zip(*turns, strict=True):
+            units = values[0].units
+            for value in values[1:]:
+                units = [self.units.unite(a, b) for a, b in zip(units, value.units, strict=True)]
+            turn = self.units.new(length)
+            self.units.pin(turn, "a loop runs over them")
+            array = jnp.stack([value.array for value in values])
+            stacked.append(Value(array, np.stack([v.known for v in values]), [turn, *units]))
+        return [*carry, *stacked]
+
+    @staticmethod
+    def _is_elementwise(operands: list[Value], results: list[Any]) -> bool:
+        if len(results) != 1 or not operands:
+            return False
+        shape = np.shape(results[0])
+        shapes = [np.shape(value.array) for value in operands]
+        fits = (
+            not mine
+            or (
+                len(mine) == len(shape)
+                and all(a in (1, b) for a, b in zip(mine, shape, strict=True))
+            )
+            for mine in shapes
+        )
+        return all(fits) and np.broadcast_shapes(*shapes) == shape
+
+    def _opaque(self, name: str, operands: list[Value], result: Any) -> Value:
+        for value in operands:
+            self._pin(value, f"they go through {name}")
+        known = all(bool(value.known.all()) for value in operands)
+        value = Value(
+            result,
+            np.full(np.shape(result), known),
+            [self.units.new(size) for size in np.shape(result)],
+        )
+        self._pin(value, f"they come from {name}")
+        return value
+
+    # Rules: from the equation, its operands and its result to the value.
+
+    def _elementwise(self, eqn: Any, operands: list[Value], result: Any) -> Value:
+        name, shape = eqn.primitive.name, np.shape(result)
+        if name in _MIXES:
+            return self._opaque(name, operands, result)
+        known = np.ones(shape, bool)
+        units = [np.full(size, ANY) for size in shape]
+        for value in operands:
+            known = known & value.known
+            for axis, mine in enumerate(value.units):
+                if len(mine) == shape[axis]:
+                    units[axis] = self.units.unite(units[axis], mine)
+        if name == "mul" or (name == "div" and len(operands) == 2):
+            factors = operands if name == "mul" else operands[:1]
+            for value in factors:
+                known = known | (value.known & (np.asarray(value.array) == 0))
+        if name in ("add", "sub", "add_any") and len(operands) == 2:
+            self._note_bias(name, operands)
+        return Value(result, known, units)
+
+    def _note_bias(self, name: str, operands: list[Value]) -> None:
+        orders = [(0, 1)] if name == "sub" else [(0, 1), (1, 0)]
+        for first, second in orders:
+            bias = operands[second].leaf
+            if bias is None:
+                continue
+            for found in operands[first].sums:
+                if found.bias is None:
+                    found.bias, found.sign = bias, -1.0 if name == "sub" else 1.0
+
+    def rule_same_shape(self, eqn: Any, operands: list[Value], result: Any) -> Value:
+        del eqn
+        (value,) = operands
+        return dataclasses.replace(value, array=result)
+
+    def rule_reduction(self, eqn: Any, operands: list[Value], result: Any) -> Value:
+        (value,) = operands
+        axes = tuple(int(a) for a in eqn.params["axes"])
+        self._pin(value, f"{eqn.primitive.name} goes over them", axes)
+        units = [u for axis, u in enumerate(value.units) if axis not in axes]
+        return Value(result, value.known.all(axis=axes), units)
+
+    def rule_pool(self, eqn: Any, operands: list[Value], result: Any) -> Value:
+        if len(operands) > 2:
+            return self._opaque(eqn.primitive.name, operands, result)
+        value, params = operands[0], eqn.params
+        window = params["window_dimensions"]
+        known = lax.reduce_window(
+            value.known.astype(np.int32),
+            np.int32(1),
+            lax.min,
+            window,
+            params["window_strides"],
+            params["padding"],
+            params.get("base_dilation"),
+            params.get("window_dilation"),
+        )
+        shape, units = np.shape(result), []
+        for axis, of_axis in enumerate(value.units):
+            if window[axis] == 1 and len(of_axis) == shape[axis]:
+                units.append(of_axis)
+            else:
+                self.units.pin(of_axis, "a window goes over them")
+                units.append(np.full(shape[axis], ANY))
+        return Value(result, np.asarray(known, bool), units)
+
+    def rule_broadcast_in_dim(self, eqn: Any, operands: list[Value], result: Any) -> Value:
+        value, shape = operands[0], np.shape(result)
+        places = [int(d) for d in eqn.params["broadcast_dimensions"]]
+        units = [np.full(size, ANY) for size in shape]
+        for axis, place in enumerate(places):
+            if value.known.shape[axis] == shape[place]:
+                units[place] = value.units[axis]
+        known = lax.broadcast_in_dim(jnp.asarray(value.known), shape, places)
+        return Value(result, np.asarray(known), units, leaf=value.leaf)
+
+    def rule_transpose(self, eqn: Any, operands: list[Value], result: Any) -> Value:
+        order = eqn.params["permutation"]
+        (value,) = operands
+        return Value(result, value.known.transpose(order), [value.units[a] for a in order])
+
+    def rule_squeeze(self, eqn: Any, operands: list[Value], result: Any) -> Value:
+        return self.rule_reshape(eqn, operands, result)
+
+    def rule_expand_dims(self, eqn: Any, operands: list[Value], result: Any) -> Value:
+        return self.rule_reshape(eqn, operands, result)
+
+    def rule_reshape(self, eqn: Any, operands: list[Value], result: Any) -> Value:
+        if eqn.primitive.name == "reshape" and eqn.params["dimensions"] is not None:
+            return self._opaque("reshape", operands, result)
+        value, shape = operands[0], np.shape(result)
+        units: list[np.ndarray | None] = [None] * len(shape)
+        for before, after in _matching_axes(value.known.shape, shape):
+            flat = self._merged([value.units[axis] for axis in before])
+            for axis, found in zip(
+                after, self._split(flat, [shape[a] for a in after]), strict=True
+            ):
+                units[axis] = found
+        done = [np.full(shape[a], ANY) if u is None else u for a, u in enumerate(units)]
+        known = value.known.reshape(shape)
+        if _without_ones(value.known.shape) == _without_ones(shape):
+            return Value(result, known, done, value.leaf, value.sums)
+        return Value(result, known, done)
+
+    def _merged(self, axes: list[np.ndarray]) -> np.ndarray:
+        """The units of a flattened axis: those of the first axis that may lose some."""
+        if len(axes) == 1:
+            return axes[0]
+        sizes = [len(units) for units in axes]
+        free = [place for place, units in enumerate(axes) if self._may_shrink(units)]
+        free = free[::-1] if self._minor else free
+        for place in free[1:]:
+            self.units.pin(axes[place], "they are flattened with others")
+        if not free:
+            pinned = [units for units in axes if len(units) > 1 or sizes == [1]]
+            merged = np.full(math.prod(sizes), ANY)
+            for units in pinned:
+                if (units != ANY).any():  # all of it is pinned: it stays whole
+                    merged = self.units.new(math.prod(sizes))
+                    self.units.pin(merged, "they are flattened with others that stay")
+                    break
+            return merged
+        place = free[0]
+        shaped = axes[place].reshape([-1 if axis == place else 1 for axis in range(len(axes))])
+        return np.broadcast_to(shaped, sizes).reshape(-1)
+
+    def _may_shrink(self, units: np.ndarray) -> bool:
+        roots = self.units.roots(units)
+        return any(r != ANY and self.units.reason(r) is None for r in np.unique(roots).tolist())
+
+    def _split(self, flat: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
+        """The units of the axes that a flat one is split into."""
+        if [size for size in sizes if size != 1] == [len(flat)] or len(flat) == 1:
+            return [flat if size == len(flat) else np.full(size, ANY) for size in sizes]
+        table = self.units.roots(flat).reshape(sizes)
+        found = []
+        for axis, size in enumerate(sizes):
+            rows = np.moveaxis(table, axis, 0).reshape(size, -1)
+            same = (rows == rows[:, :1]).all()
+            found.append(rows[:, 0] if same else np.full(size, ANY))
+        if all((units == ANY).all() for units in found):
+            # All in one slice of the first axis, such as a head, become one unit.
+            rows = table.reshape(sizes[0], -1)
+            for row in rows:
+                self.units.unite(row, np.full(len(row), row[0]))
+            found[0] = self.units.roots(rows[:, 0])
+        return found
+
+    def rule_concatenate(self, eqn: Any, operands: list[Value], result: Any) -> Value:
+        axis = eqn.params["dimension"]
+        known = np.concatenate([value.known for value in operands], axis=axis)
+        units = []
+        for place in range(known.ndim):
+            parts = [value.units[place] for value in operands]
+            if place == axis:
+                units.append(np.concatenate(parts))
+            else:
+                for part in parts[1:]:
+                    parts[0] = self.units.unite(parts[0], part)
+                units.append(parts[0])
+        return Value(result, known, units)
+
+    def rule_slice(self, eqn: Any, operands: list[Value], result: Any) -> Value:
+        (value,) = operands
+        params = eqn.params
+        strides = params["strides"] or [1] * value.known.ndim
+        cuts = tuple(
+            slice(int(a), int(b), int(s))
+            for a, b, s in zip(
+                params["start_indices"], params["limit_indices"], strides, strict=True
+            )
+        )
+        units = [u[cut] for u, cut in zip(value.units, cuts, strict=True)]
+        return Value(result, value.known[cuts], units)
+
+    def rule_split(self, eqn: Any, operands: list[Value], results: list[Any]) -> list[Value]:
+        (value,) = operands
+        axis, sizes = eqn.params["axis"], eqn.params["sizes"]
+        ends = np.cumsum(sizes)[:-1]
+        knowns = np.split(value.known, ends, axis)
+        parts = np.split(value.units[axis], ends)
+        return [
+            Value(result, known, [*value.units[:axis], part, *value.units[axis + 1 :]])
+            for result, known, part in zip(results, knowns, parts, strict=True)
+        ]
+
+    def rule_rev(self, eqn: Any, operands: list[Value], result: Any) -> Value:
+        (value,) = operands
+        axes = tuple(eqn.params["dimensions"])
+        units = [u[::-1] if axis in axes else u for axis, u in enumerate(value.units)]
+        return Value(result, np.flip(value.known, axes), units)
+
+    def rule_pad(self, eqn: Any, operands: list[Value], result: Any) -> Value:
+        value, filler = operands
+        config = eqn.params["padding_config"]
+        known = lax.pad(jnp.asarray(value.known), jnp.asarray(filler.known.all()), config)
+        units = []
+        for axis, of_axis in enumerate(value.units):
+            padded = any(config[axis])
+            if padded:
+                self.units.pin(of_axis, "they are padded")
+            units.append(np.full(np.shape(result)[axis], ANY) if padded else of_axis)
+        return Value(result, np.asarray(known), units)
+
+    def rule_gather(self, eqn: Any, operands: list[Value], result: Any) -> Value:
+        table, indices = operands
+        numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+        shape, collapsed = table.known.shape, tuple(numbers.collapsed_slice_dims)
+        if numbers.operand_batching_dims:
+            return self._opaque("gather", operands, result)
+        self._pin(table, "they are looked up", collapsed)
+        self._pin(indices, "they are indices")
+        units = [np.full(size, ANY) for size in np.shape(result)]
+        kept = [axis for axis in range(len(shape)) if axis not in collapsed]
+        for place, axis in zip(numbers.offset_dims, kept, strict=True):
+            if sizes[axis] == shape[axis]:
+                units[place] = table.units[axis]
+            else:
+                self.units.pin(table.units[axis], "they are looked up")
+        array = np.asarray(table.array)
+        constant = table.known.all(collapsed) & (array == array.max(collapsed, keepdims=True)).all(
+            collapsed
+        )
+        if not all(sizes[axis] == shape[axis] for axis in kept):
+            constant = np.zeros_like(constant)
+        places = list(numbers.offset_dims)
+        known = np.broadcast_to(
+            np.expand_dims(constant, [a for a in range(len(np.shape(result))) if a not in places]),
+            np.shape(result),
+        )
+        everything = bool(table.known.all() and indices.known.all())
+        return Value(result, known | everything, units)
+
+    def rule_dot_general(self, eqn: Any, operands: list[Value], result: Any) -> Value:
+        left, right = operands
+        contracted, batched = eqn.params["dimension_numbers"]
+        contracted = [tuple(map(int, axes)) for axes in contracted]
+        batched = [tuple(map(int, axes)) for axes in batched]
+        units = [
+            self.units.unite(left.units[a], right.units[b]) for a, b in zip(*batched, strict=True)
+        ]
+        free: list[list[int]] = []
+        for side, value in enumerate(operands):
+            taken = (*contracted[side], *batched[side])
+            free.append([a for a in range(value.known.ndim) if a not in taken])
+            units += [value.units[a] for a in free[side]]
+
+        def product(a: Any, b: Any) -> jax.Array:
+            return lax.dot_general(a, b, (contracted, batched), precision=lax.Precision.HIGHEST)
+
+        known = _known_of_product(product, left, right)
+        first = len(batched[0])
+        middle = first + len(free[0])
+        kept = {0: tuple(range(middle, len(units))), 1: tuple(range(first, middle))}
+        found = []
+        for a, b in zip(*contracted, strict=True):
+            self.units.unite(left.units[a], right.units[b])
+            found.append(self._sum(product, operands, (a, b), kept, units))
+        if len(found) > 1:  # what two axes share would be counted twice
+            for part in found:
+                part.known[:] = False
+        self.sums += found
+        return Value(result, known, units, sums=tuple(found))
+
+    def rule_conv_general_dilated(self, eqn: Any, operands: list[Value], result: Any) -> Value:
+        image, kernel = operands
+        params = eqn.params
+        numbers = params["dimension_numbers"]
+        groups = params["feature_group_count"]
+        channels, filters, inputs = numbers.lhs_spec[1], numbers.rhs_spec[0], numbers.rhs_spec[1]
+        units = [np.full(size, ANY) for size in np.shape(result)]
+        units[numbers.out_spec[0]] = image.units[numbers.lhs_spec[0]]
+        units[numbers.out_spec[1]] = kernel.units[filters]
+        self._pin(image, "a convolution slides over them", numbers.lhs_spec[2:])
+        self._pin(kernel, "they are places in a convolution kernel", numbers.rhs_spec[2:])
+
+        def product(a: Any, b: Any) -> jax.Array:
+            return lax.conv_general_dilated(
+                a,
+                b,
+                params["window_strides"],
+                params["padding"],
+                params["lhs_dilation"],
+                params["rhs_dilation"],
+                numbers,
+                groups,
+                params["batch_group_count"],
+                lax.Precision.HIGHEST,
+            )
+
+        known = _known_of_product(product, image, kernel)
+        if params["batch_group_count"] != 1:
+            return self._opaque("a convolution with batch groups", operands, result)
+        if groups != 1:
+            if kernel.known.shape[inputs] == 1 and kernel.known.shape[filters] == groups:
+                # Depthwise: each channel is a unit of its own.
+                units[numbers.out_spec[1]] = self.units.unite(
+                    image.units[channels], kernel.units[filters]
+                )
+            else:
+                why = "the convolution has groups of channels"
+                self._pin(image, why, [channels])
+                self._pin(kernel, why, [filters, inputs])
+            return Value(result, known, units)
+        self.units.unite(image.units[channels], kernel.units[inputs])
+        found = self._sum(
+            product, operands, (channels, inputs), {0: (numbers.out_spec[1],), 1: ()}, units
+        )
+        self.sums.append(found)
+        return Value(result, known, units, sums=(found,))
+
+    def _sum(
+        self,
+        product: Callable[[Any, Any], jax.Array],
+        operands: list[Value],
+        axes: tuple[int, int],
+        kept: dict[int, tuple[int, ...]],
+        output_units: list[np.ndarray],
+    ) -> Sum:
+        """The sum over an axis of both operands; ``kept[i]`` are axes that the other one gives."""
+        nothing = np.zeros(operands[0].known.shape[axes[0]], bool)
+        steady = np.zeros_like(nothing)
+        data = 0 if operands[1].known.all() else 1
+        for value, axis in zip(operands, axes, strict=True):
+            others = tuple(a for a in range(value.known.ndim) if a != axis)
+            nothing |= (value.known & (np.asarray(value.array) == 0)).all(axis=others)
+        weights = operands[1 - data]
+        if weights.known.all():
+            value, axis = operands[data], axes[data]
+            others = tuple(a for a in range(value.known.ndim) if a != axis)
+            steady = value.known.all(axis=others)
+
+        def share(chosen: np.ndarray) -> jax.Array:
+            value, axis = operands[data], axes[data]
+            shape = [-1 if a == axis else 1 for a in range(value.known.ndim)]
+            arrays = [operand.array for operand in operands]
+            arrays[data] = jnp.where(jnp.asarray(chosen).reshape(shape), value.array, 0)
+            return product(*arrays)
+
+        units = operands[0].units[axes[0]]
+        units = np.where(units == ANY, operands[1].units[axes[1]], units)
+        return Sum(units, share, nothing, steady, output_units, kept[data])
+
+
+_LONGEST_LOOP = 64
+"""turns of a loop that is followed; what goes through a longer one stays"""
+_MIXES = {"sort", "cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "fft"}
+"""what keeps the shape and yet lets indices see one another"""
+
+
+def _known_of_product(
+    product: Callable[[Any, Any], jax.Array], left: Value, right: Value
+) -> np.ndarray:
+    """Which entries are sums of known products alone; what is known to be zero hides the other."""
+
+    def doubt(value: Value) -> tuple[np.ndarray, np.ndarray]:
+        unknown = ~value.known
+        present = unknown | (np.asarray(value.array) != 0)
+        return unknown.astype(np.float32), present.astype(np.float32)
+
+    (unknown, present), (other_unknown, other_present) = doubt(left), doubt(right)
+    doubts = product(unknown, other_present) + product(present, other_unknown)
+    return np.asarray(doubts) == 0
+
+
+def _without_ones(shape: Sequence[int]) -> list[int]:
+    return [size for size in shape if size != 1]
+
+
+def _matching_axes(
+    before: Sequence[int], after: Sequence[int]
+) -> list[tuple[list[int], list[int]]]:
+    """The axes of two shapes of one size in groups of equal products, as few as there can be."""
+    groups: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        left, right = [], []
+        sizes = [1, 1]
+        if i < len(before):
+            left.append(i)
+            sizes[0] = before[i]
+            i += 1
+        if j < len(after):
+            right.append(j)
+            sizes[1] = after[j]
+            j += 1
+        while sizes[0] != sizes[1]:
+            if sizes[0] < sizes[1]:
+                left.append(i)
+                sizes[0] *= before[i]
+                i += 1
+            else:
+                right.append(j)
+                sizes[1] *= after[j]
+                j += 1
+        groups.append((left, right))
+    return groups

@@ -1,0 +1,190 @@
+"""Which units go, what is folded into biases for them, and whether the outputs stay."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bregjax._shrinking._dataflow import Dataflow, Sum
+from bregjax._shrinking._units import ANY
+
+_TOLERANCE = 1e-4
+"""by how much of the largest output a wrong cut is told from rounding"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """Smaller parameters, and how they were cut."""
+
+    leaves: list[Any]
+    kept: list[tuple[np.ndarray, ...]]
+    """of each parameter and axis the indices that are left"""
+    reasons: dict[tuple[int, int], tuple[int, str]]
+    """by parameter and axis: how many dead units stay, and why"""
+
+
+def cut(
+    flow: Dataflow,
+    run: Callable[[list[Any]], Any],
+    round_to: int,
+) -> Cut:
+    """Remove every unit that the program's outputs do not need.
+
+    Args:
+      flow: of the program.
+      run: from parameters, which may be smaller, to the outputs on the example; may raise.
+      round_to: sizes stay multiples of this where they were cut.
+    """
+    plan = _Plan(flow, round_to)
+    expected = [value.array for value in flow.outputs]
+    groups, refused = plan.groups()
+    everything = set().union(*groups)
+    if plan.is_right(everything, run, expected):
+        return plan.cut(everything, refused)
+    chosen: set[int] = set()
+    for group in groups:
+        if plan.is_right(chosen | group, run, expected):
+            chosen |= group
+        else:
+            refused |= dict.fromkeys(group, "the program does not run, or not alike, without them")
+    return plan.cut(chosen, refused)
+
+
+class _Plan:
+    def __init__(self, flow: Dataflow, round_to: int):
+        self._flow, self._units, self._round_to = flow, flow.units, round_to
+        self._axes = {
+            (index, axis): units
+            for index, leaf in enumerate(flow.leaves)
+            for axis, units in enumerate(leaf.units)
+        }
+        self._dead = self._find_dead()
+
+    def _find_dead(self) -> set[int]:
+        """Units that add nothing, or what is always the same, to all sums they are in."""
+        alive: set[int] = set()
+        summed: set[int] = set()
+        for part in self._flow.sums:
+            roots = self._units.roots(part.units)
+            constant = part.known & ~part.nothing & (roots != ANY)
+            if constant.any() and (part.bias is None or self._fold(part, constant) is None):
+                constant[:] = False
+            idle = part.nothing | constant
+            alive |= set(roots[~idle].tolist())
+            summed |= set(roots.tolist())
+        return summed - alive - {ANY}
+
+    def groups(self) -> tuple[list[set[int]], dict[int, str]]:
+        """What may go, in parts that have no axis in common, and what is spared, and why."""
+        spared: dict[int, str] = {}
+        goes = {root for root in self._dead if self._units.reason(root) is None}
+        for units in self._axes.values():
+            roots = self._units.roots(units).tolist()
+            distinct = list(dict.fromkeys(roots))
+            gone = [root for root in distinct if root in goes]
+            if not gone:
+                continue
+            left = sum(root not in goes for root in roots)
+            missing = 1 if left == 0 else 0
+            if len(distinct) == len(roots):  # where units are single indices
+                wanted = max(left, 1)
+                missing = min(-wanted % self._round_to + (left == 0), len(gone))
+            goes -= set(gone[:missing])
+            why = f"sizes are multiples of {self._round_to}" if left else "something has to stay"
+            spared |= dict.fromkeys(gone[:missing], why)
+        groups: list[set[int]] = []
+        for units in self._axes.values():
+            mine = set(self._units.roots(units).tolist()) & goes
+            if mine:
+                joined = [group for group in groups if group & mine]
+                groups = [group for group in groups if not group & mine]
+                groups.append(mine.union(*joined))
+        return groups, spared
+
+    def _fold(self, part: Sum, chosen: np.ndarray) -> tuple[int, jax.Array] | None:
+        """The bias and what is to be added to it when these indices go; None if it cannot be."""
+        assert part.bias is not None
+        added = part.share(chosen)
+        others = tuple(a for a in range(added.ndim) if a not in part.kept_axes)
+        first = added[tuple(slice(0, 1) if a in others else slice(None) for a in range(added.ndim))]
+        scale = jnp.max(jnp.abs(added), initial=0)
+        if bool(jnp.any(jnp.abs(added - first) > 1e-6 * scale)):
+            return None
+        leaf = self._flow.leaves[part.bias]
+        places = []
+        for units in leaf.units:
+            roots = self._units.roots(units)
+            alike = [
+                axis
+                for axis in part.kept_axes
+                if np.array_equal(self._units.roots(part.output_units[axis]), roots)
+                and axis not in places
+            ]
+            if not alike and len(roots) != 1:
+                return None
+            places += alike[:1]
+        if sorted(places) != sorted(part.kept_axes):
+            return None
+        vector = jnp.squeeze(first, tuple(a for a in others))
+        order = np.argsort(np.argsort(places)) if places else []
+        vector = vector.transpose([int(a) for a in order]) if places else vector
+        return part.bias, part.sign * vector.reshape(np.shape(leaf.array))
+
+    def _keeps(self, goes: set[int], index: int) -> tuple[np.ndarray, ...]:
+        leaf = self._flow.leaves[index]
+        return tuple(
+            np.flatnonzero(~np.isin(self._units.roots(units), list(goes))) for units in leaf.units
+        )
+
+    def _leaves(self, goes: set[int]) -> list[Any]:
+        arrays = [leaf.array for leaf in self._flow.leaves]
+        for part in self._flow.sums:
+            gone = np.isin(self._units.roots(part.units), list(goes))
+            constant = part.known & ~part.nothing & gone
+            if constant.any():
+                folded = self._fold(part, constant)
+                assert folded is not None
+                bias, added = folded
+                arrays[bias] = arrays[bias] + jnp.asarray(added, arrays[bias].dtype)
+        cuts = []
+        for index, x in enumerate(arrays):
+            for axis, kept in enumerate(self._keeps(goes, index)):
+                if len(kept) < x.shape[axis]:
+                    x = jnp.take(x, kept, axis)
+            cuts.append(x)
+        return cuts
+
+    def is_right(
+        self, goes: set[int], run: Callable[[list[Any]], Any], expected: list[Any]
+    ) -> bool:
+        try:
+            outputs = jax.tree.leaves(run(self._leaves(goes)))
+        except (TypeError, ValueError, IndexError, ZeroDivisionError):
+            return False
+        for new, old in zip(outputs, expected, strict=True):
+            if np.shape(new) != np.shape(old):
+                return False
+            old = jnp.asarray(old, jnp.float32)
+            gap = jnp.abs(jnp.asarray(new, jnp.float32) - old)
+            scale = jnp.max(jnp.abs(old), initial=0)
+            if not bool(jnp.all(gap <= _TOLERANCE * scale)):
+                return False
+        return True
+
+    def cut(self, goes: set[int], refused: dict[int, str]) -> Cut:
+        reasons = {}
+        for (index, axis), units in self._axes.items():
+            roots = self._units.roots(units)
+            array = np.asarray(self._flow.leaves[index].array)
+            others = tuple(a for a in range(array.ndim) if a != axis)
+            zero = (array == 0).all(axis=others) & (array.ndim > 1)
+            idle = (zero | np.isin(roots, list(self._dead))) & ~np.isin(roots, list(goes))
+            if idle.any():
+                first = int(roots[idle][0])
+                why = refused.get(first) or self._units.reason(first)
+                reasons[index, axis] = int(idle.sum()), why or "what they put out is needed"
+        kept = [self._keeps(goes, index) for index in range(len(self._flow.leaves))]
+        return Cut(self._leaves(goes), kept, reasons)
