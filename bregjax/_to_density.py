@@ -84,10 +84,9 @@ def adabreg_to_density(
     density = known_number("density", density)
     check_range("density", density, above=0, at_most=1)
     check_whole("steps", steps, at_least=1)
-    if initial_density is None:
-        initial_density = max(_DENSITY_AT_FIRST, density)
-    initial_density = known_number("initial_density", initial_density)
-    check_range("initial_density", initial_density, at_least=density, at_most=1)
+    first = max(_DENSITY_AT_FIRST, density) if initial_density is None else initial_density
+    first = known_number("initial_density", first)
+    check_range("initial_density", first, at_least=density, at_most=1)
     if learning_rate is None:
         warmup = max(1, round(_WARMUP * steps))
         learning_rate = optax.warmup_cosine_decay_schedule(
@@ -95,7 +94,7 @@ def adabreg_to_density(
         )
     regularizer = l1() if regularizer is None else regularizer
     target = optax.polynomial_schedule(
-        initial_density, density, power=3, transition_steps=round(_RAMP * steps)
+        first, density, power=3, transition_steps=round(_RAMP * steps)
     )
     inner = adabreg(learning_rate, regularizer, _UNIT, keep_weights=True, mask=mask)
     return steer(inner, target, exact=True)

@@ -239,7 +239,7 @@ def test_a_ramp_that_ends_too_early(ramp, said):
     tx = bregjax.steer(
         bregjax.linbreg(0.1, bregjax.l1(), 1e-3, keep_weights=True), target, exact=True
     )
-    params = jax.random.normal(KEY, (6, 5))
+    params: Any = jax.random.normal(KEY, (6, 5))
     state = tx.init(params)
     update = jax.jit(tx.update)
     for step in range(400):

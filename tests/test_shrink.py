@@ -387,6 +387,7 @@ def randomized(model: Any, seed: int) -> None:
             size = module.num_features
             module.mean[...] = 0.3 * jax.random.normal(key, (size,))
             module.var[...] = 0.5 + jax.random.uniform(key, (size,))
+            assert module.scale is not None
             module.scale[...] = 0.5 + jax.random.uniform(key, (size,))
 
 

@@ -18,7 +18,7 @@ from benchmarks.report import figures, results
 from bregjax import baselines
 
 _RATE = 1e-3
-"""learning rate of Adam, dense and while pruning"""
+"""learning rate of Adam on the dense network"""
 
 
 class _ThenState(NamedTuple):
@@ -35,7 +35,7 @@ def _then(
     def init(params: Any) -> _ThenState:
         return _ThenState(jnp.zeros([], jnp.int32), first.init(params), second.init(params))
 
-    def update(updates: Any, state: _ThenState, params: Any = None) -> tuple[Any, _ThenState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, _ThenState]:
         def before() -> tuple[Any, _ThenState]:
             moved, inner = first.update(updates, state.first, params)
             return moved, state._replace(first=inner)
@@ -72,6 +72,8 @@ class FromDense(MnistExperiment):
     """The share of the epochs that is fine-tuning."""
     rate: float = 5e-3
     """Largest learning rate of AdaBreg in the fine-tuning."""
+    pruning_rate: float = 1e-3
+    """Largest learning rate of Adam in the fine-tuning, while pruning or not."""
     seeds: int = 5
     """Number of runs of each method, each with its own initial weights and order of images."""
 
@@ -80,14 +82,14 @@ class FromDense(MnistExperiment):
         methods.check_shares("--sparsities", (*self.sparsities, self.tuning))
         densities = [round(1 - sparsity, 6) for sparsity in self.sparsities]
         return [
-            self._tuned("Adam", None, _adam),
+            self._tuned("Adam", None, self._adam),
             *(
                 recipe
                 for density in densities
                 for recipe in (
                     self._tuned("AdaBreg", density, self._adabreg(density)),
-                    self._tuned("gradual pruning", density, _gradually(density)),
-                    self._tuned("one-shot pruning", density, _at_once(density)),
+                    self._tuned("gradual pruning", density, self._gradually(density)),
+                    self._tuned("one-shot pruning", density, self._at_once(density)),
                 )
             ),
         ]
@@ -98,6 +100,21 @@ class FromDense(MnistExperiment):
             return bregjax.adabreg_to_density(density, steps, rate, initial_density=1.0)
 
         return make
+
+    def _adam(self, steps: int) -> optax.GradientTransformation:
+        return _adam(steps, self.pruning_rate)
+
+    def _gradually(self, density: float) -> Callable[[int], optax.GradientTransformation]:
+        def make(steps: int) -> optax.GradientTransformation:
+            stop = round(0.8 * steps)
+            schedule = baselines.cubic_density_schedule(density, 0, stop, every=max(1, stop // 50))
+            return baselines.magnitude_pruning(self._adam(steps), schedule)
+
+        return make
+
+    def _at_once(self, density: float) -> Callable[[int], optax.GradientTransformation]:
+        at_once = optax.piecewise_constant_schedule(1.0, {1: density})
+        return lambda steps: baselines.magnitude_pruning(self._adam(steps), at_once)
 
     def _tuned(
         self,
@@ -112,9 +129,8 @@ class FromDense(MnistExperiment):
             dense = steps - round(self.tuning * steps)
             return _then(_adam(dense), second(steps - dense), dense)
 
-        settings = {"tuning": self.tuning}
-        if family == "AdaBreg":
-            settings["tuning_rate"] = self.rate
+        rate = self.rate if family == "AdaBreg" else self.pruning_rate
+        settings = {"tuning": self.tuning, "tuning_rate": rate}
         return Method(family, Cosine(_RATE), make, settings=settings, target_density=density)
 
     def draw(self, out: Path) -> None:
@@ -123,19 +139,5 @@ class FromDense(MnistExperiment):
         figures.save(figures.accuracy_at_targets(runs, self.title), out, "accuracy_at_targets")
 
 
-def _adam(steps: int) -> optax.GradientTransformation:
-    return optax.adam(optax.cosine_decay_schedule(_RATE, steps))
-
-
-def _gradually(density: float) -> Callable[[int], optax.GradientTransformation]:
-    def make(steps: int) -> optax.GradientTransformation:
-        every = max(1, round(0.8 * steps / 50))
-        schedule = baselines.cubic_density_schedule(density, 0, round(0.8 * steps), every=every)
-        return baselines.magnitude_pruning(_adam(steps), schedule)
-
-    return make
-
-
-def _at_once(density: float) -> Callable[[int], optax.GradientTransformation]:
-    at_once = optax.piecewise_constant_schedule(1.0, {1: density})
-    return lambda steps: baselines.magnitude_pruning(_adam(steps), at_once)
+def _adam(steps: int, rate: float = _RATE) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(rate, steps))

@@ -53,10 +53,11 @@ class Batched(Regularizer):
 class BatchedWithState(Batched):
     """The same where the prox needs memory: the states of the layers, stacked along axis 0."""
 
-    def init_state(self, x: jax.Array, index: int) -> Any:
+    def init_state(self, x: jax.Array, index: Any) -> Any:
         layers = x.shape[self.axis]
         indices = index * layers + jnp.arange(layers)
-        return jax.vmap(self.inner.init_state, (self.axis, 0))(x, indices)
+        init: Any = self.inner.init_state  # takes a traced index, too
+        return jax.vmap(init, (self.axis, 0))(x, indices)
 
     def prox_with_state(self, x: jax.Array, step: ArrayLike, state: Any) -> tuple[jax.Array, Any]:
         step, along = self._steps(x, step)

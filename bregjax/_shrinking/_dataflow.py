@@ -25,8 +25,8 @@ class Value:
     """An array of the program."""
 
     array: Any
-    known: np.ndarray
-    """of the shape of the array: which entries do not depend on the inputs"""
+    known: Any
+    """booleans of the shape of the array: which entries do not depend on the inputs"""
     units: list[np.ndarray]
     """for each axis the unit of each index"""
     leaf: int | None = None
@@ -455,8 +455,9 @@ class Dataflow:
     def rule_dot_general(self, eqn: Any, operands: list[Value], result: Any) -> Value:
         left, right = operands
         contracted, batched = eqn.params["dimension_numbers"]
-        contracted = [tuple(map(int, axes)) for axes in contracted]
-        batched = [tuple(map(int, axes)) for axes in batched]
+        contracted = tuple(tuple(map(int, axes)) for axes in contracted)
+        batched = tuple(tuple(map(int, axes)) for axes in batched)
+        numbers: Any = (contracted, batched)
         units = [
             self.units.unite(left.units[a], right.units[b]) for a, b in zip(*batched, strict=True)
         ]
@@ -467,7 +468,7 @@ class Dataflow:
             units += [value.units[a] for a in free[side]]
 
         def product(a: Any, b: Any) -> jax.Array:
-            return lax.dot_general(a, b, (contracted, batched), precision=lax.Precision.HIGHEST)
+            return lax.dot_general(a, b, numbers, precision=lax.Precision.HIGHEST)
 
         known = _known_of_product(product, left, right)
         first = len(batched[0])

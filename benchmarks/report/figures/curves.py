@@ -26,7 +26,7 @@ def plot_curves(
         values = [[scale * row[field] for row in mine if row["epoch"] == e] for e in epochs]
         mean = np.array([np.mean(v) for v in values])
         deviation = np.array([np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values])
-        axes.plot(epochs, mean, label=method, **look | {"marker": None})
+        axes.plot(epochs, mean, label=method, color=look["color"], linestyle=look["linestyle"])
         axes.fill_between(
             epochs, mean - deviation, mean + deviation, color=look["color"], alpha=0.2, lw=0
         )
@@ -92,8 +92,10 @@ def _accuracy_over(
                 np.mean([100 * share(run) for run in group]),
                 np.mean(accuracies),
                 yerr=np.std(accuracies, ddof=1) if len(group) > 1 else None,
+                color=look["color"],
+                marker=look["marker"],
+                linestyle="none",
                 label=method,
-                **look | {"linestyle": "none"},
             )
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
