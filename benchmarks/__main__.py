@@ -23,6 +23,7 @@ try:
     from benchmarks.experiments.target_sparsity import TargetSparsity
     from benchmarks.speed.lowrank_speed import LowrankSpeed
     from benchmarks.speed.peers import Peers
+    from benchmarks.speed.shrink_speed import ShrinkSpeed
     from benchmarks.speed.step_cost import StepCost
     from benchmarks.speed.training_cost import TrainingCost
 except ModuleNotFoundError as missing:
@@ -49,6 +50,7 @@ COMMANDS = {
         StepCost,
         TrainingCost,
         LowrankSpeed,
+        ShrinkSpeed,
         Peers,
     )
 }

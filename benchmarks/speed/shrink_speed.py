@@ -1,0 +1,123 @@
+"""How much faster networks are without their dead units."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from rich.table import Table
+
+import bregjax
+from benchmarks.cli.options import check_counts
+from benchmarks.cli.progress import console
+from benchmarks.experiments.mnist import PAPER
+from benchmarks.measure.timing import time_in_turn
+from benchmarks.models import MLP, ConvNet, resnet20
+from benchmarks.report import results
+
+
+class _Network(NamedTuple):
+    build: Callable[[nnx.Rngs], nnx.Module]
+    shape: tuple[int, ...]
+    """of an input"""
+    dead: float
+    """share of the units of each hidden layer"""
+    batch_size: int
+
+
+_NETWORKS = {
+    "MLP 784-200-80-10": _Network(lambda rngs: MLP(PAPER, rngs=rngs), (784,), 0.75, 500),
+    "MLP 784-2000-800-10": _Network(
+        lambda rngs: MLP((784, 2000, 800, 10), rngs=rngs), (784,), 0.75, 500
+    ),
+    "ConvNet": _Network(lambda rngs: ConvNet(rngs=rngs), (28, 28, 1), 0.75, 100),
+    "ResNet-20": _Network(lambda rngs: resnet20(rngs=rngs), (32, 32, 3), 0.8, 100),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShrinkSpeed:
+    """Forward passes of networks with dead units, and of the same networks after `bregjax.shrink`.
+
+    Random units of each hidden layer are dead: three of four neurons and filters, four of five in
+    the ResNet (in its residual sums the same ones everywhere). Both networks are timed in turn, as
+    one jitted program each; the table reports medians, and how far the outputs differ.
+    """
+
+    name: ClassVar[str] = "shrink_speed"
+
+    repeats: int = 20
+    """How often each is timed."""
+    seed: int = 0
+    """Seed of the weights, of the dead units and of the inputs."""
+    out: Path | None = None
+    """Folder for summary.json; by default out/shrink_speed (--quick: out/shrink_speed-quick)."""
+    quick: bool = False
+    """A trial: the first network alone, three repeats."""
+
+    def run(self) -> None:
+        """Shrink and time everything, print the table, write summary.json."""
+        check_counts(self, "repeats")
+        out = results.prepare_folder(self.out, self.name, quick=self.quick)
+        names = list(_NETWORKS)[:1] if self.quick else list(_NETWORKS)
+        rows = [self._row(name, _NETWORKS[name]) for name in names]
+        table = Table(title=f"networks without their dead units, float32, {results.device()}")
+        for column in ("network", "parameters", "multiply-adds", "speed-up", "difference"):
+            table.add_column(column, justify="left" if column == "network" else "right")
+        for row in rows:
+            table.add_row(
+                row["network"],
+                f"{row['parameters']:.1%}",
+                f"{row['multiply_adds']:.1%}",
+                f"{row['speedup']:.2f}",
+                f"{row['difference']:.1e}",
+            )
+        console.print(table)
+        results.write_summary(out, rows)
+        console.print(f"Results are in {out}.", soft_wrap=True)
+
+    def _row(self, name: str, network: _Network) -> dict[str, Any]:
+        rng = np.random.default_rng(self.seed)
+        model: Any = network.build(nnx.Rngs(self.seed))
+        model.eval()
+        _kill(model, network.dead, rng)
+        inputs = jnp.asarray(rng.standard_normal((network.batch_size, *network.shape)), jnp.float32)
+        smaller, report, _ = bregjax.shrink(model, inputs[:2])
+        calls = {"dense": _compiled(model, inputs), "shrunk": _compiled(smaller, inputs)}
+        expected, got = calls["dense"](), calls["shrunk"]()
+        seconds = time_in_turn(calls, 3 if self.quick else self.repeats, rng)
+        return {
+            "experiment": self.name,
+            "network": name,
+            "dead": network.dead,
+            "batch_size": network.batch_size,
+            "parameters": report.parameters[1] / report.parameters[0],
+            "multiply_adds": report.multiply_adds[1] / report.multiply_adds[0],
+            "speedup": float(np.median(seconds["dense"] / seconds["shrunk"])),
+            "difference": float(jnp.max(jnp.abs(got - expected)) / jnp.max(jnp.abs(expected))),
+            "repeats": len(seconds["dense"]),
+        } | results.provenance()
+
+
+def _compiled(model: nnx.Module, inputs: jax.Array) -> Callable[[], jax.Array]:
+    graphdef, state = nnx.split(model)
+    run = jax.jit(lambda state, inputs: nnx.merge(graphdef, state)(inputs))
+    return lambda: run(state, inputs)
+
+
+def _kill(model: nnx.Module, share: float, rng: np.random.Generator) -> None:
+    """Let units of all layers but the last die; layers of one width lose the same ones."""
+    chosen: dict[int, np.ndarray] = {}
+    layers = [m for _, m in nnx.iter_modules(model) if isinstance(m, (nnx.Linear, nnx.Conv))]
+    for layer in layers:
+        size = int(np.max(layer.out_features))
+        if size == 10:  # classes
+            continue
+        dead = chosen.setdefault(size, rng.permutation(size) < share * size)
+        for variable in (layer.kernel, layer.bias):
+            if variable is not None:
+                variable[...] = jnp.where(dead, 0, variable[...])
