@@ -418,3 +418,103 @@ def test_the_smaller_network_is_the_same_function(name):
     assert set(kept) == {array.name for array in report.arrays}
     if not case.shrinks:
         assert any(array.stays for array in report.arrays)
+
+
+def dense(key: int, n: int, m: int) -> dict[str, jax.Array]:
+    kernel = jax.random.normal(jax.random.key(key), (n, m))
+    return {"kernel": kernel, "bias": jax.random.normal(jax.random.key(key + 50), (m,))}
+
+
+def mlp(params: Any, x: jax.Array) -> jax.Array:
+    hidden = nnx.relu(x @ params["in"]["kernel"] + params["in"]["bias"])
+    return hidden @ params["out"]["kernel"] + params["out"]["bias"]
+
+
+def mlp_with_dead_units(count: int) -> dict[str, dict[str, jax.Array]]:
+    params = {"in": dense(0, 6, 32), "out": dense(1, 32, 3)}
+    params["in"]["kernel"] = params["in"]["kernel"].at[:, :count].set(0)
+    return params
+
+
+@pytest.mark.parametrize(("round_to", "left"), [(1, 11), (4, 12), (8, 16), (32, 32), (100, 32)])
+def test_sizes_are_rounded_up(round_to, left):
+    params, x = mlp_with_dead_units(21), jax.random.normal(jax.random.key(2), (4, 6))
+    smaller, report, _ = bregjax.shrink_params(mlp, params, x, round_to=round_to)
+    assert smaller["in"]["kernel"].shape == (6, left)
+    assert smaller["in"]["bias"].shape == (left,)
+    assert smaller["out"]["kernel"].shape == (left, 3)
+    np.testing.assert_allclose(mlp(smaller, x), mlp(params, x), atol=1e-5)
+    if left > 11:
+        assert f"multiples of {round_to}" in str(report)
+    assert report.multiply_adds == (4 * 9 * 32, 4 * 9 * left)
+
+
+def test_kept_says_what_was_cut_out_of_each_array():
+    params, x = mlp_with_dead_units(21), jax.random.normal(jax.random.key(2), (4, 6))
+    smaller, _, kept = bregjax.shrink_params(mlp, params, x)
+    for layer, name in (("in", "kernel"), ("in", "bias"), ("out", "kernel")):
+        part = params[layer][name][np.ix_(*kept[f"{layer}/{name}"])]
+        np.testing.assert_array_equal(smaller[layer][name], part)
+    # Biases of dead units that are positive are in the bias behind.
+    added = nnx.relu(params["in"]["bias"][:21]) @ params["out"]["kernel"][:21]
+    np.testing.assert_allclose(
+        smaller["out"]["bias"], params["out"]["bias"] + added, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_units_that_nothing_listens_to_go_too_and_one_of_all_stays():
+    params, x = mlp_with_dead_units(0), jax.random.normal(jax.random.key(2), (4, 6))
+    params["out"]["kernel"] = params["out"]["kernel"].at[5:].set(0)
+    assert bregjax.shrink_params(mlp, params, x).network["in"]["kernel"].shape == (6, 5)
+    params["out"]["kernel"] = jnp.zeros((32, 3))
+    assert bregjax.shrink_params(mlp, params, x).network["in"]["kernel"].shape == (6, 1)
+
+
+def test_a_constant_without_a_bias_behind_stays_and_the_report_says_so():
+    def without_bias(params: Any, x: jax.Array) -> jax.Array:
+        return nnx.sigmoid(x @ params["in"]) @ params["out"]
+
+    params = {"in": dense(0, 6, 8)["kernel"].at[:, :3].set(0), "out": dense(1, 8, 2)["kernel"]}
+    _, report, _ = bregjax.shrink_params(without_bias, params, jnp.ones((2, 6)))
+    assert report.parameters[0] == report.parameters[1]
+    assert "3 along axis 1: what they put out is needed" in str(report)
+
+
+def test_packed_heads_go_whole():
+    """Query, key and value in one kernel (features, 3, heads, head_dim)."""
+
+    def attention(params: Any, x: jax.Array) -> jax.Array:
+        q, k, v = jnp.moveaxis(jnp.einsum("bsd,dthe->tbshe", x, params["qkv"]), 0, 0)
+        scores = jnp.einsum("bshe,bthe->bhst", q, k) / 2
+        mixed = jnp.einsum("bhst,bthe->bshe", jax.nn.softmax(scores), v)
+        return jnp.einsum("bshe,hed->bsd", mixed, params["out"])
+
+    key = jax.random.key(0)
+    params = {
+        "qkv": jax.random.normal(key, (8, 3, 4, 2)).at[:, 2, 1:3].set(0),
+        "out": jax.random.normal(key, (4, 2, 8)),
+    }
+    x = jax.random.normal(jax.random.key(1), (2, 5, 8))
+    smaller = bregjax.shrink_params(attention, params, x).network
+    assert smaller["qkv"].shape == (8, 3, 2, 2)
+    assert smaller["out"].shape == (2, 2, 8)
+    fresh = jax.random.normal(jax.random.key(2), (3, 7, 8))
+    np.testing.assert_allclose(attention(smaller, fresh), attention(params, fresh), atol=1e-4)
+
+
+def test_sizes_that_a_program_writes_as_constants_stay():
+    def fixed(params: Any, x: jax.Array) -> jax.Array:
+        hidden = nnx.relu(x @ params["in"]["kernel"] + params["in"]["bias"]).reshape(-1, 32)
+        return hidden @ params["out"]["kernel"] + params["out"]["bias"]
+
+    params, x = mlp_with_dead_units(21), jax.random.normal(jax.random.key(2), (4, 6))
+    smaller, report, _ = bregjax.shrink_params(fixed, params, x)
+    assert smaller["in"]["kernel"].shape == (6, 32)
+    assert "does not run" in str(report)
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(TypeError, match=r"model must be a flax\.nnx\.Module"):
+        bregjax.shrink("model", jnp.ones(3))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="round_to must be a whole number"):
+        bregjax.shrink_params(mlp, mlp_with_dead_units(1), jnp.ones((2, 6)), round_to=0)

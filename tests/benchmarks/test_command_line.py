@@ -256,6 +256,14 @@ def test_training_cost_reports_ratios_and_the_share_of_the_peak(tmp_path):
         )
 
 
+def test_shrink_speed_reports_sizes_and_speedups(tmp_path):
+    assert main(["shrink_speed", "--quick", "--out", str(tmp_path)]) == 0
+    (row,) = json.loads((tmp_path / "summary.json").read_text())
+    assert 0.2 < row["multiply_adds"] < 0.25  # a quarter, and the columns of the classes
+    assert row["difference"] < 1e-5
+    assert row["speedup"] > 0
+
+
 def test_lowrank_speed_reports_errors_and_speedups(tmp_path):
     assert main(["lowrank_speed", "--quick", "--out", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "summary.json").read_text())
