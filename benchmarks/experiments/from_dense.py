@@ -72,8 +72,8 @@ class FromDense(MnistExperiment):
     """The share of the epochs that is fine-tuning."""
     rate: float = 5e-3
     """Largest learning rate of AdaBreg in the fine-tuning."""
-    pruning_rate: float = 1e-3
-    """Largest learning rate of Adam in the fine-tuning, while pruning or not."""
+    pruning_rate: float = 5e-3
+    """Largest learning rate of Adam in the fine-tuning with pruning."""
     seeds: int = 5
     """Number of runs of each method, each with its own initial weights and order of images."""
 
@@ -82,7 +82,7 @@ class FromDense(MnistExperiment):
         methods.check_shares("--sparsities", (*self.sparsities, self.tuning))
         densities = [round(1 - sparsity, 6) for sparsity in self.sparsities]
         return [
-            self._tuned("Adam", None, self._adam),
+            self._tuned("Adam", None, _adam),
             *(
                 recipe
                 for density in densities
@@ -101,20 +101,17 @@ class FromDense(MnistExperiment):
 
         return make
 
-    def _adam(self, steps: int) -> optax.GradientTransformation:
-        return _adam(steps, self.pruning_rate)
-
     def _gradually(self, density: float) -> Callable[[int], optax.GradientTransformation]:
         def make(steps: int) -> optax.GradientTransformation:
             stop = round(0.8 * steps)
             schedule = baselines.cubic_density_schedule(density, 0, stop, every=max(1, stop // 50))
-            return baselines.magnitude_pruning(self._adam(steps), schedule)
+            return baselines.magnitude_pruning(_adam(steps, self.pruning_rate), schedule)
 
         return make
 
     def _at_once(self, density: float) -> Callable[[int], optax.GradientTransformation]:
         at_once = optax.piecewise_constant_schedule(1.0, {1: density})
-        return lambda steps: baselines.magnitude_pruning(self._adam(steps), at_once)
+        return lambda steps: baselines.magnitude_pruning(_adam(steps, self.pruning_rate), at_once)
 
     def _tuned(
         self,
@@ -130,6 +127,7 @@ class FromDense(MnistExperiment):
             return _then(_adam(dense), second(steps - dense), dense)
 
         rate = self.rate if family == "AdaBreg" else self.pruning_rate
+        rate = _RATE if density is None else rate
         settings = {"tuning": self.tuning, "tuning_rate": rate}
         return Method(family, Cosine(_RATE), make, settings=settings, target_density=density)
 
