@@ -135,10 +135,7 @@ class Dataflow:
     def _follow(self, eqn: Any, operands: list[Value]) -> list[Value]:
         name = eqn.primitive.name
         if name in _INLINED and _INLINED[name] in eqn.params:
-            inner = eqn.params[_INLINED[name]]
-            closed = isinstance(inner, core.ClosedJaxpr)
-            constants = [self._constant(x) for x in inner.consts] if closed else []
-            return self._run(inner.jaxpr if closed else inner, constants, operands)
+            return self._inline(eqn.params[_INLINED[name]], operands)
         if name == "scan" and eqn.params["length"] <= _LONGEST_LOOP:
             return self._unroll(eqn, operands)
         results = eqn.primitive.bind(*[value.array for value in operands], **eqn.params)
@@ -154,26 +151,29 @@ class Dataflow:
             rule = self._elementwise
         if rule is None:
             return [self._opaque(name, operands, result) for result in results]
-        if name == "split":
-            return self.rule_split(eqn, operands, results)
+        if name in ("split", "unstack"):
+            return rule(eqn, operands, results)
         return [rule(eqn, operands, results[0])]
+
+    def _inline(self, body: Any, operands: list[Value]) -> list[Value]:
+        constants = [self._constant(x) for x in getattr(body, "consts", ())]
+        return self._run(getattr(body, "jaxpr", body), constants, operands)
 
     def _unroll(self, eqn: Any, operands: list[Value]) -> list[Value]:
         """A loop, one turn after the other."""
         body, length = eqn.params["jaxpr"], eqn.params["length"]
-        constants = operands[: eqn.params["num_consts"]]
-        carry = operands[len(constants) :][: eqn.params["num_carry"]]
+        if "ft_in" in eqn.params:  # JAX 0.12
+            count, carried, _ = map(len, eqn.params["ft_in"].elts)
+        else:
+            count, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+        constants, carry = operands[:count], operands[count : count + carried]
         sliced = operands[len(constants) + len(carry) :]
         for value in sliced:
             self._pin(value, "a loop runs over them", [0])
         turns: list[list[Value]] = [[] for _ in range(length)]
         for turn in reversed(range(length)) if eqn.params["reverse"] else range(length):
             mine = [Value(x.array[turn], x.known[turn], x.units[1:]) for x in sliced]
-            outputs = self._run(
-                body.jaxpr,
-                [self._constant(x) for x in body.consts],
-                [*constants, *carry, *mine],
-            )
+            outputs = self._inline(body, [*constants, *carry, *mine])
             after, turns[turn] = outputs[: len(carry)], outputs[len(carry) :]
             for old, new in zip(carry, after, strict=True):
                 for a, b in zip(old.units, new.units, strict=True):
@@ -403,6 +403,16 @@ class Dataflow:
         return [
             Value(result, known, [*value.units[:axis], part, *value.units[axis + 1 :]])
             for result, known, part in zip(results, knowns, parts, strict=True)
+        ]
+
+    def rule_unstack(self, eqn: Any, operands: list[Value], results: list[Any]) -> list[Value]:
+        (value,) = operands
+        axis = eqn.params["axis"] % value.known.ndim
+        self._pin(value, "they are taken apart", [axis])
+        units = [u for place, u in enumerate(value.units) if place != axis]
+        return [
+            Value(result, np.take(value.known, index, axis), list(units))
+            for index, result in enumerate(results)
         ]
 
     def rule_rev(self, eqn: Any, operands: list[Value], result: Any) -> Value:
