@@ -88,6 +88,8 @@ class Dataflow:
         minor: bool = False,
     ):
         self._minor = minor
+        self.had_choice = False
+        """whether a reshape flattened several axes of which units could go"""
         self.units = Units()
         self.sums: list[Sum] = []
         self.leaves = [self._parameter(index, x) for index, x in enumerate(leaves)]
@@ -329,6 +331,7 @@ class Dataflow:
             return axes[0]
         sizes = [len(units) for units in axes]
         free = [place for place, units in enumerate(axes) if self._may_shrink(units)]
+        self.had_choice |= len(free) > 1
         free = free[::-1] if self._minor else free
         for place in free[1:]:
             self.units.pin(axes[place], "they are flattened with others")

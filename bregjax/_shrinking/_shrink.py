@@ -101,14 +101,14 @@ def shrink_tree(
         return apply(treedef.unflatten(leaves), *inputs_treedef.unflatten(inputs))
 
     program = jax.make_jaxpr(flat)(leaves, *inputs)
-    cuts = [
-        cut(
-            Dataflow(program, leaves, inputs, minor=minor),
-            lambda smaller: run(treedef.unflatten(smaller)),
-            round_to,
-        )
-        for minor in (False, True)
-    ]
+
+    def run_flat(smaller: list[Any]) -> Any:
+        return run(treedef.unflatten(smaller))
+
+    flow = Dataflow(program, leaves, inputs)
+    cuts = [cut(flow, run_flat, round_to)]
+    if flow.had_choice:
+        cuts.append(cut(Dataflow(program, leaves, inputs, minor=True), run_flat, round_to))
     found = min(cuts, key=lambda cut: sum(x.size for x in cut.leaves))
     rows = []
     for index, (name, before, after) in enumerate(zip(names, leaves, found.leaves, strict=True)):
