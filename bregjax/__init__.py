@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from bregjax import baselines
 from bregjax._diagnosis import diagnose
+from bregjax._export import load_sparse, save_sparse
 from bregjax._initializers import (
     positive_biases,
     sparse_initializer,
@@ -101,6 +102,7 @@ __all__ = [
     "leaf_name",
     "linbreg",
     "live_groups",
+    "load_sparse",
     "mirror_step",
     "multilevel",
     "none",
@@ -118,6 +120,7 @@ __all__ = [
     "regularizer_value",
     "relative_rank",
     "relax_on_plateau",
+    "save_sparse",
     "shrink",
     "shrink_params",
     "soft_bernoulli",

@@ -78,7 +78,7 @@ LAYERS = [
     {"_sharding"},
     {"_numerics", "_validation", "_leaves", "_states", "_when_due", "_top_k"},
     {"_live_weights", "_regularizers", "_shrinking"},
-    {"_prox", "_measures", "_initializers", "_theory", "_flax", "_flax_shrinking"},
+    {"_prox", "_measures", "_initializers", "_theory", "_export", "_flax", "_flax_shrinking"},
     {"_mirror", "_report", "_plateau", "baselines"},
     {"_optimizers", "_support", "_evidence"},
     {"_steering", "_strength"},

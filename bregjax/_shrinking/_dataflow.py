@@ -142,7 +142,7 @@ class Dataflow:
             return self._unroll(eqn, operands)
         results = eqn.primitive.bind(*[value.array for value in operands], **eqn.params)
         results = results if eqn.primitive.multiple_results else [results]
-        rule = getattr(self, f"rule_{name}", None)
+        rule: Callable[..., Any] | None = getattr(self, f"rule_{name}", None)
         if name in _REDUCTIONS or name in ("argmax", "argmin"):
             rule = self.rule_reduction
         elif name in _POOLS:

@@ -1,0 +1,69 @@
+"""Sparse files: small, and the same bits back."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import save_file
+
+import bregjax
+
+
+def sparse(shape: tuple[int, ...], density: float, dtype: Any = jnp.float32) -> jax.Array:
+    kernel = jax.random.normal(jax.random.key(0), shape, dtype)
+    return jnp.where(jax.random.uniform(jax.random.key(1), shape) < density, kernel, 0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_every_bit_comes_back(tmp_path, dtype):
+    params = {
+        "conv": {"kernel": sparse((3, 3, 7, 5), 0.1, dtype), "bias": jnp.arange(5.0)},
+        "dense": [sparse((11, 13), 0.9, dtype), jnp.zeros((0, 3)), jnp.asarray(2.0, dtype)],
+        "zero": jnp.zeros((4, 4), dtype),
+        "special": jnp.array([[jnp.nan, jnp.inf, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]], dtype),
+    }
+    path = tmp_path / "network.safetensors"
+    bregjax.save_sparse(path, params)
+    back = bregjax.load_sparse(path, params)
+    assert jax.tree.structure(back) == jax.tree.structure(params)
+    for x, y in zip(jax.tree.leaves(params), jax.tree.leaves(back), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(np.asarray(x, np.float32), np.asarray(y, np.float32))
+    assert [file.name for file in tmp_path.iterdir()] == ["network.safetensors"]
+
+
+@pytest.mark.parametrize("density", [0.01, 0.05, 0.3])
+def test_a_file_is_as_small_as_its_values_and_a_bit_for_each_entry(tmp_path, density):
+    params = {f"layer{i}": sparse((300, 400), density) for i in range(3)}
+    path = tmp_path / "network.safetensors"
+    bregjax.save_sparse(path, params)
+    share = float(bregjax.density(params))
+    assert path.stat().st_size <= 1.02 * (4 * share + 1 / 8) * 3 * 300 * 400
+
+
+def test_a_model_of_nnx(tmp_path):
+    model = nnx.Linear(20, 30, rngs=nnx.Rngs(0))
+    params = bregjax.sparsify(jax.random.key(0), nnx.state(model, nnx.Param), 0.1)
+    path = tmp_path / "network.safetensors"
+    bregjax.save_sparse(path, params)
+    other = nnx.Linear(20, 30, rngs=nnx.Rngs(1))
+    nnx.update(other, bregjax.load_sparse(path, nnx.state(other, nnx.Param)))
+    np.testing.assert_array_equal(other.kernel[...], params["kernel"][...])
+    assert set(bregjax.load_sparse(path)) == {"kernel", "bias"}
+
+
+def test_wrong_files_and_trees_are_named(tmp_path):
+    path = tmp_path / "network.safetensors"
+    bregjax.save_sparse(path, {"a": jnp.ones((2, 3))})
+    with pytest.raises(ValueError, match="differ in the leaves a, b"):
+        bregjax.load_sparse(path, {"b": jnp.ones((2, 3))})
+    with pytest.raises(ValueError, match=r"a has shape \(2, 3\) in the file, \(3, 2\) in like"):
+        bregjax.load_sparse(path, {"a": jnp.ones((3, 2))})
+    with pytest.raises(ValueError, match="two leaves of params are called 'a/b'"):
+        bregjax.save_sparse(path, {"a": {"b": jnp.ones(2)}, "a/b": jnp.ones(2)})
+    save_file({"a": np.ones(3)}, path)
+    with pytest.raises(ValueError, match="path must be a file that save_sparse wrote"):
+        bregjax.load_sparse(path)
