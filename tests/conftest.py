@@ -48,6 +48,21 @@ def promotion(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+_MAPPINGS = Path("/proc/self/maps")
+_MANY = 30_000  # Linux allows a process 65,530
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs() -> Iterator[None]:
+    """Lets go of compiled programs before their memory mappings are too many for the system.
+
+    Each holds several; a process that has no more of them dies of a segmentation fault.
+    """
+    yield
+    if _MAPPINGS.is_file() and _MAPPINGS.read_bytes().count(b"\n") > _MANY:
+        jax.clear_caches()
+
+
 @pytest.fixture
 def x64() -> Iterator[None]:
     """Double precision for one test."""

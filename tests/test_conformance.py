@@ -50,6 +50,7 @@ def test_the_table_has_every_regularizer():
     all_of_them = [
         *(bregjax.none(), bregjax.l1(), bregjax.nonneg_l1(), bregjax.nuclear()),
         *(bregjax.group_l2(0), bregjax.sparse_group(0), bregjax.soft_bernoulli()),
+        bregjax.batched(bregjax.l1()),
     ]
     kinds = {type(case.regularizer) for case in CASES.values()}
     assert kinds == {type(regularizer) for regularizer in all_of_them}
