@@ -55,7 +55,7 @@ def density(
     Args:
       params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).
       groups: what is counted, as in `live_groups`; by default entries.
-      mask: which leaves count, as in `linbreg`. The default is all of two or more dimensions, so
+      mask: which leaves count, as in `linbreg`. The default is those of `weight_mask`, so
         that biases and norms are left out.
 
     Returns:
@@ -120,7 +120,7 @@ def relative_rank(
 
     Args:
       params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).
-      mask: which leaves count, as in `linbreg`; by default all of two or more dimensions.
+      mask: which leaves count, as in `linbreg`; by default those of `weight_mask`.
       tolerance: as in `effective_rank`; parameters narrower than float32 need one, as their
         rounding makes every rank full.
       stacked: which leaves hold a kernel for each of several layers, along their first axis, as in
@@ -163,7 +163,7 @@ def regularizer_value(
       params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).
       regularizer: J.
       strength: λ.
-      mask: which leaves count, as in `linbreg`; by default all of two or more dimensions.
+      mask: which leaves count, as in `linbreg`; by default those of `weight_mask`.
 
     Returns:
         A scalar, in float32 or wider; jittable.

@@ -165,9 +165,9 @@ def group_l2(
         `sparse_group`, and `batched` for stacked layers.
     """
     if axis is not None and all_but is None:
-        return _GroupL2(check_axes("axis", axis), False, _checked(size_weighted))
+        return _groups("axis", axis, size_weighted, all_but=False)
     if all_but is not None and axis is None:
-        return _GroupL2(check_axes("all_but", all_but), True, _checked(size_weighted))
+        return _groups("all_but", all_but, size_weighted)
     raise ValueError(f"give either axis or all_but, got axis={axis!r}, all_but={all_but!r}.")
 
 
@@ -191,7 +191,7 @@ def per_neuron(*, out_axis: int | tuple[int, ...] = -1, size_weighted: bool = Tr
         [[0.5 0. ]
          [0.5 0. ]]
     """
-    return _GroupL2(check_axes("out_axis", out_axis), True, _checked(size_weighted))
+    return _groups("out_axis", out_axis, size_weighted)
 
 
 def per_kernel(*, in_axis: int = -2, out_axis: int = -1, size_weighted: bool = True) -> Regularizer:
@@ -214,8 +214,7 @@ def per_kernel(*, in_axis: int = -2, out_axis: int = -1, size_weighted: bool = T
         >>> print(bregjax.per_kernel().prox(kernel, 0.5)[0, 0])
         [[0.5 0. ]]
     """
-    axes = check_axes("(in_axis, out_axis)", (in_axis, out_axis))
-    return _GroupL2(axes, True, _checked(size_weighted))
+    return _groups("(in_axis, out_axis)", (in_axis, out_axis), size_weighted)
 
 
 def per_filter(*, out_axis: int = -1, size_weighted: bool = True) -> Regularizer:
@@ -263,7 +262,7 @@ def per_input_channel(
         [[0.5 0.5]
          [0.  0. ]]
     """
-    return _GroupL2(check_axes("in_axis", in_axis), True, _checked(size_weighted))
+    return _groups("in_axis", in_axis, size_weighted)
 
 
 def per_head(*, head_axis: int = -2, size_weighted: bool = True) -> Regularizer:
@@ -294,7 +293,7 @@ def per_head(*, head_axis: int = -2, size_weighted: bool = True) -> Regularizer:
         ...     ),
         ... )
     """
-    return _GroupL2(check_axes("head_axis", head_axis), True, _checked(size_weighted))
+    return _groups("head_axis", head_axis, size_weighted)
 
 
 def per_token(*, token_axis: int = 0, size_weighted: bool = True) -> Regularizer:
@@ -317,12 +316,15 @@ def per_token(*, token_axis: int = 0, size_weighted: bool = True) -> Regularizer
         [[2.4 3.2]
          [0.  0. ]]
     """
-    return _GroupL2(check_axes("token_axis", token_axis), True, _checked(size_weighted))
+    return _groups("token_axis", token_axis, size_weighted)
 
 
-def _checked(size_weighted: bool) -> bool:
+def _groups(
+    name: str, axes: int | tuple[int, ...], size_weighted: bool, *, all_but: bool = True
+) -> Regularizer:
+    """Groups along all axes but those of the argument called ``name``, or along those."""
     check_flag("size_weighted", size_weighted)
-    return size_weighted
+    return _GroupL2(check_axes(name, axes), all_but, size_weighted)
 
 
 def sparse_group(

@@ -55,7 +55,7 @@ class Sum:
     sign: float = 1.0
 
 
-_SAME_SHAPE = {"convert_element_type", "copy", "stop_gradient", "reduce_precision", "copy_p"}
+_SAME_SHAPE = {"convert_element_type", "copy", "stop_gradient", "reduce_precision"}
 _INLINED = {
     "pjit": "jaxpr",
     "jit": "jaxpr",
@@ -303,9 +303,6 @@ class Dataflow:
         return Value(result, value.known.transpose(order), [value.units[a] for a in order])
 
     def rule_squeeze(self, eqn: Any, operands: list[Value], result: Any) -> Value:
-        return self.rule_reshape(eqn, operands, result)
-
-    def rule_expand_dims(self, eqn: Any, operands: list[Value], result: Any) -> Value:
         return self.rule_reshape(eqn, operands, result)
 
     def rule_reshape(self, eqn: Any, operands: list[Value], result: Any) -> Value:

@@ -128,7 +128,7 @@ class _Plan:
             places += alike[:1]
         if sorted(places) != sorted(part.kept_axes):
             return None
-        vector = jnp.squeeze(first, tuple(a for a in others))
+        vector = jnp.squeeze(first, others)
         order = np.argsort(np.argsort(places)) if places else []
         vector = vector.transpose([int(a) for a in order]) if places else vector
         return part.bias, part.sign * vector.reshape(np.shape(leaf.array))

@@ -64,7 +64,7 @@ def dynamic_sparsity(
       key: a PRNG key, for random growth. The initial parameters are folded into it, so that
         networks trained side by side under `jax.vmap` grow differently.
       mask: which leaves are sparse: a tree of booleans or a function that makes one of the
-        parameters. The default is all arrays of two or more dimensions.
+        parameters. The default is that of `bregjax.weight_mask`.
 
     Returns:
         The optimizer, with a `DynamicSparsityState`.

@@ -35,7 +35,7 @@ def add_penalty(
       regularizer: J, such as `l1`; of its subgradients at zero, zero is taken.
       strength: λ ≥ 0, a number, an array or a schedule.
       mask: which leaves are penalized: a tree of booleans or a function that makes one of the
-        parameters. The default is all arrays of two or more dimensions.
+        parameters. The default is that of `bregjax.weight_mask`.
 
     Returns:
         An `optax.GradientTransformation`; its state holds a `PenaltyState`.

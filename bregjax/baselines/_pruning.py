@@ -107,7 +107,7 @@ def magnitude_pruning(
         weights, so a schedule should be a staircase.
       scope: ``"global"`` ranks all weights together, ``"layer"`` those of each array.
       mask: which leaves are pruned: a tree of booleans or a function that makes one of the
-        parameters. The default is all arrays of two or more dimensions.
+        parameters. The default is that of `bregjax.weight_mask`.
 
     Returns:
         The optimizer, with a `MagnitudePruningState`.
