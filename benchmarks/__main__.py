@@ -9,6 +9,7 @@ try:
     from benchmarks.cli.errors import BenchmarkError
     from benchmarks.cli.interruption import Interrupted
     from benchmarks.experiments.cifar_resnet import CifarResNet
+    from benchmarks.experiments.compaction import Compacted
     from benchmarks.experiments.denoising_autoencoder import DenoisingAutoencoder
     from benchmarks.experiments.densenet_search import DenseNetSearch
     from benchmarks.experiments.digits import Digits
@@ -37,6 +38,7 @@ COMMANDS = {
         Digits,
         FirstNetwork,
         FromDense,
+        Compacted,
         MnistMlp,
         FashionConvNet,
         DenoisingAutoencoder,

@@ -43,6 +43,7 @@ from bregjax._regularizers._soft_bernoulli import soft_bernoulli
 from bregjax._report import LayerSparsity, SparsityReport, sparsity_report
 from bregjax._shrinking._report import ShrinkReport, ShrunkArray
 from bregjax._shrinking._shrink import Shrunk, shrink_params
+from bregjax._shrinking._training import shrink_state, unshrink, unshrink_state
 from bregjax._states import states_of
 from bregjax._steering import SteeringRule, SteerState, adaptive_rule, discrepancy_rule, steer
 from bregjax._strength import waking_strength
@@ -57,7 +58,7 @@ from bregjax._to_density import adabreg_to_density
 
 if TYPE_CHECKING:
     from bregjax._flax import factorize
-    from bregjax._flax_shrinking import shrink
+    from bregjax._flax_shrinking import shrink, shrink_optimizer
 
 __version__ = "0.1.0"
 
@@ -122,7 +123,9 @@ __all__ = [
     "relax_on_plateau",
     "save_sparse",
     "shrink",
+    "shrink_optimizer",
     "shrink_params",
+    "shrink_state",
     "soft_bernoulli",
     "sparse_group",
     "sparse_initializer",
@@ -133,6 +136,8 @@ __all__ = [
     "states_of",
     "steer",
     "symmetric_bregman_distance",
+    "unshrink",
+    "unshrink_state",
     "waking_strength",
     "weight_mask",
 ]
@@ -143,8 +148,8 @@ def __getattr__(name: str) -> Any:
         from bregjax._flax import factorize
 
         return factorize
-    if name == "shrink":
-        from bregjax._flax_shrinking import shrink
+    if name in ("shrink", "shrink_optimizer"):
+        from bregjax import _flax_shrinking
 
-        return shrink
+        return getattr(_flax_shrinking, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,10 +25,8 @@ def leaves_with_dual(state: Any, params: Any) -> list[bool]:
     return has_dual
 
 
-def factor_with_share(factors: list[jax.Array], share: jax.Array) -> jax.Array:
-    """The factor on the strength that a share of the entries exceeds, halfway to the next."""
-    total = sum(x.size for x in factors)
-    k = jnp.round(share * float(total)).astype(jnp.uint32)
+def factor_with_count(factors: list[jax.Array], k: jax.Array) -> jax.Array:
+    """The factor on the strength that ``k`` of the entries exceed, halfway to the next."""
     last = kth_largest(factors, k)
     below = [jnp.max(jnp.where(x < last, x, 0), initial=0).astype(jnp.float32) for x in factors]
     # Among millions of entries the next one may be the next float, or nothing may be below.
@@ -61,7 +59,21 @@ class DualReader:
         """
         return jax.tree.leaves(self._read(self._extra_args | {"evidence": True})[0])
 
+    def renewed(self) -> Any:
+        """The state with duals that stand for the parameters, wherever these live."""
+        return with_duals_of(self._state, self._read(self._extra_args | {"renew_dual": True})[1])
+
     def _read(self, extra_args: dict[str, Any]) -> tuple[Any, Any]:
         nothing = jax.tree.map(jnp.zeros_like, self._params)
         asked = extra_args | {"hold_dual": True}
         return self._update(nothing, self._state, self._params, **asked)
+
+
+def with_duals_of(state: Any, other: Any) -> Any:
+    """``state`` with the mirror steps' states of ``other``."""
+    return jax.tree.map(
+        lambda mine, theirs: theirs if isinstance(mine, MirrorState) else mine,
+        state,
+        other,
+        is_leaf=lambda x: isinstance(x, MirrorState),
+    )

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bregjax._leaves import without_variables
 from bregjax._shrinking._shrink import Shrunk, shrink_tree
+from bregjax._shrinking._training import gather_state
 
 
-def shrink(model: nnx.Module, *example: Any, round_to: int = 1) -> Shrunk:
+def shrink(model: nnx.Module, *example: Any, round_to: int = 1, fold: bool = True) -> Shrunk:
     """Remove the dead units of a Flax NNX model, so that it is smaller and faster for real.
 
     It is `shrink_params` on all variables of the model in evaluation mode: parameters, and
@@ -25,6 +27,7 @@ def shrink(model: nnx.Module, *example: Any, round_to: int = 1) -> Shrunk:
         attributes is theirs: what does not run without its old size stays.
       *example: inputs, a few different examples.
       round_to: sizes that shrink are rounded up to multiples of this, such as 8.
+      fold: as in `shrink_params`.
 
     Returns:
         A `Shrunk`: ``network`` is a smaller model of the same class, in evaluation mode; ``report``
@@ -55,7 +58,7 @@ def shrink(model: nnx.Module, *example: Any, round_to: int = 1) -> Shrunk:
         pads it cannot be folded into a bias, as it ends at the border, and the filter stays.
 
     See Also:
-        `factorize`, for networks of low rank.
+        `factorize`, for networks of low rank; `shrink_optimizer`, to train on.
     """
     if not isinstance(model, nnx.Module):
         raise TypeError(f"model must be a flax.nnx.Module, got {model!r}.")
@@ -77,8 +80,53 @@ def shrink(model: nnx.Module, *example: Any, round_to: int = 1) -> Shrunk:
     def run(variables: Any) -> Any:
         return smaller(variables)(*example)
 
-    found = shrink_tree(run, apply, variables, example, round_to)
+    found = shrink_tree(run, apply, variables, example, round_to, fold)
     return found._replace(network=smaller(found.network))
+
+
+def shrink_optimizer(optimizer: nnx.Optimizer, shrunk: Shrunk) -> nnx.Optimizer:
+    """Take an optimizer to the model that `shrink` has left, to train that on: compaction.
+
+    It is `shrink_state` for `flax.nnx.Optimizer`.
+
+    Args:
+      optimizer: that of the model before; it is not changed.
+      shrunk: what `shrink` returned. Its network is in evaluation mode: call ``train()``.
+
+    Returns:
+        An optimizer of ``shrunk.network``, with the gathered state and the same count of steps.
+
+    Raises:
+        ValueError: as `shrink_state`.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, bregjax
+        >>> from flax import nnx
+        >>> rngs = nnx.Rngs(0)
+        >>> model = nnx.Sequential(
+        ...     nnx.Linear(3, 8, rngs=rngs), nnx.relu, nnx.Linear(8, 2, rngs=rngs)
+        ... )
+        >>> kernel = model.layers[0].kernel
+        >>> kernel[...] = kernel[...].at[:, 5:].set(0)
+        >>> optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
+        >>> shrunk = bregjax.shrink(model, jnp.ones((4, 3)))
+        >>> model, optimizer = shrunk.network, bregjax.shrink_optimizer(optimizer, shrunk)
+        >>> model.train()
+        >>> gradient = nnx.grad(lambda model: model(jnp.ones((4, 3))).sum())(model)
+        >>> updates = optimizer.update(model, gradient)
+        >>> print(model.layers[0].kernel.shape)
+        (3, 5)
+
+    See Also:
+        `unshrink`, the way back.
+    """
+    smaller = nnx.Optimizer(shrunk.network, optimizer.tx, wrt=optimizer.wrt)
+    params = without_variables(nnx.state(shrunk.network, optimizer.wrt))
+    state = without_variables(optimizer.opt_state)
+    state = gather_state(optimizer.tx, state, params, shrunk)
+    nnx.update(smaller.opt_state, nnx.state(state))
+    smaller.step[...] = optimizer.step[...]
+    return smaller
 
 
 def _is_floating(path: Any, x: Any) -> bool:

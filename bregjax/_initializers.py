@@ -218,21 +218,22 @@ def positive_biases(key: jax.Array, params: Any, *, scale: float = 1.0) -> Any:
 def sparse_start(
     key: jax.Array,
     params: Any,
-    density: float = 0.1,
+    density: float = 0.5,
     *,
     groups: Regularizer | None = None,
     mask: Mask | None = None,
     stacked: Mask | None = None,
 ) -> Any:
-    """Prepare a network for sparse training: few weights, and no unit that sleeps for ever.
+    """Prepare a network for sparse training: fewer weights, and no unit that sleeps for ever.
 
     It is `sparsify`, then `positive_biases`.
 
     Args:
       key: a PRNG key.
       params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).
-      density: the share of groups that survive in each array, in (0, 1]. The paper starts with
-        0.01. A training of some hundred steps needs a start that is no sparser than its end.
+      density: the share of groups that survive in each array, in (0, 1]. By default half of them,
+        where the ramp of `adabreg_to_density` begins. The paper starts with 0.01, where λ is
+        fixed; a training of some hundred steps needs a start that is no sparser than its end.
       groups: what survives or not, as in `sparsify`: the regularizer of the optimizer.
       mask: which leaves become sparse, as in `sparsify`.
       stacked: which leaves hold several layers, as in `sparsify`.

@@ -22,7 +22,7 @@ class MirrorState(NamedTuple):
     strength: jax.Array | None = None
     """the λ that the dual stands for, shape (), default float; None unless ``keep_weights``"""
     count: jax.Array | None = None
-    """steps done, shape (), int32; None unless ``keep_weights`` and the strength is a schedule"""
+    """steps done, shape (), int32; None unless the strength is a schedule"""
 
 
 def points_of_dual(
@@ -34,8 +34,9 @@ def points_of_dual(
     """The ``init_fn`` of `mirror_step`, and the function from updates to points δ·v and a state.
 
     Of the extra arguments of ``update`` it takes ``strength_scale``, a factor on the strength,
-    ``hold_dual``, which leaves the updates uncollected, and ``evidence``, which keeps the dual from
-    following a change of the strength.
+    ``hold_dual``, which leaves the updates uncollected, ``evidence``, which keeps the dual from
+    following a change of the strength, and ``renew_dual``, which sets it anew from the parameters
+    where they live.
     """
     check_regularizer(regularizer)
     check_range("strength", strength, at_least=0, schedule=True)
@@ -45,21 +46,17 @@ def points_of_dual(
             f"keep_weights needs a regularizer without a state, got regularizer={regularizer!r}."
         )
 
+    def dual_of(x: jax.Array, strength: ArrayLike) -> jax.Array:
+        wide = widened(x)
+        quadratic = wide / jnp.asarray(delta, wide.dtype)
+        return quadratic + jnp.asarray(strength, wide.dtype) * regularizer.subgradient(wide)
+
     def init_fn(params: Any) -> MirrorState:
-        initial_strength = value_at(strength, 0)
-
-        def dual_of(path: tuple, x: jax.Array) -> jax.Array:
-            check_floating(path, x)
-            wide = widened(x)
-            weight = jnp.asarray(initial_strength, wide.dtype)
-            quadratic = wide / jnp.asarray(delta, wide.dtype)
-            return quadratic + weight * regularizer.subgradient(wide)
-
-        dual = jax.tree_util.tree_map_with_path(dual_of, params)
-        if not keep_weights:
-            return MirrorState(dual)
-        count = jnp.zeros([], jnp.int32) if callable(strength) else None
-        return MirrorState(dual, jnp.array(initial_strength, jnp.result_type(float)), count)
+        jax.tree_util.tree_map_with_path(check_floating, params)
+        initial = value_at(strength, 0)
+        dual = jax.tree.map(lambda x: dual_of(x, initial), params)
+        known = jnp.array(initial, jnp.result_type(float)) if keep_weights else None
+        return MirrorState(dual, known, jnp.zeros([], jnp.int32) if callable(strength) else None)
 
     def collect(update: jax.Array, dual: jax.Array, hold: bool) -> jax.Array:
         if dual.shape != jnp.shape(update):
@@ -71,27 +68,28 @@ def points_of_dual(
 
     def apply_fn(
         updates: Any,
+        params: Any,
         state: MirrorState,
         /,
         strength_scale: ArrayLike | None = None,
         hold_dual: bool = False,
         evidence: bool = False,
+        renew_dual: bool = False,
         **_: Any,
     ) -> tuple[Any, MirrorState]:
         duals = jax.tree.map(lambda u, v: collect(u, v, hold_dual), updates, state.dual)
-        if keep_weights:
-            now = jnp.asarray(value_at(strength, state.count), jnp.result_type(float))
-            if strength_scale is not None:
-                now = now * jnp.asarray(strength_scale, now.dtype)
-            if not evidence:
-                duals = jax.tree.map(
-                    lambda v: _keep_weights(regularizer, v, delta, state.strength, now), duals
-                )
-            count = None if state.count is None else jnp.asarray(optax.safe_increment(state.count))
-            state = MirrorState(duals, now, count)
-        else:
-            state = MirrorState(duals)
-        return jax.tree.map(lambda v: jnp.asarray(delta, v.dtype) * v, duals), state
+        now = jnp.asarray(value_at(strength, state.count), jnp.result_type(float))
+        if strength_scale is not None:
+            now = now * jnp.asarray(strength_scale, now.dtype)
+        if renew_dual:
+            duals = jax.tree.map(lambda v, x: jnp.where(x != 0, dual_of(x, now), v), duals, params)
+        elif keep_weights and not evidence:
+            duals = jax.tree.map(
+                lambda v: _keep_weights(regularizer, v, delta, state.strength, now), duals
+            )
+        count = None if state.count is None else jnp.asarray(optax.safe_increment(state.count))
+        points = jax.tree.map(lambda v: jnp.asarray(delta, v.dtype) * v, duals)
+        return points, MirrorState(duals, now if keep_weights else None, count)
 
     return init_fn, apply_fn
 
@@ -186,7 +184,7 @@ def mirror_step(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, Any]:
         check_updates(updates, params)
-        points, state = apply_fn(updates, state, **extra_args)
+        points, state = apply_fn(updates, params, state, **extra_args)
         return updates_to(points, params), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -240,7 +238,7 @@ def bregman_step(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, Any]:
         check_updates(updates, params)
-        points, mirror_state = to_points(updates, state[0], **extra_args)
+        points, mirror_state = to_points(updates, params, state[0], **extra_args)
         points, prox_state = to_prox(points, state[1], **extra_args)
         return updates_to(points, params, **extra_args), (mirror_state, prox_state)
 

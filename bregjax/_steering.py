@@ -1,5 +1,6 @@
 """Steering: the strength λ follows from the sparsity that is asked for."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bregjax._evidence import DualReader, factor_with_share, leaves_with_dual
+from bregjax._evidence import DualReader, factor_with_count, leaves_with_dual, with_duals_of
 from bregjax._measures import density
-from bregjax._mirror import MirrorState
 from bregjax._numerics import value_at
 from bregjax._prox import ProxState, scaled_by
 from bregjax._states import states_of
+from bregjax._top_k import count_entries
 from bregjax._validation import check_range, check_transformation, check_whole, require_params
 
 _LARGEST_SCALE = 1e15  # an unreachable target must not lead to where there is no way back
@@ -57,6 +58,9 @@ class SteerState(NamedTuple):
     """the last step at which the target changed, shape (), int32; 0 where it never did"""
     gap: jax.Array
     """measured − target at the last measurement, shape (), float32"""
+    total: jax.Array
+    """with ``exact``, the entries that the target is a share of, shape (), uint32: those of the
+    network at ``init``, however small `shrink_state` has made it since; else 0"""
     rule_state: Any
 
 
@@ -261,7 +265,9 @@ def steer(
         inner_state = inner.init(params)
         if not states_of(inner_state, ProxState):
             raise ValueError(f"inner has no prox_step, there is nothing to steer: got {inner!r}.")
-        if exact and jax.tree.leaves(params) and not any(leaves_with_dual(inner_state, params)):
+        leaves = jax.tree.leaves(params)
+        has_dual = leaves_with_dual(inner_state, params) if exact else []
+        if exact and leaves and not any(has_dual):
             raise ValueError(f"exact=True needs a mirror_step in inner, got {inner!r}.")
         return SteerState(
             inner_state=inner_state,
@@ -270,6 +276,7 @@ def steer(
             target=jnp.asarray(value_at(target, jnp.zeros([], jnp.int32)), jnp.float32),
             moved=jnp.zeros([], jnp.int32),
             gap=jnp.zeros([], jnp.float32),
+            total=jnp.asarray(count_entries(itertools.compress(leaves, has_dual)), jnp.uint32),
             rule_state=() if exact else rule.init(),
         )
 
@@ -303,18 +310,18 @@ def steer(
         landed = leaves_with_dual(inner_state, params)
         reader = DualReader(inner, inner_state, params, extra_args)
         factors = [x for x, mine in zip(reader.evidence(), landed, strict=True) if mine]
-        scale = factor_with_share(factors, aim)
+        total = state.total.astype(jnp.float32)
+        scale = factor_with_count(factors, jnp.round(aim * total).astype(jnp.uint32))
         scale = jnp.where(state.count % every == 0, scale, state.strength_scale)
         read_off, followed = reader.updates_at(scale)
         leaves, treedef = jax.tree.flatten(moved)
         chosen = zip(jax.tree.leaves(read_off), leaves, landed, strict=True)
         moved = treedef.unflatten([new if mine else old for new, old, mine in chosen])
-        total = sum(x.size for x in factors)
         alive = sum(jnp.sum(x > scale, dtype=jnp.float32) for x in factors)
         state = state._replace(
-            inner_state=_with_duals_of(inner_state, followed),
+            inner_state=with_duals_of(inner_state, followed),
             strength_scale=scale,
-            gap=alive / float(total) - aim,
+            gap=alive / total - aim,
         )
         return moved, state
 
@@ -336,13 +343,3 @@ def steer(
         return updates, state._replace(count=count, target=aim, moved=moved)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _with_duals_of(state: Any, other: Any) -> Any:
-    """``state`` with the mirror steps' states of ``other``."""
-    return jax.tree.map(
-        lambda mine, theirs: theirs if isinstance(mine, MirrorState) else mine,
-        state,
-        other,
-        is_leaf=lambda x: isinstance(x, MirrorState),
-    )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bregjax._evidence import DualReader, factor_with_share, leaves_with_dual
+from bregjax._evidence import DualReader, factor_with_count, leaves_with_dual
 from bregjax._validation import check_range, check_transformation, check_whole
 
 
@@ -71,6 +71,6 @@ def waking_strength(
 
     state = jax.lax.fori_loop(0, steps, step, state)
     evidence = DualReader(optimizer, state, asleep, extra_args).evidence()
-    return factor_with_share(
-        [x for x, mine in zip(evidence, has_dual, strict=True) if mine], jnp.float32(density)
-    )
+    factors = [x for x, mine in zip(evidence, has_dual, strict=True) if mine]
+    k = jnp.round(jnp.float32(density) * float(sum(x.size for x in factors)))
+    return factor_with_count(factors, k.astype(jnp.uint32))

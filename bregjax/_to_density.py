@@ -40,8 +40,7 @@ def adabreg_to_density(
     no `sparse_start`: the dual starts at the weights.
 
     It is ``steer(adabreg(…, keep_weights=True), optax.polynomial_schedule(…), exact=True)``: build
-    that yourself where you want another ramp or `linbreg`. Prepare the network by `sparse_start`,
-    with 10 % of the weights or ``density``, whichever is larger.
+    that yourself where you want another ramp or `linbreg`. Prepare the network by `sparse_start`.
 
     Args:
       density: d, the share of the regularized entries that live in the end, in (0, 1].

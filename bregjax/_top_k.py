@@ -31,7 +31,7 @@ def top_k_masks(
     Returns:
         Boolean arrays with ``k`` entries True in all.
     """
-    _countable(among)
+    count_entries(among)
     rankings = [[_rank(jnp.abs(x)) for x in key] for key in keys]
     rankings.append(_from_first_to_last(among))
     k = jnp.asarray(k, jnp.uint32)
@@ -52,7 +52,7 @@ def count_true(masks: Iterable[jax.Array]) -> jax.Array:
     return sum((jnp.sum(x, dtype=jnp.uint32) for x in masks), start=jnp.uint32(0))
 
 
-def _countable(arrays: Sequence[jax.Array]) -> int:
+def count_entries(arrays: Iterable[jax.Array]) -> int:
     """The number of entries; raises `ValueError` where 32 bits cannot count them."""
     entries = sum(x.size for x in arrays)
     if entries >= 2**32:
@@ -112,7 +112,7 @@ def kth_largest(values: Sequence[jax.Array], k: jax.Array) -> jax.Array:
     Returns:
         The entry, shape (), float32.
     """
-    k = jnp.clip(k.astype(jnp.uint32), 1, jnp.uint32(_countable(values)))
+    k = jnp.clip(k.astype(jnp.uint32), 1, jnp.uint32(count_entries(values)))
     entries = [_rank(x) for x in values]
     if not any(map(is_sharded, entries)):  # one pass over all of them is fewer kernels
         entries = [jnp.concatenate([x.ravel() for x in entries])]

@@ -20,6 +20,7 @@ from benchmarks.data import Dataset
 from benchmarks.data.batches import Batches
 from benchmarks.engine import devices
 from benchmarks.engine.checkpoints import Checkpoints
+from benchmarks.engine.compaction import Compaction, Compactor
 from benchmarks.engine.objectives import Objective, classification
 from bregjax._states import states_of
 
@@ -119,6 +120,11 @@ class Result:
     seconds_per_epoch: float
     """of all seeds together; the first epoch of a process, which compiles, is left out where there
     are others"""
+    seconds: float
+    """of the whole training of all seeds, from its beginning or the checkpoint that it went on
+    from until after the test; compilation is part of it"""
+    compactions: int
+    """how often the network shrank"""
 
     def part(self, index: int, size: int) -> "Result":
         """The ``index``-th group of ``size`` seeds; a share of the time is theirs."""
@@ -136,6 +142,7 @@ class Result:
             other=jax.tree.map(lambda x: x[mine], self.other),
             snapshots={},
             seconds_per_epoch=self.seconds_per_epoch * size / total,
+            seconds=self.seconds * size / total,
         )
 
 
@@ -159,6 +166,7 @@ def train(
     label: str = "training",
     snapshot: Snapshot = lambda params: {},
     checkpoints: Checkpoints | None = None,
+    compaction: Compaction | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Train one network per seed, all at once, from the latest checkpoint if there is one.
@@ -180,7 +188,9 @@ def train(
       label: stands beside the progress bar.
       snapshot: what to keep of the parameters of all seeds before training and after each epoch,
         by name.
-      checkpoints: where to save and go on from.
+      checkpoints: where to save and go on from. With a compaction there are none: shapes change.
+      compaction: how the network loses its dead units between epochs; of one seed, and the result
+        is the last epoch's, in the shapes of the beginning.
       stop: asked after each program; when true, the state is saved and `Interrupted` raised.
 
     Returns:
@@ -191,6 +201,7 @@ def train(
           a finite number, or a checkpoint cannot be written or is another run's.
         Interrupted: if ``stop`` says so.
     """
+    started = time.perf_counter()
     batches = task.batches
     if batches.steps < 1:
         raise BenchmarkError(
@@ -211,6 +222,20 @@ def train(
     begin = functools.partial(programs.initialize, start_keys, hyperparameters)
     history = _History()
     position = 0
+    compactor = None
+    if compaction:
+        checkpoints = None
+        if (
+            len(seeds) > 1
+            or select == "best"
+            or not isinstance(optimizer, optax.GradientTransformation)
+        ):
+            raise ValueError(
+                f"compaction is for the last network of one seed, got {seeds=} and {select=}."
+            )
+        compactor = Compactor(
+            compaction, task.dataset.normalize(jnp.asarray(task.dataset.train.inputs[:4]))
+        )
     saved = checkpoints and checkpoints.restore(jax.eval_shape(begin))
     if saved:
         position, history = saved.position, _History(**saved.history)
@@ -259,10 +284,15 @@ def train(
             save(position, must=stop())
             if epoch < epochs and stop():
                 raise Interrupted(f"after epoch {epoch} of {epochs}")
+            if compactor and epoch < epochs and compactor.is_due(state.params):
+                programs, state = programs.compacted(compactor, state)
+                compiled = False
     save(position, must=True)
     best = state.best if select == "best" else None
     params, other = (best.params, best.other) if best else (state.params, state.other)
     loss, accuracy = jax.device_get(programs.evaluate(params, other, test))
+    if compactor:
+        params, other = compactor.expand(params), compactor.expand(other)
     last = len(history.seconds) - 1
     return Result(
         history.curve(),
@@ -273,6 +303,8 @@ def train(
         other,
         history.snapshots,
         history.seconds_per_epoch(),
+        time.perf_counter() - started,
+        compactor.count if compactor else 0,
     )
 
 
@@ -295,9 +327,14 @@ class Programs:
         optimizer: Callable[[Any], optax.GradientTransformation],
         start: Start | None,
         seeds: int,
+        smaller: nnx.Module | None = None,
     ):
         self.mesh = mesh = devices.mesh(seeds, task.batches.batch_size)
-        model = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
+        dense = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
+        self._weights = sum(
+            x.size for x in jax.tree.leaves(nnx.state(dense, nnx.Param)) if x.ndim >= 2
+        )
+        model = dense if smaller is None else nnx.clone(smaller)
         model.train()
         if mesh.shape[devices.BATCH] > 1:
             # Statistics of a batch are those of its shares on all devices.
@@ -313,6 +350,24 @@ class Programs:
         self.finish = jax.jit(devices.spread(self._finish, mesh, (0, None, None)), donate_argnums=0)
         self.inspect = jax.jit(devices.spread(self._inspect, mesh, (0, None)))
         self.evaluate = jax.jit(devices.spread(self._evaluate, mesh, (0, 0, None)))
+
+    def compacted(self, compactor: Compactor, state: TrainState) -> tuple["Programs", TrainState]:
+        """The programs and the state of one seed, with a smaller network."""
+        params, other, opt_state = jax.device_put(
+            jax.tree.map(lambda x: x[0], (state.params, state.other, state.opt_state)),
+            jax.devices()[0],
+        )
+        model = nnx.merge(self._evaluation, params, other)
+        optimizer = self._optimizer(state.hyperparameters)
+        model, opt_state = compactor.shrink(model, optimizer, opt_state)
+        programs = Programs(self._task, self._optimizer, self._start, 1, model)
+        _, params, other = nnx.split(model, nnx.Param, ...)
+        smaller = jax.tree.map(lambda x: x[None], (params, other, opt_state))
+        params, other, opt_state = devices.place(smaller, programs.mesh, devices.SEEDS)
+        best = state.best._replace(params=params, other=other)
+        return programs, state._replace(
+            params=params, other=other, opt_state=opt_state, best=jax.tree.map(jnp.copy, best)
+        )
 
     def _initialize(self, key: jax.Array, hyperparameters: Any) -> TrainState:
         model_key, start_key = jax.random.split(key)
@@ -397,7 +452,7 @@ class Programs:
             accuracy,
             bregjax.regularizer_value(state.params, bregjax.l1()),
             nonzero,
-            nonzero / sum(x.size for x in weights),
+            nonzero / self._weights,
             *_steering(state.opt_state),
         )
 

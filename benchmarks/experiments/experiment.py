@@ -12,6 +12,7 @@ from benchmarks import data
 from benchmarks.cli.options import TrainingOptions, check_counts
 from benchmarks.cli.progress import console
 from benchmarks.engine import devices
+from benchmarks.engine.compaction import Compaction
 from benchmarks.engine.training import Result, Task
 from benchmarks.experiments.runner import Case, Trainer, chosen_cases, train_all
 from benchmarks.methods import Recipe
@@ -27,6 +28,8 @@ class Experiment(TrainingOptions):
     dataset: ClassVar[str]
     convolutional: ClassVar[bool] = False
     """whether to make every core of a CPU a device, see `devices.one_per_core`"""
+    seed_by_seed: ClassVar[bool] = False
+    """whether seeds are trained one after the other instead of side by side"""
 
     def cases(self) -> Iterator[Case]:
         """Everything that is trained: a name, what is trained on what, and how."""
@@ -58,6 +61,11 @@ class Experiment(TrainingOptions):
         """What the findings of a `results.Run` are, for each seed; may train more networks."""
         del task, method, trainer
         return [{} for _ in result.test_loss]
+
+    def compaction(self, method: Recipe) -> Compaction | None:
+        """Whether and how the network loses its dead units while it is trained by a method."""
+        del method
+        return None
 
     def remarks(self, runs: Sequence[results.Run]) -> Iterator[str]:
         """Sentences below the table."""

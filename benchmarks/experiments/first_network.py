@@ -107,10 +107,7 @@ class FirstNetwork(Experiment):
         mask = _NETWORKS[self.network].mask
         return [
             methods.adam(Cosine(5e-3)),
-            *(
-                ToDensity(density, FirstStart(max(0.1, density), mask), mask)
-                for density in densities
-            ),
+            *(ToDensity(density, FirstStart(mask=mask), mask) for density in densities),
         ]
 
     def draw(self, out: Path) -> None:

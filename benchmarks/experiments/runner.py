@@ -147,32 +147,43 @@ def _train_case(
     epochs = min(epochs, 2) if experiment.quick else epochs
     count = 1 if experiment.quick else experiment.seeds
     seeds = range(experiment.seed, experiment.seed + count)
-    result = trainer.train(
-        name,
-        task,
-        recipe.optimizer(epochs, task.batches.steps),
-        _settings(task, recipe),
-        seeds=list(seeds) * len(recipe.members),
-        epochs=epochs,
-        hyperparameters=recipe.hyperparameters(len(seeds)),
-        start=recipe.start,
-        select=experiment.select,
-        patience=experiment.patience,
-        snapshot=experiment.snapshot,
-    )
+    groups = [[seed] for seed in seeds] if experiment.seed_by_seed else [list(seeds)]
+    trained = [
+        trainer.train(
+            name if len(groups) == 1 else f"{name}, seed {group[0]}",
+            task,
+            recipe.optimizer(epochs, task.batches.steps),
+            _settings(task, recipe),
+            seeds=group * len(recipe.members),
+            epochs=epochs,
+            hyperparameters=recipe.hyperparameters(len(group)),
+            start=recipe.start,
+            select=experiment.select,
+            patience=experiment.patience,
+            snapshot=experiment.snapshot,
+            compaction=experiment.compaction(recipe),
+        )
+        for group in groups
+    ]
     for index, member in enumerate(recipe.members):
-        part = result.part(index, len(seeds))
         member_name = name if member is recipe else member.name
-        findings = experiment.findings(task, member, part, trainer)
         settings = _settings(task, member)
+        parts = [
+            result.part(index, len(group)) for group, result in zip(groups, trained, strict=True)
+        ]
+        runs, rows = [], []
+        for group, part in zip(groups, parts, strict=True):
+            findings = experiment.findings(task, member, part, trainer)
+            runs += results.runs_of(
+                experiment.name, member_name, member.kind, settings, group, part, findings
+            )
+            rows += results.curve_rows(experiment.name, member_name, group, part)
         archive.add(
             member_name,
-            results.runs_of(
-                experiment.name, member_name, member.kind, settings, seeds, part, findings
-            ),
-            results.curve_rows(experiment.name, member_name, seeds, part),
-            part.snapshots,
-            experiment.exhibits(task, network_of(task, part)),
+            runs,
+            rows,
+            parts[0].snapshots,
+            experiment.exhibits(task, network_of(task, parts[0])),
         )
 
 

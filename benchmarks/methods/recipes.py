@@ -196,22 +196,34 @@ class ToDensity(_Single):
     start: Start
     mask: Callable[[Any], Any] | None = None
     """which weights become sparse"""
+    regularizer: bregjax.Regularizer = dataclasses.field(default_factory=bregjax.l1)
+    note: str = ""
+    """what tells it from others, such as ``compact``"""
     full_gradients: float = 1.0
-    kind: str = "AdaBreg"
+
+    @property
+    def kind(self) -> str:
+        """As in `Method`."""
+        return _label("AdaBreg", note=self.note)
 
     @property
     def name(self) -> str:
         """Such as ``AdaBreg 10.0%``."""
-        return _label(self.kind, target=self.target_density)
+        return _label("AdaBreg", note=self.note, target=self.target_density)
 
     def optimizer(self, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
         """See `Method`."""
         steps = epochs * steps_per_epoch
-        return bregjax.adabreg_to_density(self.target_density, steps, mask=self.mask)
+        return bregjax.adabreg_to_density(
+            self.target_density, steps, regularizer=self.regularizer, mask=self.mask
+        )
 
     def record(self) -> dict[str, Any]:
         """See `Method`."""
-        return self.start.record() | {"target_density": self.target_density}
+        return self.start.record() | {
+            "target_density": self.target_density,
+            "regularizer": repr(self.regularizer),
+        }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,8 @@ class Cut:
     leaves: list[Any]
     kept: list[tuple[np.ndarray, ...]]
     """of each parameter and axis the indices that are left"""
+    folded: set[int]
+    """the parameters to which constants of dead units were added"""
     reasons: dict[tuple[int, int], tuple[int, str]]
     """by parameter and axis: how many dead units stay, and why"""
 
@@ -30,6 +32,7 @@ def cut(
     flow: Dataflow,
     run: Callable[[list[Any]], Any],
     round_to: int,
+    fold: bool,
 ) -> Cut:
     """Remove every unit that the program's outputs do not need.
 
@@ -37,8 +40,9 @@ def cut(
       flow: of the program.
       run: from parameters, which may be smaller, to the outputs on the example; may raise.
       round_to: sizes stay multiples of this where they were cut.
+      fold: whether units may go that put out a constant.
     """
-    plan = _Plan(flow, round_to)
+    plan = _Plan(flow, round_to, fold)
     expected = [value.array for value in flow.outputs]
     groups, refused = plan.groups()
     everything = set().union(*groups)
@@ -54,8 +58,9 @@ def cut(
 
 
 class _Plan:
-    def __init__(self, flow: Dataflow, round_to: int):
+    def __init__(self, flow: Dataflow, round_to: int, fold: bool):
         self._flow, self._units, self._round_to = flow, flow.units, round_to
+        self._may_fold = fold
         self._axes = {
             (index, axis): units
             for index, leaf in enumerate(flow.leaves)
@@ -70,7 +75,7 @@ class _Plan:
         for part in self._flow.sums:
             roots = self._units.roots(part.units)
             constant = part.known & ~part.nothing & (roots != ANY)
-            if constant.any() and (part.bias is None or self._fold(part, constant) is None):
+            if constant.any() and not (self._may_fold and self._fold(part, constant)):
                 constant[:] = False
             idle = part.nothing | constant
             alive |= set(roots[~idle].tolist())
@@ -106,7 +111,8 @@ class _Plan:
 
     def _fold(self, part: Sum, chosen: np.ndarray) -> tuple[int, jax.Array] | None:
         """The bias and what is to be added to it when these indices go; None if it cannot be."""
-        assert part.bias is not None
+        if part.bias is None:
+            return None
         added = part.share(chosen)
         others = tuple(a for a in range(added.ndim) if a not in part.kept_axes)
         first = added[tuple(slice(0, 1) if a in others else slice(None) for a in range(added.ndim))]
@@ -139,8 +145,11 @@ class _Plan:
             np.flatnonzero(~np.isin(self._units.roots(units), list(goes))) for units in leaf.units
         )
 
-    def _leaves(self, goes: set[int]) -> list[Any]:
-        arrays = [leaf.array for leaf in self._flow.leaves]
+    def _leaves(self, goes: set[int]) -> tuple[list[Any], set[int]]:
+        """The smaller parameters, and which of them took in constants."""
+        # In NumPy: a step of JAX's would be compiled for each new shape.
+        arrays = [np.asarray(leaf.array) for leaf in self._flow.leaves]
+        biases = set()
         for part in self._flow.sums:
             gone = np.isin(self._units.roots(part.units), list(goes))
             constant = part.known & ~part.nothing & gone
@@ -148,29 +157,29 @@ class _Plan:
                 folded = self._fold(part, constant)
                 assert folded is not None
                 bias, added = folded
-                arrays[bias] = arrays[bias] + jnp.asarray(added, arrays[bias].dtype)
+                arrays[bias] = (arrays[bias] + np.asarray(added)).astype(arrays[bias].dtype)
+                biases.add(bias)
         cuts = []
         for index, x in enumerate(arrays):
             for axis, kept in enumerate(self._keeps(goes, index)):
                 if len(kept) < x.shape[axis]:
-                    x = jnp.take(x, kept, axis)
-            cuts.append(x)
-        return cuts
+                    x = np.take(x, kept, axis)
+            cuts.append(jnp.asarray(x))
+        return cuts, biases
 
     def is_right(
         self, goes: set[int], run: Callable[[list[Any]], Any], expected: list[Any]
     ) -> bool:
         try:
-            outputs = jax.tree.leaves(run(self._leaves(goes)))
+            outputs = jax.jit(run)(self._leaves(goes)[0])
         except (TypeError, ValueError, IndexError, ZeroDivisionError):
             return False
-        for new, old in zip(outputs, expected, strict=True):
+        for new, old in zip(jax.tree.leaves(outputs), expected, strict=True):
             if np.shape(new) != np.shape(old):
                 return False
-            old = jnp.asarray(old, jnp.float32)
-            gap = jnp.abs(jnp.asarray(new, jnp.float32) - old)
-            scale = jnp.max(jnp.abs(old), initial=0)
-            if not bool(jnp.all(gap <= _TOLERANCE * scale)):
+            new, old = np.asarray(new, np.float32), np.asarray(old, np.float32)
+            scale = np.max(np.abs(old), initial=0)
+            if not np.all(np.abs(new - old) <= _TOLERANCE * scale):
                 return False
         return True
 
@@ -187,4 +196,5 @@ class _Plan:
                 why = refused.get(first) or self._units.reason(first)
                 reasons[index, axis] = int(idle.sum()), why or "what they put out is needed"
         kept = [self._keeps(goes, index) for index in range(len(self._flow.leaves))]
-        return Cut(self._leaves(goes), kept, reasons)
+        leaves, folded = self._leaves(goes)
+        return Cut(leaves, kept, folded, reasons)

@@ -13,6 +13,8 @@ class ShrunkArray:
     after: tuple[int, ...]
     stays: str
     """which dead units stay, and why; empty where none does"""
+    folded: bool = False
+    """whether what dead units put out was added to it"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,10 @@ class ShrinkReport:
     """of the forward pass on the example, likewise"""
     bytes: tuple[int, int]
     """of all arrays, likewise"""
+
+    def __getitem__(self, name: str) -> ShrunkArray:
+        """What is said of the array of this name."""
+        return next(array for array in self.arrays if array.name == name)
 
     def __str__(self) -> str:
         rows = [("array", "before", "after", "dead units that stay")]

@@ -13,7 +13,7 @@ from bregjax._leaves import leaf_name
 from bregjax._shrinking._dataflow import Dataflow
 from bregjax._shrinking._plan import cut
 from bregjax._shrinking._report import ShrinkReport, ShrunkArray
-from bregjax._validation import check_whole
+from bregjax._validation import check_flag, check_whole
 
 
 class Shrunk(NamedTuple):
@@ -28,7 +28,11 @@ class Shrunk(NamedTuple):
 
 
 def shrink_params(
-    apply: Callable[..., Any], params: Any, *example: Any, round_to: int = 1
+    apply: Callable[..., Any],
+    params: Any,
+    *example: Any,
+    round_to: int = 1,
+    fold: bool = True,
 ) -> Shrunk:
     r"""Remove the dead units of a network that is a plain function of its parameters.
 
@@ -45,6 +49,8 @@ def shrink_params(
       params: a tree of arrays.
       *example: inputs, a few different examples.
       round_to: sizes that shrink are rounded up to multiples of this, such as 8.
+      fold: whether units go that put out the same for every input, but not zero. Without it what
+        goes has no part in the training either, see `shrink_state`.
 
     Returns:
         A `Shrunk`: ``network`` is the smaller parameters, for the same ``apply``; ``report`` prints
@@ -80,7 +86,7 @@ def shrink_params(
     See Also:
         `shrink`, for Flax NNX modules.
     """
-    return shrink_tree(lambda tree: apply(tree, *example), apply, params, example, round_to)
+    return shrink_tree(lambda tree: apply(tree, *example), apply, params, example, round_to, fold)
 
 
 def shrink_tree(
@@ -89,9 +95,11 @@ def shrink_tree(
     params: Any,
     example: tuple,
     round_to: int,
+    fold: bool,
 ) -> Shrunk:
     """`shrink_params` where a network of other sizes is run otherwise than ``apply`` does it."""
     check_whole("round_to", round_to, at_least=1)
+    check_flag("fold", fold)
     paths, treedef = jax.tree.flatten_with_path(params)
     names = [leaf_name(path) for path, _ in paths]
     leaves = [jnp.asarray(x) for _, x in paths]
@@ -106,9 +114,9 @@ def shrink_tree(
         return run(treedef.unflatten(smaller))
 
     flow = Dataflow(program, leaves, inputs)
-    cuts = [cut(flow, run_flat, round_to)]
+    cuts = [cut(flow, run_flat, round_to, fold)]
     if flow.had_choice:
-        cuts.append(cut(Dataflow(program, leaves, inputs, minor=True), run_flat, round_to))
+        cuts.append(cut(Dataflow(program, leaves, inputs, minor=True), run_flat, round_to, fold))
     found = min(cuts, key=lambda cut: sum(x.size for x in cut.leaves))
     rows = []
     for index, (name, before, after) in enumerate(zip(names, leaves, found.leaves, strict=True)):
@@ -117,7 +125,8 @@ def shrink_tree(
             for (leaf, axis), (count, why) in found.reasons.items()
             if leaf == index
         ]
-        rows.append(ShrunkArray(name, before.shape, after.shape, "; ".join(notes)))
+        folded = index in found.folded
+        rows.append(ShrunkArray(name, before.shape, after.shape, "; ".join(notes), folded))
     report = ShrinkReport(
         tuple(rows),
         (sum(x.size for x in leaves), sum(x.size for x in found.leaves)),

@@ -42,6 +42,19 @@ def test_a_quick_trial_of_the_convnet(tmp_path):
     assert run["settings"]["strength"]["dense"]["initial"] == 0.02
 
 
+@needs_mnist
+@pytest.mark.slow
+def test_compaction_beside_the_same_training_without(tmp_path):
+    options = ["--epochs", "6", "--images", "3000", "--seeds", "2", "--densities", "0.1"]
+    assert main(["compaction", *options, "--out", str(tmp_path)]) == 0
+    runs = json.loads((tmp_path / "summary.json").read_text())
+    assert [run["seed"] for run in runs] == [0, 1] * 3
+    for run in runs:
+        assert run["findings"]["seconds"] > 0
+        assert (run["findings"]["compactions"] > 0) == (run["kind"] == "AdaBreg, compact")
+    assert (tmp_path / "compaction.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     "network", ["convnet", pytest.param("transformer", marks=pytest.mark.slow)]
 )

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,9 @@ from benchmarks.cli.errors import BenchmarkError
 from benchmarks.cli.interruption import Interrupted
 from benchmarks.data import Dataset, Split
 from benchmarks.engine.checkpoints import Checkpoints
+from benchmarks.engine.compaction import Compaction
 from benchmarks.engine.objectives import reconstruction
-from benchmarks.engine.training import Result, Task, train
+from benchmarks.engine.training import Result, Task, network_of, train
 from benchmarks.methods import SparseStart, Steered, Targeted
 from benchmarks.methods.regularization import everywhere
 from benchmarks.methods.schedules import Constant
@@ -204,6 +206,34 @@ class Autoencoder(nnx.Module):
 
     def __call__(self, images):
         return self.layer(images.reshape(len(images), -1)).reshape(images.shape)
+
+
+def test_compaction_trains_a_smaller_network_and_gives_the_large_one_back():
+    hidden = bregjax.label_by_path({"layers/0/kernel": True}, default=False)
+    neurons = bregjax.per_neuron()
+    optimizer = bregjax.adabreg_to_density(0.25, 48, regularizer=neurons, mask=hidden)
+    options: dict = {"seeds": [0], "epochs": 8}
+    result = train(task(), optimizer, **options, compaction=Compaction(share=0.7, round_to=2))
+    whole = train(task(), optimizer, **options)
+    assert 1 <= result.compactions <= 4
+    assert whole.compactions == 0
+    assert jax.tree.map(jnp.shape, result.params) == jax.tree.map(jnp.shape, whole.params)
+    network: Any = network_of(task(), result)
+    images, labels = fake_dataset().test[:]
+    logits = network(fake_dataset().normalize(jnp.asarray(images)))
+    assert np.mean(np.argmax(logits, -1) == labels) == pytest.approx(result.test_accuracy[0])
+    assert result.test_accuracy[0] > 0.95
+    # What has gone is zero in the large network: of four neurons each has all its weights.
+    kernels = [np.asarray(layer.kernel[...]) for layer in network.layers]
+    assert np.count_nonzero(kernels[0].any(axis=0)) == 4
+    nonzero = sum(np.count_nonzero(kernel) for kernel in kernels)
+    assert nonzero == result.curve.nonzero[-1, 0] < 4 * 36 + 16 * 3
+    assert result.curve.density[-1, 0] == pytest.approx(nonzero / 624)
+
+
+def test_compaction_is_for_one_seed():
+    with pytest.raises(ValueError, match=r"compaction is for .* one seed, got seeds=\[0, 1\]"):
+        train(task(), optax.sgd(0.1), seeds=[0, 1], epochs=1, compaction=Compaction())
 
 
 def test_a_batch_larger_than_the_data_is_refused():

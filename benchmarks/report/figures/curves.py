@@ -78,6 +78,13 @@ def accuracy_and_cost(runs: Sequence[Run], title: str) -> Figure:
     return _accuracy_over(runs, lambda run: run.findings["multiply_adds"], label, title)
 
 
+def accuracy_and_time(runs: Sequence[Run], title: str) -> Figure:
+    """Draw test accuracy over the time of the whole training, beside that of dense Adam."""
+    dense = np.mean([run.findings["seconds"] for run in runs if run.method == "Adam"])
+    label = "time of the training, share of dense training's in %"
+    return _accuracy_over(runs, lambda run: run.findings["seconds"] / dense, label, title)
+
+
 def _accuracy_over(
     runs: Sequence[Run], share: Callable[[Run], float], label: str, title: str
 ) -> Figure:

@@ -1,0 +1,102 @@
+"""Training that gets cheaper as units die: the network shrinks between epochs."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+import bregjax
+from benchmarks import data, methods
+from benchmarks.engine.compaction import Compaction
+from benchmarks.engine.training import Result, Task
+from benchmarks.experiments.experiment import Experiment
+from benchmarks.experiments.fashion_convnet import convnet_task
+from benchmarks.experiments.mnist import mlp_task, mlp_title
+from benchmarks.experiments.runner import Case, Trainer
+from benchmarks.methods import FirstStart, Recipe, ToDensity
+from benchmarks.methods.schedules import Cosine
+from benchmarks.report import figures, results
+
+_COMPACT = "compact"
+
+_TASKS = {"mlp": ("mnist", mlp_task), "convnet": ("fashion_mnist", convnet_task)}
+_HIDDEN = {
+    "mlp": bregjax.label_by_path({"layers/2/*": False, "*/kernel": True}, default=False),
+    "convnet": bregjax.label_by_path({"linear2/*": False, "*/kernel": True}, default=False),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compacted(Experiment):
+    """Whole neurons and filters die; between epochs the network goes on without them.
+
+    AdaBreg with a group for each unit, with compaction and without, beside Adam on the dense
+    network: the same epochs, and the time that all of it takes, compilation and test included.
+    """
+
+    name: ClassVar[str] = "compaction"
+    seed_by_seed: ClassVar[bool] = True
+
+    network: Literal["mlp", "convnet"] = "mlp"
+    """The MLP on MNIST, or the ConvNet on Fashion-MNIST."""
+    densities: tuple[float, ...] = (0.25, 0.1)
+    """What is asked for: the shares of the hidden layers' weights that live in the end."""
+    epochs: int = 30
+    """Passes over the training images."""
+    seeds: int = 3
+    """Number of runs of each method, one after the other, each with its own initial weights and
+    order of images."""
+
+    @property
+    def title(self) -> str:
+        """The heading of table and figure."""
+        return {"mlp": f"MNIST, {mlp_title()}", "convnet": "Fashion-MNIST, ConvNet"}[self.network]
+
+    @property
+    def convolutional(self) -> bool:
+        """Whether the network is."""
+        return self.network == "convnet"
+
+    def cases(self) -> Iterator[Case]:
+        """The methods on the chosen network."""
+        name, make = _TASKS[self.network]
+        task = make(data.load(name, self.data_dir))
+        for method in self.methods():
+            yield method.name, task, method
+
+    def methods(self) -> list[Recipe]:
+        """Dense Adam, and ours at each density without and with compaction."""
+        methods.check_shares("--densities", self.densities)
+        mask, neurons = _HIDDEN[self.network], bregjax.per_neuron()
+        return [
+            methods.adam(Cosine(2e-3)),
+            *(
+                ToDensity(density, FirstStart(mask=mask, groups=neurons), mask, neurons, note)
+                for density in self.densities
+                for note in ("", _COMPACT)
+            ),
+        ]
+
+    def compaction(self, method: Recipe) -> Compaction | None:
+        """See `Experiment`."""
+        return Compaction() if isinstance(method, ToDensity) and method.note == _COMPACT else None
+
+    def findings(
+        self, task: Task, method: Recipe, result: Result, trainer: Trainer
+    ) -> list[dict[str, Any]]:
+        """The time of the whole training, and how often its network shrank."""
+        del task, method, trainer
+        return [{"seconds": result.seconds, "compactions": result.compactions}]
+
+    def remarks(self, runs: Sequence[results.Run]) -> Iterator[str]:
+        """The time beside that of dense training."""
+        dense = np.mean([run.findings["seconds"] for run in runs if run.method == "Adam"])
+        for name, group in results.by_method(runs).items():
+            mine = np.mean([run.findings["seconds"] for run in group])
+            yield f"{name}: {mine:.1f} s, {mine / dense:.0%} of dense training."
+
+    def draw(self, out: Path) -> None:
+        """Accuracy over the time that the training took."""
+        figures.save(figures.accuracy_and_time(results.read_runs(out), self.title), out, self.name)

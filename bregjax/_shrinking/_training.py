@@ -1,0 +1,220 @@
+"""Going on with the training of a network that was shrunk, and back to its old shapes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bregjax._evidence import DualReader, leaves_with_dual
+from bregjax._landing import LandingState
+from bregjax._leaves import leaf_name
+from bregjax._mirror import MirrorState
+from bregjax._regularizers._nuclear import NuclearState
+from bregjax._shrinking._shrink import Shrunk
+from bregjax._states import states_of
+from bregjax._steering import SteerState
+
+
+def shrink_state(optimizer: optax.GradientTransformation, state: Any, shrunk: Shrunk) -> Any:
+    r"""Take an optimizer's state to the network that `shrink_params` has left: compaction.
+
+    Duals, momenta, supports and all else that is shaped like the parameters are gathered at the
+    indices that are left, :math:`s \leftarrow s[I_1 \times I_2 \times \dots]`; counts, strengths
+    and targets stay. The duals of live weights are then set anew,
+    :math:`v \leftarrow \theta/\delta + \lambda p` with :math:`p \in \partial J(\theta)`, as a
+    group has lost the weights that led on from dead units. The same optimizer goes on with
+    the smaller network, whose steps cost less.
+
+    The training is the one that it would have been, up to rounding, if the units that went would
+    have slept on (in the coarse steps of `multilevel`, after a `landing`, under `freeze_support`),
+    put out nothing (``fold=False``), and the regularizer is `l1` or does not act any more. Else
+    they can wake no more, and what they put out trains in the biases that it was folded into.
+
+    Each compaction changes shapes, so that the step is compiled anew: do it a few times, with
+    ``round_to``.
+
+    Args:
+      optimizer: that of the training.
+      state: its state, shaped like the network before. A target of ``steer(…, exact=True)`` goes
+        on to be a share of the network at ``init``.
+      shrunk: what `shrink_params` returned.
+
+    Returns:
+        The state for ``shrunk.network``.
+
+    Raises:
+        ValueError: if an array of the state is neither shaped like its parameter nor broadcasts to
+          it, or is a basis of `nuclear`; if a parameter with a dual has taken in what dead units
+          put out; if a `landing` has not landed yet, or `steer` without ``exact=True`` follows a
+          density, as both would take that of the smaller network.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, bregjax
+        >>> def apply(params, x):
+        ...     return jax.nn.relu(x @ params["in"]) @ params["out"]
+        >>> params = {"in": jnp.eye(4).at[:, 2:].set(0.0), "out": jnp.ones((4, 2))}
+        >>> tx = optax.adam(0.1)
+        >>> state = tx.init(params)
+        >>> shrunk = bregjax.shrink_params(apply, params, jnp.ones((1, 4)))
+        >>> state = bregjax.shrink_state(tx, state, shrunk)
+        >>> print(shrunk.network["in"].shape, state[0].mu["in"].shape)
+        (4, 2) (4, 2)
+        >>> print(bregjax.unshrink(shrunk.network, shrunk)["out"].astype(int))
+        [[1 1]
+         [1 1]
+         [0 0]
+         [0 0]]
+
+    Notes:
+        `bregjax.baselines` take their densities of the network that they see.
+
+    See Also:
+        `shrink_optimizer`, for Flax NNX; `unshrink`, the way back.
+    """
+    return gather_state(optimizer, state, shrunk.network, shrunk)
+
+
+def gather_state(
+    optimizer: optax.GradientTransformation, state: Any, params: Any, shrunk: Shrunk
+) -> Any:
+    """`shrink_state`, where the smaller network's parameters are ``params``."""
+    for landing in states_of(state, LandingState):
+        if landing.wanted == 0:
+            raise ValueError("state is of a landing that has not landed yet: shrink it afterwards.")
+    for steering in states_of(state, SteerState):
+        if steering.total == 0 and not states_of(state, LandingState):
+            raise ValueError(
+                "state is of a steer that measures a density, which would be that of the smaller"
+                " network: build it with exact=True."
+            )
+    if states_of(state, NuclearState):
+        raise ValueError("state has bases of nuclear, which are of the larger matrices.")
+    paths = jax.tree.leaves_with_path(params)
+    for (path, _), has_dual in zip(paths, leaves_with_dual(state, params), strict=True):
+        name = leaf_name(path)
+        if has_dual and shrunk.report[name].folded:
+            raise ValueError(
+                f"{name} has taken in what dead units put out, and its dual has not: leave it out"
+                " of the regularization by mask, as biases are by default."
+            )
+    state = jax.tree.map(
+        lambda x, name: _gather(x, name, shrunk) if name else x,
+        state,
+        _names_in_state(optimizer, state, params),
+    )
+    if not states_of(state, MirrorState) or states_of(state, LandingState):
+        return state
+    # Live groups have lost what led on from dead units: their norms are others.
+    return jax.jit(lambda state: DualReader(optimizer, state, params, {}).renewed())(state)
+
+
+def unshrink_state(
+    optimizer: optax.GradientTransformation, state: Any, shrunk: Shrunk, before: Any
+) -> Any:
+    r"""Take an optimizer's state back to the shapes that its network had before it was shrunk.
+
+    Args:
+      optimizer: that of the training.
+      state: its state, of the smaller network.
+      shrunk: what `shrink_params` returned.
+      before: the state before. The units that went get theirs from it.
+
+    Returns:
+        The state for the network that `unshrink` gives.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, bregjax
+        >>> params = {"in": jnp.eye(2).at[1, 1].set(0.0), "out": jnp.ones((2, 1))}
+        >>> shrunk = bregjax.shrink_params(
+        ...     lambda params, x: x @ params["in"] @ params["out"], params, jnp.ones((1, 2))
+        ... )
+        >>> tx = optax.trace(0.9)
+        >>> before = tx.init(params)
+        >>> after = bregjax.unshrink_state(
+        ...     tx, bregjax.shrink_state(tx, before, shrunk), shrunk, before
+        ... )
+        >>> print(after.trace["out"].shape)
+        (2, 1)
+    """
+    names = _names_in_state(optimizer, state, shrunk.network)
+    return jax.tree.map(
+        lambda x, old, name: _scatter(x, name, shrunk, old) if name else x, state, before, names
+    )
+
+
+def unshrink(params: Any, shrunk: Shrunk, before: Any = None) -> Any:
+    r"""Take parameters back to the shapes that they had before `shrink` or `shrink_params`.
+
+    .. math:: \theta[I_1 \times I_2 \times \dots] \leftarrow \theta_{\text{small}}
+
+    Args:
+      params: a tree of the smaller network's arrays, such as its parameters, its gradient or
+        ``nnx.state(model, nnx.Param)``.
+      shrunk: what `shrink_params` or `shrink` returned.
+      before: the tree that the units that went get theirs from; zeros by default.
+
+    Returns:
+        The larger tree. With zeros, or where nothing was folded into biases, the larger network
+        has the outputs of the smaller one.
+
+    Raises:
+        ValueError: if ``before`` is given and what dead units put out was folded into biases: it
+          would count twice.
+
+    Example:
+        See `shrink_state`.
+    """
+    if before is None:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, x: _scatter(x, leaf_name(path), shrunk), params
+        )
+    folded = [array.name for array in shrunk.report.arrays if array.folded]
+    if folded:
+        raise ValueError(
+            f"before must be None, as {', '.join(folded)} took in what dead units put out."
+        )
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x, old: _scatter(x, leaf_name(path), shrunk, old), params, before
+    )
+
+
+def _names_in_state(optimizer: optax.GradientTransformation, state: Any, params: Any) -> Any:
+    """A tree like ``state``: the parameter's name for what mirrors one, else an empty one."""
+    return optax.tree_map_params(
+        optimizer,
+        lambda x, name: x if isinstance(x, optax.MaskedNode) else name,
+        state,
+        jax.tree_util.tree_map_with_path(lambda path, _: leaf_name(path), params),
+        transform_non_params=lambda _: "",
+        is_leaf=lambda x: isinstance(x, optax.MaskedNode),
+    )
+
+
+def _gather(x: Any, name: str, shrunk: Shrunk) -> jax.Array:
+    """The entries that are left of an array that is as large as a parameter, or broadcasts."""
+    sizes = shrunk.report[name].before
+    broadcasts = zip(np.shape(x), sizes, strict=False)
+    if np.ndim(x) != len(sizes) or any(n not in (1, size) for n, size in broadcasts):
+        raise ValueError(
+            f"state has an array of shape {np.shape(x)} for {name} of shape {sizes}: it cannot be"
+            " shrunk."
+        )
+    for axis, (kept, size) in enumerate(zip(shrunk.kept[name], sizes, strict=True)):
+        if np.shape(x)[axis] == size > len(kept):
+            x = jnp.take(x, kept, axis)
+    return jnp.asarray(x)
+
+
+def _scatter(x: Any, name: str, shrunk: Shrunk, before: Any = None) -> jax.Array:
+    """The opposite of `_gather`."""
+    places = shrunk.kept[name]
+    if before is None:
+        before = jnp.zeros(shrunk.report[name].before, jnp.result_type(x))
+    elif np.shape(before) != shrunk.report[name].before:  # what broadcasts
+        places = [
+            kept if n > 1 else np.zeros(1, int)
+            for kept, n in zip(places, np.shape(before), strict=True)
+        ]
+    return jnp.asarray(before).at[np.ix_(*places)].set(x)

@@ -1,0 +1,206 @@
+"""A training that goes on with a smaller network is the one that it would have been."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import bregjax
+
+HIDDEN = bregjax.label_by_path({"out/*": False, "*/kernel": True}, default=False)
+
+
+@pytest.fixture(autouse=True)
+def promotion():
+    with jax.numpy_dtype_promotion("standard"):  # for Optax's Adam
+        yield
+
+
+X = jax.random.normal(jax.random.key(0), (40, 6))
+Y = jnp.sin(X @ jnp.linspace(-1, 1, 12).reshape(6, 2))
+
+
+def apply(params, x):
+    for name in ("in", "middle"):
+        x = jax.nn.relu(x @ params[name]["kernel"] + params[name]["bias"])
+    return x @ params["out"]["kernel"] + params["out"]["bias"]
+
+
+@pytest.fixture
+def params():
+    """Of the units of each hidden layer the last half is dead and puts out nothing."""
+    keys = jax.random.split(jax.random.key(1), 3)
+    sizes = {"in": (6, 16), "middle": (16, 12), "out": (12, 2)}
+    params = {
+        name: {"kernel": jax.random.normal(key, shape) / 3, "bias": jnp.zeros(shape[1])}
+        for key, (name, shape) in zip(keys, sizes.items(), strict=True)
+    }
+    for name in ("in", "middle"):
+        half = params[name]["kernel"].shape[1] // 2
+        params[name]["kernel"] = params[name]["kernel"].at[:, half:].set(0.0)
+    return params
+
+
+def trained(tx: Any, params: Any, state: Any, steps: int) -> tuple[Any, Any]:
+    gradient = jax.grad(lambda params: jnp.mean((apply(params, X) - Y) ** 2))
+
+    @jax.jit
+    def step(params, state):
+        updates, state = tx.update(gradient(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(steps):
+        params, state = step(params, state)
+    return params, state
+
+
+def assert_equal(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), a, b)
+
+
+def test_frozen_supports_train_on_as_they_would_have(params):
+    tx = bregjax.freeze_support(optax.adam(0.02))
+    params, state = trained(tx, params, tx.init(params), 5)
+    expected, expected_state = trained(tx, params, state, 15)
+
+    shrunk = bregjax.shrink_params(apply, params, X[:4])
+    assert shrunk.network["middle"]["kernel"].shape == (8, 6)
+    small, small_state = trained(tx, shrunk.network, bregjax.shrink_state(tx, state, shrunk), 15)
+    assert float(jnp.abs(expected["in"]["kernel"] - params["in"]["kernel"]).max()) > 0.1
+    np.testing.assert_allclose(apply(small, X), apply(expected, X), rtol=1e-5, atol=1e-6)
+    large = bregjax.unshrink(small, shrunk)
+    assert_equal(
+        [large[name]["kernel"][:6, :6] for name in ("in", "middle")],
+        [expected[name]["kernel"][:6, :6] for name in ("in", "middle")],
+    )
+    large_state = bregjax.unshrink_state(tx, small_state, shrunk, state)
+    assert_equal(large_state.inner_state[0].mu["in"], expected_state.inner_state[0].mu["in"])
+    assert int(large_state.inner_state[0].count) == 20
+
+
+def test_the_coarse_steps_of_multilevel(params):
+    """Full steps need the whole network, coarse ones the live one: there and back, twice."""
+    inner = bregjax.linbreg(0.1, bregjax.l1(), 0.1, mask=HIDDEN)
+    tx = bregjax.multilevel(inner, 4, mask=HIDDEN)
+    state = tx.init(params)
+    expected, expected_state = trained(tx, params, state, 10)
+    for _ in range(2):
+        params, state = trained(tx, params, state, 1)
+        shrunk = bregjax.shrink_params(apply, params, X[:4])
+        assert shrunk.network["in"]["kernel"].shape < params["in"]["kernel"].shape
+        small, small_state = trained(tx, shrunk.network, bregjax.shrink_state(tx, state, shrunk), 4)
+        params = bregjax.unshrink(small, shrunk, before=params)
+        state = bregjax.unshrink_state(tx, small_state, shrunk, state)
+    assert_equal(params, expected)
+    assert_equal(state, expected_state)
+
+
+def test_after_a_landing(params):
+    inner = bregjax.linbreg(0.1, bregjax.per_neuron(), 0.1, mask=HIDDEN)
+    tx = bregjax.landing(
+        inner, optax.adam(0.02), 3, count=10, groups=bregjax.per_neuron(), mask=HIDDEN
+    )
+    params, state = trained(tx, params, tx.init(params), 4)
+    assert int(state.kept) == 10
+    folded = bregjax.shrink_params(apply, params, X[:4])
+    assert sum(folded.network[name]["kernel"].shape[1] for name in ("in", "middle")) == 10
+
+    shrunk = bregjax.shrink_params(apply, params, X[:4], fold=False)
+    assert shrunk.network["in"]["kernel"].shape[1] < 16
+    assert not any(array.folded for array in shrunk.report.arrays)
+    small, _ = trained(tx, shrunk.network, bregjax.shrink_state(tx, state, shrunk), 10)
+    expected, _ = trained(tx, params, state, 10)
+    np.testing.assert_allclose(apply(small, X), apply(expected, X), rtol=1e-5, atol=1e-6)
+
+
+def test_a_target_is_of_the_network_at_first(params):
+    """An eighth of 288 entries, though two thirds of these are gone when it is reached."""
+    tx = bregjax.steer(
+        bregjax.adabreg(0.02, bregjax.per_neuron(), 1e-3, keep_weights=True, mask=HIDDEN),
+        optax.linear_schedule(0.5, 0.125, 10),
+        exact=True,
+    )
+    params, state = trained(tx, params, tx.init(params), 6)
+    shrunk = bregjax.shrink_params(apply, params, X[:4])
+    state = bregjax.shrink_state(tx, state, shrunk)
+    size = sum(shrunk.network[name]["kernel"].size for name in ("in", "middle"))
+    assert size < 0.6 * 288
+    small, state = trained(tx, shrunk.network, state, 10)
+    alive = sum(int(jnp.count_nonzero(small[name]["kernel"])) for name in ("in", "middle"))
+    assert int(state.total) == 288
+    assert 36 <= alive < 36 + 8  # groups stay whole
+    np.testing.assert_allclose(float(state.gap), alive / 288 - 0.125, atol=1e-6)
+
+
+def test_what_dead_units_put_out_is_folded_and_the_outputs_stay(params):
+    params["in"]["bias"] = params["in"]["bias"].at[8:].set(0.5)
+    tx = bregjax.adabreg(0.02, bregjax.per_neuron(), 1e-3, mask=HIDDEN)
+    state = tx.init(params)
+    shrunk = bregjax.shrink_params(apply, params, X[:4])
+    assert shrunk.report["middle/bias"].folded
+    assert not shrunk.report["in/bias"].folded
+    bregjax.shrink_state(tx, state, shrunk)
+    large = bregjax.unshrink(shrunk.network, shrunk)
+    np.testing.assert_allclose(apply(large, X), apply(params, X), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="before must be None, as middle/bias took in"):
+        bregjax.unshrink(shrunk.network, shrunk, before=params)
+    everything = bregjax.adabreg(0.02, bregjax.per_neuron(), 1e-3, mask=lambda tree: True)
+    with pytest.raises(ValueError, match="middle/bias has taken in what dead units put out"):
+        bregjax.shrink_state(everything, everything.init(params), shrunk)
+
+
+def test_what_would_go_wrong_in_silence(params):
+    shrunk = bregjax.shrink_params(apply, params, X[:4])
+    inner = bregjax.linbreg(0.1, bregjax.l1(), 0.1)
+    wrong = {
+        "a landing that has not landed": bregjax.landing(inner, optax.sgd(0.1), 5, count=9),
+        "build it with exact=True": bregjax.steer(inner, 0.1),
+        "bases of nuclear": bregjax.linbreg(0.1, bregjax.nuclear(method="warm"), 0.1),
+    }
+    for message, tx in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            bregjax.shrink_state(tx, tx.init(params), shrunk)
+
+
+class Network(nnx.Module):
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(1, 8, (3, 3), rngs=rngs)
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
+        self.out = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(nnx.relu(self.norm(self.conv(x))).mean(axis=(1, 2)))
+
+
+def test_a_flax_loop_goes_on():
+    """In training mode, with batch norm and momentum; half of the filters are dead."""
+    model = Network(nnx.Rngs(0))
+    model.conv.kernel[...] = model.conv.kernel[...].at[..., 4:].set(0.0)
+    images = jax.random.normal(jax.random.key(1), (16, 6, 6, 1))
+    tx = bregjax.freeze_support(optax.sgd(0.1, momentum=0.9))
+
+    @nnx.jit
+    def step(model, optimizer):
+        def loss(model):
+            return jnp.mean((model(images) - 1.0) ** 2)
+
+        optimizer.update(model, nnx.grad(loss)(model))
+
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    for _ in range(3):
+        step(model, optimizer)
+    shrunk = bregjax.shrink(model, images)
+    smaller, smaller_optimizer = shrunk.network, bregjax.shrink_optimizer(optimizer, shrunk)
+    smaller.train()
+    for _ in range(5):
+        step(model, optimizer)
+        step(smaller, smaller_optimizer)
+    model.eval()
+    smaller.eval()
+    assert smaller.conv.kernel.shape == (3, 3, 1, 4)
+    assert int(smaller_optimizer.step[...]) == 8
+    np.testing.assert_allclose(smaller(images), model(images), rtol=1e-5, atol=1e-6)
