@@ -42,6 +42,7 @@ from bregjax._regularizers._nuclear import NuclearState, nuclear
 from bregjax._regularizers._soft_bernoulli import soft_bernoulli
 from bregjax._report import LayerSparsity, SparsityReport, sparsity_report
 from bregjax._shrinking._report import ShrinkReport, ShrunkArray
+from bregjax._shrinking._share import shrunk_share_params
 from bregjax._shrinking._shrink import Shrunk, shrink_params
 from bregjax._shrinking._training import shrink_state, unshrink, unshrink_state
 from bregjax._states import states_of
@@ -58,7 +59,7 @@ from bregjax._to_density import adabreg_to_density
 
 if TYPE_CHECKING:
     from bregjax._flax import factorize
-    from bregjax._flax_shrinking import shrink, shrink_optimizer
+    from bregjax._flax_shrinking import shrink, shrink_optimizer, shrunk_share
 
 __version__ = "0.1.0"
 
@@ -126,6 +127,8 @@ __all__ = [
     "shrink_optimizer",
     "shrink_params",
     "shrink_state",
+    "shrunk_share",
+    "shrunk_share_params",
     "soft_bernoulli",
     "sparse_group",
     "sparse_initializer",
@@ -148,7 +151,7 @@ def __getattr__(name: str) -> Any:
         from bregjax._flax import factorize
 
         return factorize
-    if name in ("shrink", "shrink_optimizer"):
+    if name in ("shrink", "shrink_optimizer", "shrunk_share"):
         from bregjax import _flax_shrinking
 
         return getattr(_flax_shrinking, name)

@@ -4,13 +4,16 @@ The package loads it when a name of it is asked for, as it needs Flax.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from bregjax._leaves import without_variables
+from bregjax._shrinking._share import Currency, shrunk_share_params
 from bregjax._shrinking._shrink import Shrunk, shrink_tree
 from bregjax._shrinking._training import gather_state
 
@@ -60,17 +63,10 @@ def shrink(model: nnx.Module, *example: Any, round_to: int = 1, fold: bool = Tru
     See Also:
         `factorize`, for networks of low rank; `shrink_optimizer`, to train on.
     """
-    if not isinstance(model, nnx.Module):
-        raise TypeError(f"model must be a flax.nnx.Module, got {model!r}.")
-    model = nnx.clone(model)
-    model.eval()
-    graphdef, variables, other = nnx.split(model, _is_floating, ...)
-
-    def apply(variables: Any, *inputs: Any) -> Any:
-        return nnx.merge(graphdef, variables, other, copy=True)(*inputs)
+    model, variables, merge = _taken_apart(model)
 
     def smaller(variables: Any) -> nnx.Module:
-        small = nnx.merge(graphdef, variables, other, copy=True)
+        small = merge(variables)
         for (_, module), (_, before) in zip(
             nnx.iter_modules(small), nnx.iter_modules(model), strict=True
         ):
@@ -80,8 +76,66 @@ def shrink(model: nnx.Module, *example: Any, round_to: int = 1, fold: bool = Tru
     def run(variables: Any) -> Any:
         return smaller(variables)(*example)
 
-    found = shrink_tree(run, apply, variables, example, round_to, fold)
+    found = shrink_tree(run, _apply(merge), variables, example, round_to, fold)
     return found._replace(network=smaller(found.network))
+
+
+def shrunk_share(
+    model: nnx.Module, *example: Any, of: Currency = "parameters"
+) -> Callable[[Any], jax.Array]:
+    """Make the measure of how large a model would be after `shrink`, as a share of what it is.
+
+    It is `shrunk_share_params` for Flax NNX.
+
+    Args:
+      model: a module; of it the shapes count.
+      *example: inputs.
+      of: ``"parameters"``, ``"multiply_adds"`` or ``"bytes"``.
+
+    Returns:
+        A function from ``nnx.state(model, nnx.Param)``, or another tree with these names, to a
+        share in (0, 1]. Jittable.
+
+    Raises:
+        TypeError: if ``model`` is not an `nnx.Module`.
+        ValueError: if ``of`` is none of the three.
+
+    Example:
+        A quarter of the multiply-adds, exactly met by the number of neurons that is next below:
+
+        >>> import jax, jax.numpy as jnp, bregjax
+        >>> from flax import nnx
+        >>> rngs = nnx.Rngs(0)
+        >>> model = nnx.Sequential(
+        ...     nnx.Linear(8, 64, rngs=rngs), nnx.relu, nnx.Linear(64, 2, rngs=rngs)
+        ... )
+        >>> share = bregjax.shrunk_share(model, jnp.ones((1, 8)), of="multiply_adds")
+        >>> params = nnx.state(model, nnx.Param)
+        >>> hidden = bregjax.label_by_path({"layers/0/kernel": True}, default=False)
+        >>> neurons = bregjax.per_neuron()
+        >>> tx = bregjax.linbreg(0.1, neurons, 0.1, mask=hidden)
+        >>> landed = bregjax.land(
+        ...     tx, tx.init(params), params, density=0.25, groups=neurons, measure=share
+        ... )
+        >>> print(share(params), share(landed))
+        1.0 0.25
+    """
+    _, variables, merge = _taken_apart(model)
+    return shrunk_share_params(_apply(merge), variables, *example, of=of)
+
+
+def _taken_apart(model: nnx.Module) -> tuple[nnx.Module, Any, Callable[[Any], nnx.Module]]:
+    """A copy in evaluation mode, its floating variables, and the way back from such variables."""
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"model must be a flax.nnx.Module, got {model!r}.")
+    model = nnx.clone(model)
+    model.eval()
+    graphdef, variables, other = nnx.split(model, _is_floating, ...)
+    return model, variables, lambda changed: nnx.merge(graphdef, changed, other, copy=True)
+
+
+def _apply(merge: Callable[[Any], Any]) -> Callable[..., Any]:
+    return lambda variables, *inputs: merge(variables)(*inputs)
 
 
 def shrink_optimizer(optimizer: nnx.Optimizer, shrunk: Shrunk) -> nnx.Optimizer:

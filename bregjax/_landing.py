@@ -31,6 +31,7 @@ def land(
     count: int | None = None,
     groups: Regularizer | None = None,
     mask: Mask | None = None,
+    measure: Callable[[Any], jax.Array] | None = None,
     **extra_args: Any,
 ) -> Any:
     r"""Project the network to exactly the wanted number of weights, or of groups.
@@ -56,6 +57,9 @@ def land(
       count: their number, instead of ``density``.
       groups: what is counted, as in `live_groups`; by default entries. Give the regularizer's own.
       mask: which of the regularized leaves are counted, and landed; by default all with a dual.
+      measure: what ``density`` is of, in another currency than entries or groups: from parameters
+        to a number that grows with how many live, such as `shrunk_share`. As many stay as have it
+        at ``density`` at most.
       **extra_args: passed to the optimizer's ``update``, where it needs any.
 
     Returns:
@@ -79,6 +83,13 @@ def land(
         [[ True  True  True False]]
     """
     _check_goal(density, count, groups)
+    if measure is not None:
+        if density is None:
+            raise ValueError(f"measure needs density, got {density=}, {count=}.")
+        return _landed_below(
+            lambda count: _landed(optimizer, state, params, None, count, groups, mask, extra_args),
+            lambda landed: measure(landed) <= density,
+        )
     landed, wanted, kept = _landed(
         optimizer, state, params, density, count, groups, mask, extra_args
     )
@@ -90,12 +101,27 @@ def land(
     return landed
 
 
+def _landed_below(landed: Callable[[Any], tuple], fits: Callable[[Any], Any]) -> Any:
+    """The parameters with the most entries, or groups, that fit, found by halving their number."""
+
+    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        fitting, beyond = bounds
+        middle = fitting + (beyond - fitting) // 2
+        fine = fits(landed(middle)[0])
+        return jnp.where(fine, middle, fitting), jnp.where(fine, beyond, middle)
+
+    available = landed(2**32 - 1)[2]
+    bounds = jnp.uint32(0), available + jnp.uint32(1)
+    most, _ = lax.fori_loop(0, 32, halve, bounds)
+    return landed(most)[0]
+
+
 def _landed(
     optimizer: optax.GradientTransformation,
     state: Any,
     params: Any,
     density: float | None,
-    count: int | None,
+    count: int | jax.Array | None,
     groups: Regularizer | None,
     mask: Mask | None,
     extra_args: dict[str, Any],
@@ -127,7 +153,8 @@ def _landed(
     evidence = reader.evidence()
     scores = [jnp.max(x, axis=axes_of(x), initial=0) for x in (evidence[i] for i in chosen)]
     total = sum(x.size for x in scores)
-    goal = count or 0 if density is None else round(density * total)
+    goal = jnp.uint32(0 if count is None else count)
+    goal = goal if density is None else round(density * total)
     available = count_true(x > 0 for x in scores)
 
     # The entries of a group may share their evidence: then the largest weights stay.

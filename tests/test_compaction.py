@@ -166,6 +166,44 @@ def test_what_would_go_wrong_in_silence(params):
             bregjax.shrink_state(tx, tx.init(params), shrunk)
 
 
+def test_landing_and_steering_in_another_currency(params):
+    neurons = bregjax.per_neuron()
+    keys = jax.random.split(jax.random.key(5), 2)
+    for key, name in zip(keys, ("in", "middle"), strict=True):
+        shape = params[name]["kernel"].shape
+        params[name]["kernel"] = jax.random.normal(key, shape)
+    sizes = {"in": (6, 16), "middle": (16, 12), "out": (12, 2)}
+    adds = sum(n * m for n, m in sizes.values())
+    tx = bregjax.linbreg(0.01, neurons, 0.1, mask=HIDDEN)
+    state = tx.init(params)
+    for of in ("parameters", "multiply_adds", "bytes"):
+        share = bregjax.shrunk_share_params(apply, params, X[:1], of=of)
+
+        def land(params, state, share=share, **goal):
+            return bregjax.land(tx, state, params, groups=neurons, **goal)
+
+        landed = jax.jit(
+            lambda params, state, land=land, share=share: land(
+                params, state, density=0.3, measure=share
+            )
+        )(params, state)
+        a, b = (np.count_nonzero(landed[k]["kernel"].any(axis=0)) for k in ("in", "middle"))
+        left = {"multiply_adds": (6 * a + a * b + b * 2) / adds}
+        left["parameters"] = (6 * a + a * b + b * 2 + a + b + 2) / (adds + 30)
+        left["bytes"] = left["parameters"]
+        assert float(share(landed)) == pytest.approx(left[of], rel=1e-5)
+        assert left[of] <= 0.3 < float(share(land(params, state, count=a + b + 1)))
+
+    share = bregjax.shrunk_share_params(apply, params, X[:1], of="multiply_adds")
+    steered = bregjax.steer(bregjax.linbreg(0.01, neurons, 0.01, mask=HIDDEN), 0.3, measure=share)
+    after, _ = trained(steered, params, steered.init(params), 300)
+    assert float(share(after)) == pytest.approx(0.3, abs=0.06)
+    with pytest.raises(ValueError, match="measure needs density, got density=None, count=3"):
+        bregjax.land(tx, state, params, count=3, measure=share)
+    with pytest.raises(ValueError, match=r"of must be one of parameters, .* got of='flops'"):
+        bregjax.shrunk_share_params(apply, params, X[:1], of="flops")  # type: ignore[arg-type]
+
+
 class Network(nnx.Module):
     def __init__(self, rngs):
         self.conv = nnx.Conv(1, 8, (3, 3), rngs=rngs)

@@ -50,9 +50,21 @@ class Sum:
     output_units: list[np.ndarray]
     kept_axes: tuple[int, ...]
     """axes of the output that come from the weights"""
+    weights: int | None
+    """the parameter that is summed over, if one of the two arrays is one"""
     bias: int | None = None
     """the parameter that is added to the sum, or subtracted"""
     sign: float = 1.0
+
+
+@dataclasses.dataclass
+class Product:
+    """What a product or a convolution costs: as many multiply-adds as its loops have turns."""
+
+    units: list[np.ndarray]
+    """of the axes that it runs over, but for the places in a convolution kernel"""
+    places: int = 1
+    """in a convolution kernel"""
 
 
 _SAME_SHAPE = {"convert_element_type", "copy", "stop_gradient", "reduce_precision"}
@@ -92,6 +104,7 @@ class Dataflow:
         """whether a reshape flattened several axes of which units could go"""
         self.units = Units()
         self.sums: list[Sum] = []
+        self.products: list[Product] = []
         self.leaves = [self._parameter(index, x) for index, x in enumerate(leaves)]
         examples = [self._input(x) for x in inputs]
         constants = [self._constant(x) for x in program.consts]
@@ -492,6 +505,7 @@ class Dataflow:
             for part in found:
                 part.known[:] = False
         self.sums += found
+        self.products.append(Product([*units, *(part.units for part in found)]))
         return Value(result, known, units, sums=tuple(found))
 
     def rule_conv_general_dilated(self, eqn: Any, operands: list[Value], result: Any) -> Value:
@@ -521,6 +535,8 @@ class Dataflow:
             )
 
         known = _known_of_product(product, image, kernel)
+        sizes = [kernel.known.shape[a] for a in numbers.rhs_spec[2:]]
+        self.products.append(Product([*units, kernel.units[inputs]], math.prod(sizes)))
         if params["batch_group_count"] != 1:
             return self._opaque("a convolution with batch groups", operands, result)
         if groups != 1:
@@ -571,7 +587,8 @@ class Dataflow:
 
         units = operands[0].units[axes[0]]
         units = np.where(units == ANY, operands[1].units[axes[1]], units)
-        return Sum(units, share, nothing, steady, output_units, kept[data])
+        leaf = weights.leaf if weights.known.all() else None
+        return Sum(units, share, nothing, steady, output_units, kept[data], leaf)
 
 
 _LONGEST_LOOP = 64

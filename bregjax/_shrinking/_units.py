@@ -20,6 +20,11 @@ class Units:
         self._parents = np.concatenate([self._parents, fresh])
         return fresh
 
+    @property
+    def count(self) -> int:
+        """How many units there are, whichever are one."""
+        return len(self._parents)
+
     def roots(self, units: np.ndarray) -> np.ndarray:
         """For each unit the one that stands for its set."""
         known = np.where(units == ANY, 0, units)
