@@ -28,6 +28,8 @@ class _Network(NamedTuple):
     objective: Objective = classification
     mask: Callable[[Any], Any] | None = None
     """which weights become sparse; by default all"""
+    rate: float = 5e-3
+    """the largest learning rate of Adam on the dense network"""
 
 
 _NETWORKS = {
@@ -47,9 +49,10 @@ _NETWORKS = {
         "characters of Python's help, transformer of four layers",
         "python_help",
         16,
-        lambda rngs: Transformer(rngs=rngs),
+        lambda rngs: Transformer(width=128, rngs=rngs),
         next_token,
         bregjax.label_by_path({"*/kernel": True}, default=False),
+        2e-3,
     ),
 }
 
@@ -104,9 +107,10 @@ class FirstNetwork(Experiment):
         """Dense Adam, and ours at every density."""
         methods.check_shares("--sparsities", self.sparsities)
         densities = [round(1 - sparsity, 6) for sparsity in self.sparsities]
-        mask = _NETWORKS[self.network].mask
+        network = _NETWORKS[self.network]
+        mask = network.mask
         return [
-            methods.adam(Cosine(5e-3)),
+            methods.adam(Cosine(network.rate)),
             *(ToDensity(density, FirstStart(mask=mask), mask) for density in densities),
         ]
 
