@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import optax
 
-from bregjax._evidence import DualReader, leaves_with_dual
+from bregjax._evidence import DualReader, check_trained, leaves_with_dual
 from bregjax._leaves import leaf_name, without_variables
 from bregjax._mirror import MirrorState
 from bregjax._states import states_of
 from bregjax._steering import SteerState
+from bregjax._validation import check_array
 
 _NEAR = 0.5
 """the share of the evidence it needs from which a sleeping weight is near waking"""
@@ -49,8 +50,10 @@ def diagnose(
         The sentences; none where nothing was found. Not for use under `jax.jit`.
 
     Raises:
-        ValueError: if the optimizer keeps no dual of these parameters, or ``outputs`` has less than
-          two dimensions.
+        TypeError: if ``optimizer`` is not an `optax.GradientTransformation`, or ``params`` or
+          ``outputs`` are not arrays of numbers.
+        ValueError: if ``state`` is not of this optimizer and these parameters or has no dual, or
+          ``outputs`` has no example or less than two dimensions.
 
     Example:
         A strength that is far too large:
@@ -69,6 +72,7 @@ def diagnose(
         `sparsity_report`, the table of what lives.
     """
     state, params = without_variables((state, params))
+    check_trained(optimizer, state, params)
     has_dual = leaves_with_dual(state, params)
     if not any(has_dual):
         raise ValueError(
@@ -176,9 +180,10 @@ def _of_steering(steering: list[SteerState]) -> Iterator[str]:
 def _of_outputs(outputs: jax.Array | None) -> Iterator[str]:
     if outputs is None:
         return
-    if np.ndim(outputs) < 2:
+    check_array("outputs", outputs)
+    if np.ndim(outputs) < 2 or not np.size(outputs) or np.iscomplexobj(outputs):
         raise ValueError(
-            "outputs must have a dimension of examples and one of classes, got outputs of shape"
+            "outputs must be real, with dimensions of examples and of classes, got outputs of shape"
             f" {np.shape(outputs)}."
         )
     rows = np.asarray(outputs, np.float32).reshape(-1, np.shape(outputs)[-1])

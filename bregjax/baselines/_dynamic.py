@@ -12,7 +12,15 @@ from bregjax._leaves import Mask, marks_of
 from bregjax._live_weights import keep_live, keep_live_state, set_dead_to_zero, support_of
 from bregjax._numerics import value_at
 from bregjax._top_k import top_k_masks
-from bregjax._validation import check_range, check_transformation, check_whole, require_params
+from bregjax._validation import (
+    check_choice,
+    check_key,
+    check_range,
+    check_transformation,
+    check_whole,
+    known_number,
+    require_params,
+)
 from bregjax._when_due import when_due
 
 
@@ -100,10 +108,11 @@ def dynamic_sparsity(
     check_whole("every", every, at_least=1)
     check_whole("stop", stop, at_least=1)
     check_range("drop_fraction", drop_fraction, above=0, at_most=1, schedule=True)
-    if grow not in ("gradient", "random"):
-        raise ValueError(f'grow must be "gradient" or "random", got grow={grow!r}.')
+    check_choice("grow", grow, ("gradient", "random"))
     if (grow == "random") != (key is not None):
         raise ValueError(f'key must be given with grow="random" and only then, got key={key!r}.')
+    if key is not None:
+        check_key("key", key)
     check_transformation("inner", inner)
     inner = optax.with_extra_args_support(inner)
 
@@ -143,7 +152,7 @@ def dynamic_sparsity(
     ) -> tuple[Any, DynamicSparsityState]:
         require_params(params)
         due = (state.count > 0) & (state.count % every == 0) & (state.count < stop)
-        fraction = jnp.asarray(value_at(drop_fraction, state.count), jnp.float32)
+        fraction = jnp.asarray(value_at(drop_fraction, state.count), jnp.float32).reshape(())
         support = (state.masks, state.key)
         grads = updates if state.key is None else None
         masks, key = when_due(due, move_support, support, params, grads, fraction)
@@ -213,6 +222,7 @@ def rigl(
         ICML 2020.
     """
     check_whole("stop", stop, at_least=1)
+    drop_fraction = known_number("drop_fraction", drop_fraction)
     check_range("drop_fraction", drop_fraction, above=0, at_most=1)
     schedule = optax.cosine_decay_schedule(drop_fraction, stop)
     return dynamic_sparsity(inner, every=every, stop=stop, drop_fraction=schedule, mask=mask)
