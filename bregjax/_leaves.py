@@ -204,7 +204,7 @@ def label_by_path(rules: Mapping[str, Any], *, default: Any = None) -> Callable[
         for pattern in rules:
             if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
                 raise ValueError(
-                    f"the pattern {pattern!r} of rules matches none of the leaves {names}."
+                    f"rules: the pattern {pattern!r} matches none of the leaves {names}."
                 )
 
         def label(path: tuple, _: Any) -> Any:
@@ -214,7 +214,7 @@ def label_by_path(rules: Mapping[str, Any], *, default: Any = None) -> Callable[
                     return value
             if default is None:
                 raise ValueError(
-                    f"no pattern of rules={list(rules)} matches the leaf {name!r}; add one or a"
+                    f"no pattern of {list(rules)} matches the leaf {name!r}; add one to rules, or a"
                     " default."
                 )
             return default

@@ -167,7 +167,7 @@ def _on_plateau(
         require_params(params)
         if watch not in extra_args:
             raise ValueError(
-                f"update needs the loss that is watched, {watch=}, got"
+                f"update needs the loss that watch names, {watch}=…, got"
                 f" {', '.join(extra_args) or 'no extra arguments'}."
             )
         inner_state, passed_on = answer(state.inner_state, state.plateau.scale, extra_args)

@@ -16,7 +16,7 @@ _LARGEST_COUNT = 2**31 - 1
 
 def check_range(
     name: str,
-    value: object,
+    value: Any,
     *,
     above: float | None = None,
     at_least: float | None = None,
@@ -56,7 +56,7 @@ def check_range(
 
 
 def check_schedule(
-    name: str, value: Callable[[Any], Any], counts: Sequence[int] = (0,), **limits: float | None
+    name: str, value: Callable[[Any], Any], counts: Sequence[int] = (0,), **limits: Any
 ) -> None:
     """Raises `ValueError` where a schedule's value at one of the steps breaks `check_range`."""
     with jax.numpy_dtype_promotion("standard"):
@@ -146,7 +146,8 @@ def check_array(name: str, value: Any) -> None:
         fits = _has_numbers(value) or value.dtype == bool
     else:
         small = isinstance(value, int) and abs(value) <= _LARGEST_COUNT
-        fits = small or isinstance(value, (float, complex))
+        # A variable of Flax NNX is one by that method.
+        fits = small or isinstance(value, (float, complex)) or hasattr(value, "__jax_array__")
     if not fits:
         raise TypeError(f"{name} must be an array of numbers, got {name}={value!r}.")
 
@@ -200,7 +201,7 @@ def check_transformation(name: str, value: object) -> None:
         )
 
 
-def check_key(name: str, value: object, *, seed: bool = False) -> None:
+def check_key(name: str, value: Any, *, seed: bool = False) -> None:
     """Raises `ValueError` unless ``value`` is a PRNG key, or a seed where that is allowed."""
     if _is_array(value):
         new = jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key)

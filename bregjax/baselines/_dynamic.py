@@ -18,7 +18,6 @@ from bregjax._validation import (
     check_range,
     check_transformation,
     check_whole,
-    known_number,
     require_params,
 )
 from bregjax._when_due import when_due
@@ -222,7 +221,6 @@ def rigl(
         ICML 2020.
     """
     check_whole("stop", stop, at_least=1)
-    drop_fraction = known_number("drop_fraction", drop_fraction)
     check_range("drop_fraction", drop_fraction, above=0, at_most=1)
     schedule = optax.cosine_decay_schedule(drop_fraction, stop)
     return dynamic_sparsity(inner, every=every, stop=stop, drop_fraction=schedule, mask=mask)
