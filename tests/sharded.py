@@ -47,6 +47,17 @@ TRANSFORMATIONS = {
     "steer, exact, groups": bregjax.steer(linbreg(NEURONS), 0.3, exact=True),
     "landing": landing(bregjax.l1(), None),
     "landing, groups": landing(NEURONS, NEURONS),
+    "relax_on_plateau": bregjax.relax_on_plateau(
+        linbreg(bregjax.l1()), optax.contrib.reduce_on_plateau()
+    ),
+    "grow_rank_on_plateau": bregjax.grow_rank_on_plateau(
+        linbreg(bregjax.nuclear(method="gram")), 1, optax.contrib.reduce_on_plateau()
+    ),
+    "lasso": baselines.lasso(0.1, 0.5, momentum=0.5),
+    "rigl": baselines.rigl(optax.adam(0.1), every=2, stop=9),
+    "set_training": baselines.set_training(
+        optax.sgd(0.1, momentum=0.5), key=jax.random.key(0), every=2, stop=9
+    ),
     "magnitude_pruning": baselines.magnitude_pruning(optax.sgd(0.1), 0.3),
 }
 
@@ -78,7 +89,7 @@ def steps(tx: optax.GradientTransformation, params: Any, state: Any, gradient: A
     update = jax.jit(tx.update)
     with jax.numpy_dtype_promotion("standard"):  # Optax's Adam needs it
         for _ in range(count):
-            updates, state = update(gradient, state, params)
+            updates, state = update(gradient, state, params, value=1.0)
             params = optax.apply_updates(params, updates)
     return params, state
 
