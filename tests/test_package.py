@@ -82,7 +82,8 @@ LAYERS = [
     {"_mirror", "_report", "_plateau", "baselines"},
     {"_optimizers", "_support", "_evidence"},
     {"_steering", "_strength"},
-    {"_landing", "_to_density", "_diagnosis"},
+    {"_landing", "_to_density"},
+    {"_diagnosis"},
     {"__init__"},
 ]
 """Rooms of the package; each imports from those above it, and a folder from itself."""
