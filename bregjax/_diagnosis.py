@@ -4,14 +4,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bregjax._evidence import DualReader, leaves_with_dual
+from bregjax._evidence import DualReader, check_trained, leaves_with_dual
+from bregjax._landing import LandingState
 from bregjax._leaves import leaf_name, without_variables
 from bregjax._mirror import MirrorState
+from bregjax._plateau import PlateauState
+from bregjax._prox import ProxState
+from bregjax._regularizers._nuclear import NuclearState
 from bregjax._states import states_of
 from bregjax._steering import SteerState
+from bregjax._validation import check_array
 
 _NEAR = 0.5
 """the share of the evidence it needs from which a sleeping weight is near waking"""
@@ -19,6 +25,8 @@ _NEARLY_ALL = 0.95
 _GAP = 0.1
 """what steering may be off its target, as a share of that"""
 _FEW_STEPS = 100
+_ROUNDING = 1e-4
+"""what the parameters may be off the prox of their dual, as a share of their norm"""
 _EARLIEST_END = 0.4
 """of a ramp, as a share of the steps"""
 
@@ -32,11 +40,12 @@ def diagnose(
 ) -> list[str]:
     """Say in sentences what is wrong with a sparse training, and what helps.
 
-    It finds: numbers that are not finite; layers without a live weight; units that no gradient has
+    It finds: numbers that are not finite; parameters that are not what the dual says, as something
+    changes them behind the step; layers without a live weight; units that no gradient has
     reached; a strength at which nothing is near waking, or at which nearly everything is awake;
     steering that is off its target, or whose target fell too early; and, in the outputs, dead
-    networks and dead classes. Call it after some steps, and again at the end; it costs one update
-    of the optimizer.
+    networks and dead classes. Call it after some steps, and again at the end; it costs three
+    updates of the optimizer.
 
     Args:
       optimizer: what the network is trained with, as in `land`.
@@ -49,17 +58,20 @@ def diagnose(
         The sentences; none where nothing was found. Not for use under `jax.jit`.
 
     Raises:
-        ValueError: if the optimizer keeps no dual of these parameters, or ``outputs`` has less than
-          two dimensions.
+        TypeError: if ``optimizer`` is not an `optax.GradientTransformation`, or ``params`` or
+          ``outputs`` are not arrays of numbers.
+        ValueError: if ``state`` is not of this optimizer and these parameters or has no dual, or
+          ``outputs`` has no example or less than two dimensions.
 
     Example:
         A strength that is far too large:
 
-        >>> import jax.numpy as jnp, bregjax
+        >>> import jax.numpy as jnp, optax, bregjax
         >>> tx = bregjax.linbreg(0.1, bregjax.l1(), strength=1000.0)
         >>> params = {"kernel": jnp.zeros((2, 2)).at[0].set(1.0)}
         >>> state = tx.init(params)
         >>> updates, state = tx.update({"kernel": jnp.ones((2, 2))}, state, params)
+        >>> params = optax.apply_updates(params, updates)
         >>> for sentence in bregjax.diagnose(tx, state, params):
         ...     print(sentence)
         No sleeping weight is near waking: the first has 0.01 % of the evidence that it needs. Use a
@@ -69,6 +81,7 @@ def diagnose(
         `sparsity_report`, the table of what lives.
     """
     state, params = without_variables((state, params))
+    check_trained(optimizer, state, params)
     has_dual = leaves_with_dual(state, params)
     if not any(has_dual):
         raise ValueError(
@@ -99,11 +112,56 @@ def diagnose(
     except NotImplementedError:  # it is singular values that sleep
         evidence = None
     return [
+        *_of_what_comes_behind(optimizer, state, params, extra_args, names, duals),
         *_of_layers(weights, duals),
         *_of_strength(weights, evidence),
         *_of_steering(states_of(state, SteerState)),
         *_of_outputs(outputs),
     ]
+
+
+def _of_what_comes_behind(
+    optimizer: optax.GradientTransformation,
+    state: Any,
+    params: Any,
+    extra_args: dict[str, Any],
+    names: list[str],
+    duals: dict[str, np.ndarray],
+) -> Iterator[str]:
+    """Compares the parameters with what the dual said in the last step."""
+    landed = any(int(part.wanted) for part in states_of(state, LandingState))
+    if landed or states_of(state, PlateauState):  # tuned, or of a strength that is not known
+        return
+    kept = [part.regularizer_state for part in states_of(state, ProxState)]
+    if any(x is not None and not isinstance(x, NuclearState) for x in kept):
+        return  # may be drawn at random
+
+    # The strength was that of the last step: of a schedule its value then, of steering its factor.
+    def last(path: tuple, x: Any) -> Any:
+        name = getattr(path[-1], "name", None) if path else None
+        return jnp.maximum(x - 1, 0) if name == "count" else x
+
+    reader = DualReader(
+        optimizer, jax.tree_util.tree_map_with_path(last, state), params, extra_args
+    )
+    _, followed = reader.updates_at(jnp.ones([], jnp.float32))
+    steering = zip(states_of(state, SteerState), states_of(followed, SteerState), strict=True)
+    factors = {1.0} | {float(then.strength_scale / now.strength_scale) for then, now in steering}
+    moves = [jax.tree.leaves(reader.updates_at(jnp.float32(x))[0]) for x in factors]
+    changed = []
+    for name, x, *gaps in zip(names, jax.tree.leaves(params), *moves, strict=True):
+        if name in duals:
+            # The dual of a small weight may be large, and its rounding error with it.
+            share = max(_ROUNDING, 4 * float(jnp.finfo(x.dtype).eps))
+            rounding = 16 * np.finfo(duals[name].dtype).eps * _norm(duals[name])
+            if min(map(_norm, gaps)) > share * _norm(x) + rounding:
+                changed.append(name)
+    if changed:
+        yield (
+            f"{_some(changed)} is not what the dual says: something changes the weights behind the"
+            " step, and the next step undoes it. Chain it in front of the optimizer; after other"
+            " changes call tx.init again."
+        )
 
 
 def _of_layers(weights: dict[str, np.ndarray], duals: dict[str, np.ndarray]) -> Iterator[str]:
@@ -176,10 +234,11 @@ def _of_steering(steering: list[SteerState]) -> Iterator[str]:
 def _of_outputs(outputs: jax.Array | None) -> Iterator[str]:
     if outputs is None:
         return
-    if np.ndim(outputs) < 2:
+    check_array("outputs", outputs)
+    if np.ndim(outputs) < 2 or not np.size(outputs) or np.iscomplexobj(outputs):
         raise ValueError(
-            "outputs must have a dimension of examples and one of classes, got outputs of shape"
-            f" {np.shape(outputs)}."
+            "outputs must have examples in one dimension and classes in another and be real, got"
+            f" outputs of shape {np.shape(outputs)}."
         )
     rows = np.asarray(outputs, np.float32).reshape(-1, np.shape(outputs)[-1])
     constant = np.ptp(rows, axis=0) == 0
@@ -193,6 +252,10 @@ def _of_outputs(outputs: jax.Array | None) -> Iterator[str]:
             f"{int(constant.sum())} of {constant.size} outputs are the same for every example:"
             f" {classes}. Leave the last layer out by a mask, or give it a smaller strength."
         )
+
+
+def _norm(x: Any) -> float:
+    return float(np.linalg.norm(np.asarray(x, np.float64).ravel()))
 
 
 def _some(names: list[str]) -> str:

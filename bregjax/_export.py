@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bregjax._leaves import leaf_name
+from bregjax._validation import check_array
 
 _FORMAT = "bregjax"
 _VALUES, _MARKS = ".values", ".nonzero"
@@ -31,6 +32,7 @@ def save_sparse(path: str | os.PathLike, params: Any) -> int:
 
     Raises:
         ValueError: if two leaves have the same name.
+        TypeError: if ``path`` is no path, or a leaf no array of numbers.
         ModuleNotFoundError: if safetensors is not installed.
 
     Example:
@@ -44,12 +46,14 @@ def save_sparse(path: str | os.PathLike, params: Any) -> int:
     """
     from safetensors.flax import save
 
+    _check_path(path)
     arrays: dict[str, jax.Array] = {}
     metadata = {_FORMAT: "1"}
     for leaf_path, x in jax.tree.leaves_with_path(params):
         name = leaf_name(leaf_path)
         if name in arrays or name + _VALUES in arrays:
             raise ValueError(f"two leaves of params are called {name!r}.")
+        check_array(f"params{jax.tree_util.keystr(leaf_path)}", x)
         x = jnp.asarray(x)
         flat = np.asarray(x).reshape(-1)
         nonzero = flat != 0
@@ -82,6 +86,7 @@ def load_sparse(path: str | os.PathLike, like: Any = None) -> Any:
     Raises:
         ValueError: if the file is not one of `save_sparse`, or names or shapes differ from those of
           ``like``.
+        TypeError: if ``path`` is no path.
         ModuleNotFoundError: if safetensors is not installed.
 
     Example:
@@ -94,6 +99,7 @@ def load_sparse(path: str | os.PathLike, like: Any = None) -> Any:
     """
     from safetensors import safe_open
 
+    _check_path(path)
     found: dict[str, jax.Array] = {}
     with safe_open(path, framework="flax") as file:
         metadata = file.metadata() or {}
@@ -113,6 +119,12 @@ def load_sparse(path: str | os.PathLike, like: Any = None) -> Any:
             flat[marks.astype(bool)] = values
             found[name] = jnp.asarray(flat.reshape(shape))
     return found if like is None else _in_the_place_of(like, found)
+
+
+def _check_path(path: object) -> None:
+    """Raises `TypeError` for what `open` would take for the number of an open file."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be a string or a path, got path={path!r}.")
 
 
 def _in_the_place_of(like: Any, found: dict[str, jax.Array]) -> Any:

@@ -12,7 +12,7 @@ from flax import nnx
 
 from bregjax._numerics import widened
 from bregjax._regularizers._matrices import fold, rank_tolerance, svd
-from bregjax._validation import check_range, check_whole
+from bregjax._validation import check_choice, check_range, check_whole
 
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 
@@ -74,8 +74,7 @@ def factorize(
     """
     if not isinstance(model, nnx.Module):
         raise TypeError(f"model must be a flax.nnx.Module, got {model!r}.")
-    if conv not in ("channels", "separable"):
-        raise ValueError(f"conv must be 'channels' or 'separable', got {conv=!r}.")
+    check_choice("conv", conv, ("channels", "separable"))
     if tolerance is not None:
         check_range("tolerance", tolerance, at_least=0)
     if rank is not None:
@@ -113,7 +112,7 @@ def _factors(matrix: jax.Array, limits: _Limits) -> tuple[jax.Array, jax.Array] 
     matrix = widened(matrix)
     u, s, vt = svd(matrix)
     smallest = rank_tolerance(matrix, s) if limits.tolerance is None else limits.tolerance
-    rank = max(int(jnp.sum(s[: limits.rank] > smallest)), 1)
+    rank = max(int(jnp.sum(s[: limits.rank] > jnp.asarray(smallest, s.dtype))), 1)
     if rank * (rows + columns) >= rows * columns:
         return None
     roots = jnp.sqrt(s[:rank])

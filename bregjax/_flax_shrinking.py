@@ -151,6 +151,7 @@ def shrink_optimizer(optimizer: nnx.Optimizer, shrunk: Shrunk) -> nnx.Optimizer:
         An optimizer of ``shrunk.network``, with the gathered state and the same count of steps.
 
     Raises:
+        TypeError: if ``optimizer`` is not an `nnx.Optimizer` or ``shrunk`` not of a model.
         ValueError: as `shrink_state`.
 
     Example:
@@ -174,6 +175,10 @@ def shrink_optimizer(optimizer: nnx.Optimizer, shrunk: Shrunk) -> nnx.Optimizer:
     See Also:
         `unshrink`, the way back.
     """
+    if not isinstance(optimizer, nnx.Optimizer):
+        raise TypeError(f"optimizer must be a flax.nnx.Optimizer, got {optimizer=}.")
+    if not isinstance(shrunk, Shrunk) or not isinstance(shrunk.network, nnx.Module):
+        raise TypeError(f"shrunk must be what shrink returned, got {shrunk=}.")
     smaller = nnx.Optimizer(shrunk.network, optimizer.tx, wrt=optimizer.wrt)
     params = without_variables(nnx.state(shrunk.network, optimizer.wrt))
     state = without_variables(optimizer.opt_state)

@@ -12,7 +12,16 @@ from bregjax._leaves import Mask, kernels_of_biases, leaf_name, marks_of
 from bregjax._regularizers._base import Regularizer, check_regularizer
 from bregjax._regularizers._batched import Batched, batched
 from bregjax._regularizers._elementwise import l1
-from bregjax._validation import check_key, check_range, known_number
+from bregjax._validation import (
+    check_array,
+    check_flag,
+    check_floating,
+    check_function,
+    check_key,
+    check_range,
+    known_number,
+    raised_by,
+)
 
 
 def _thin_out(
@@ -69,7 +78,7 @@ def sparse_initializer(
 
     Raises:
         ValueError: if ``density`` is out of range or a traced value: it says how many survive.
-        TypeError: if ``groups`` is not a `Regularizer`.
+        TypeError: if ``groups`` is not a `Regularizer` or ``base`` not a function.
 
     Example:
         >>> import jax, bregjax
@@ -93,14 +102,18 @@ def sparse_initializer(
     check_range("density", density, above=0, at_most=1)
     groups = l1() if groups is None else groups
     check_regularizer(groups, "groups")
+    check_flag("rescale", rescale)
     dense = _he_normal if base is None else base
+    check_function("base", dense)
 
     def init(
         key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None
     ) -> jax.Array:
         kernel_key, mask_key = jax.random.split(key)
         placement = {} if out_sharding is None else {"out_sharding": out_sharding}
-        kernel = dense(kernel_key, shape, dtype, **placement)
+        with raised_by(f"base={dense!r}"):
+            kernel = dense(kernel_key, shape, dtype, **placement)
+        check_array("base(key, shape, dtype)", kernel)
         return _thin_out(mask_key, kernel, density, groups, rescale)
 
     return init
@@ -158,16 +171,20 @@ def sparsify(
     groups = l1() if groups is None else groups
     check_regularizer(groups, "groups")
     check_key("key", key)
+    check_flag("rescale", rescale)
     marks = marks_of(params, mask)
     keys = iter(jax.random.split(key, max(1, sum(jax.tree.leaves(marks)))))
 
-    layered = marks_of(params, (lambda _: False) if stacked is None else stacked)
+    layered = marks_of(params, (lambda _: False) if stacked is None else stacked, "stacked")
 
-    def one(x: jax.Array, marked: bool, several: bool) -> jax.Array:
+    def one(path: tuple, x: jax.Array, marked: bool, several: bool) -> jax.Array:
+        if not marked:
+            return x
+        check_array(f"params{jax.tree_util.keystr(path)}", x)
         mine = batched(groups) if several else groups
-        return _thin_out(next(keys), x, density, mine, rescale) if marked else x
+        return _thin_out(next(keys), jnp.asarray(x), density, mine, rescale)
 
-    return jax.tree.map(one, params, marks, layered)
+    return jax.tree_util.tree_map_with_path(one, params, marks, layered)
 
 
 def positive_biases(key: jax.Array, params: Any, *, scale: float = 1.0) -> Any:
@@ -205,8 +222,14 @@ def positive_biases(key: jax.Array, params: Any, *, scale: float = 1.0) -> Any:
     paths, treedef = jax.tree.flatten_with_path(params)
     leaves = {leaf_name(path): x for path, x in paths}
     kernels = kernels_of_biases(leaves)
-    for index, (name, x) in enumerate(leaves.items()):
-        if name in kernels and x.size:
+    for index, (path, x) in enumerate(paths):
+        name = leaf_name(path)
+        if name not in kernels:
+            continue
+        check_array(f"params{jax.tree_util.keystr(path)}", x)
+        check_floating(path, x)
+        x = jnp.asarray(x)
+        if x.size:
             kernel = kernels[name]
             fan_in = x.size if kernel is None else leaves[kernel].size // x.size
             bound = jnp.asarray(scale / math.sqrt(max(1, fan_in)), x.dtype)

@@ -9,7 +9,7 @@ import optax
 from jax import lax
 from jax.core import Tracer
 
-from bregjax._evidence import DualReader, leaves_with_dual
+from bregjax._evidence import DualReader, check_trained, leaves_with_dual
 from bregjax._leaves import Mask, marks_of, without_variables
 from bregjax._measures import live_groups
 from bregjax._numerics import add_updates, wide_dtype, widened
@@ -18,7 +18,15 @@ from bregjax._regularizers._elementwise import l1
 from bregjax._regularizers._norms import group_norms
 from bregjax._support import freeze_support
 from bregjax._top_k import count_true, top_k_masks
-from bregjax._validation import check_range, check_transformation, check_whole, require_params
+from bregjax._validation import (
+    check_function,
+    check_range,
+    check_transformation,
+    check_whole,
+    known_number,
+    raised_by,
+    require_params,
+)
 from bregjax._when_due import when_due
 
 
@@ -67,7 +75,8 @@ def land(
 
     Raises:
         ValueError: if not exactly one of ``density`` and ``count`` is given or it is out of range,
-          if the optimizer keeps no dual, or if fewer entries than asked for have any evidence;
+          if ``state`` is not of this optimizer and these parameters, if it has no dual, or if
+          fewer entries than asked for have any evidence;
           under `jax.jit`, where that cannot be known, all of those stay.
 
     Example:
@@ -83,12 +92,19 @@ def land(
         [[ True  True  True False]]
     """
     _check_goal(density, count, groups)
+    check_trained(optimizer, *without_variables((state, params)))
     if measure is not None:
+        check_function("measure", measure)
         if density is None:
             raise ValueError(f"measure needs density, got {density=}, {count=}.")
+
+        def fits(landed: Any) -> Any:
+            with raised_by(f"{measure=}"):
+                return measure(landed) <= density
+
         return _landed_below(
             lambda count: _landed(optimizer, state, params, None, count, groups, mask, extra_args),
-            lambda landed: measure(landed) <= density,
+            fits,
         )
     landed, wanted, kept = _landed(
         optimizer, state, params, density, count, groups, mask, extra_args
@@ -153,6 +169,7 @@ def _landed(
     evidence = reader.evidence()
     scores = [jnp.max(x, axis=axes_of(x), initial=0) for x in (evidence[i] for i in chosen)]
     total = sum(x.size for x in scores)
+    density = known_number("density", density)
     goal = jnp.uint32(0 if count is None else count)
     goal = goal if density is None else round(density * total)
     available = count_true(x > 0 for x in scores)

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from bregjax._validation import check_array, raised_by
+
 Mask = Any
 """A tree of booleans shaped like the parameters or a prefix of that, or a function that makes one
 of them."""
@@ -33,6 +35,8 @@ def leaf_name(path: tuple) -> str:
         >>> jax.tree_util.tree_map_with_path(lambda path, x: bregjax.leaf_name(path), params)
         {'dense': {'kernel': 'dense/kernel'}}
     """
+    if not isinstance(path, tuple):
+        raise TypeError(f"path must be a key path, a tuple of keys, got path={path!r}.")
     if path and isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value":
         path = path[:-1]
     return jax.tree_util.keystr(path, simple=True, separator="/")
@@ -182,6 +186,7 @@ def label_by_path(rules: Mapping[str, Any], *, default: Any = None) -> Callable[
         Linen parameters, any pytree) to a tree of labels.
 
     Raises:
+        TypeError: if ``rules`` is not a mapping from strings.
         ValueError: when applied, if a pattern matches no leaf, or a leaf no pattern and there is
           no default.
 
@@ -191,12 +196,16 @@ def label_by_path(rules: Mapping[str, Any], *, default: Any = None) -> Callable[
         >>> labels({"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}})
         {'dense': {'bias': 'plain', 'kernel': 'sparse'}}
     """
+    if not isinstance(rules, Mapping) or not all(isinstance(x, str) for x in rules):
+        raise TypeError(f"rules must be a mapping from patterns to labels, got rules={rules!r}.")
 
     def label_tree(params: Any) -> Any:
         names = [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
         for pattern in rules:
             if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-                raise ValueError(f"the pattern {pattern!r} matches none of the leaves {names}.")
+                raise ValueError(
+                    f"rules: the pattern {pattern!r} matches none of the leaves {names}."
+                )
 
         def label(path: tuple, _: Any) -> Any:
             name = leaf_name(path)
@@ -205,7 +214,8 @@ def label_by_path(rules: Mapping[str, Any], *, default: Any = None) -> Callable[
                     return value
             if default is None:
                 raise ValueError(
-                    f"no pattern of {list(rules)} matches the leaf {name!r}; add one or a default."
+                    f"no pattern of {list(rules)} matches the leaf {name!r}; add one to rules, or a"
+                    " default."
                 )
             return default
 
@@ -214,27 +224,28 @@ def label_by_path(rules: Mapping[str, Any], *, default: Any = None) -> Callable[
     return label_tree
 
 
-def marks_of(params: Any, mask: Mask | None = None) -> Any:
-    """The tree of booleans, shaped like ``params``, that ``mask`` stands for.
+def marks_of(params: Any, mask: Mask | None = None, name: str = "mask") -> Any:
+    """The tree of booleans, shaped like ``params``, that the mask called ``name`` stands for.
 
     By default that of `weight_mask`. Raises `ValueError` unless the mask is made of booleans and
     has the structure of ``params`` or a prefix of it.
     """
     mask = weight_mask if mask is None else mask
-    marks = mask(params) if callable(mask) else mask
+    with raised_by(f"{name}={mask!r}"):
+        marks = mask(params) if callable(mask) else mask
     for path, mark in jax.tree_util.tree_leaves_with_path(marks):
         if not _is_boolean(mark):
             raise ValueError(
-                "mask must be a tree of booleans or a function of the parameters that makes one,"
-                f" got mask{jax.tree_util.keystr(path)}={mark!r}."
+                f"{name} must be a tree of booleans or a function of the parameters that makes one,"
+                f" got {name}{jax.tree_util.keystr(path)}={mark!r}."
             )
     try:
         return jax.tree.broadcast(jax.tree.map(bool, marks), params)
     except ValueError:
         expected, received = jax.tree.structure(params), jax.tree.structure(marks)
         raise ValueError(
-            "mask must have the structure of params, or a prefix of it.\n"
-            f"params: {expected}\nmask:   {received}\n"
+            f"{name} must have the structure of params, or a prefix of it.\n"
+            f"params: {expected}\n{name}: {received}\n"
             "Under Flax NNX pass a function, which works for variables and for arrays."
         ) from None
 
@@ -251,15 +262,37 @@ def stacked_leaves(params: Any, stacked: Mask | None) -> set[str]:
     """The names of the leaves that hold several layers, which no mask marks by default."""
     if stacked is None:
         return set()
-    return {leaf_name(path) for path, _ in selected_leaves(params, stacked)}
+    return {leaf_name(path) for path, _ in selected_leaves(params, stacked, "stacked")}
 
 
-def selected_leaves(params: Any, mask: Mask | None = None) -> list[tuple[tuple, jax.Array]]:
-    """The (path, array) pairs that ``mask`` marks; by default those of `weight_mask`."""
-    marks = jax.tree.leaves(marks_of(params, mask))
+def selected_matrices(
+    params: Any, mask: Mask | None, several: Collection[str]
+) -> list[tuple[tuple, jax.Array]]:
+    """Those of `selected_leaves` that have entries; those of ``several`` have an axis of layers.
+
+    Raises `ValueError` where a layer has fewer than two dimensions.
+    """
+    chosen = [(path, x) for path, x in selected_leaves(params, mask) if x.size]
+    named = [(leaf_name(path), x) for path, x in chosen]
+    flat = [name or "a vector" for name, x in named if x.ndim - (name in several) < 2]
+    if flat:
+        raise ValueError(
+            f"mask marks {', '.join(flat)}: ranks and rows are those of arrays of two or more"
+            " dimensions, of three where stacked marks them."
+        )
+    return chosen
+
+
+def selected_leaves(
+    params: Any, mask: Mask | None = None, name: str = "mask"
+) -> list[tuple[tuple, jax.Array]]:
+    """The (path, array) pairs that ``mask`` marks; by default those of `weight_mask`.
+
+    Raises `TypeError` unless those are arrays of numbers.
+    """
+    marks = jax.tree.leaves(marks_of(params, mask, name))
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [
-        (path, x if hasattr(x, "shape") else jnp.asarray(x))
-        for (path, x), marked in zip(leaves, marks, strict=True)
-        if marked
-    ]
+    chosen = [leaf for leaf, marked in zip(leaves, marks, strict=True) if marked]
+    for path, x in chosen:
+        check_array(f"params{jax.tree_util.keystr(path)}", x)
+    return [(path, x if hasattr(x, "shape") else jnp.asarray(x)) for path, x in chosen]

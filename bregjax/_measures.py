@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from bregjax._leaves import Mask, leaf_name, selected_leaves, stacked_leaves
+from bregjax._leaves import Mask, leaf_name, selected_leaves, selected_matrices, stacked_leaves
 from bregjax._numerics import widened
 from bregjax._regularizers._base import Regularizer, check_regularizer
 from bregjax._regularizers._matrices import fold, rank_tolerance, singular_values
 from bregjax._top_k import count_true
-from bregjax._validation import check_range
+from bregjax._validation import check_array, check_numbers, check_range
 
 
 def live_groups(x: jax.Array, groups: Regularizer) -> jax.Array:
@@ -35,6 +35,7 @@ def live_groups(x: jax.Array, groups: Regularizer) -> jax.Array:
         [ True False  True]
     """
     check_regularizer(groups, "groups")
+    check_array("x", x)
     x = jnp.asarray(x)
     return jnp.any(x != 0, axis=groups.group_axes(x.ndim))
 
@@ -101,12 +102,16 @@ def effective_rank(x: jax.Array, tolerance: ArrayLike | None = None) -> jax.Arra
         >>> print(bregjax.effective_rank(jnp.outer(jnp.arange(4.0), jnp.ones(3))))
         1
     """
-    x = jnp.asarray(x)
+    check_array("x", x)
+    if jnp.ndim(x) < 2:
+        raise ValueError(f"x must have two or more dimensions, got shape {jnp.shape(x)}.")
     matrix, _ = fold(widened(x))
     s = singular_values(matrix)
     if tolerance is None:
         tolerance = rank_tolerance(matrix, s)
-    return jnp.sum(s > tolerance, dtype=jnp.int32)
+    else:
+        check_range("tolerance", tolerance, at_least=0)
+    return jnp.sum(s > jnp.asarray(tolerance, s.dtype), dtype=jnp.int32)
 
 
 def relative_rank(
@@ -131,7 +136,7 @@ def relative_rank(
         a scalar in [0, 1], float32; jittable.
 
     Raises:
-        ValueError: if ``mask`` marks no entry or does not fit.
+        ValueError: if ``mask`` marks no entry, marks a vector or does not fit.
 
     Example:
         >>> import jax.numpy as jnp, bregjax
@@ -140,7 +145,7 @@ def relative_rank(
     """
     several = stacked_leaves(params, stacked)
     ranks, largest = jnp.int32(0), 0
-    for path, x in selected_leaves(params, mask):
+    for path, x in selected_matrices(params, mask, several):
         layers = x if leaf_name(path) in several else x[None]
         if layers.size:
             ranks += jnp.sum(jax.vmap(lambda matrix: effective_rank(matrix, tolerance))(layers))
@@ -175,9 +180,10 @@ def regularizer_value(
         1.5
     """
     check_regularizer(regularizer)
+    check_range("strength", strength, at_least=0)
     leaves = [widened(x) for _, x in selected_leaves(params, mask)]
     total = sum((regularizer.value(x) for x in leaves), start=jnp.zeros(()))
-    return jnp.asarray(strength) * total
+    return jnp.asarray(strength, total.dtype) * total
 
 
 def sparsest_within(scores: Sequence[float], densities: Sequence[float], tolerance: float) -> int:
@@ -202,6 +208,8 @@ def sparsest_within(scores: Sequence[float], densities: Sequence[float], toleran
         0
     """
     check_range("tolerance", tolerance, at_least=0)
+    check_numbers("scores", scores)
+    check_numbers("densities", densities)
     if len(scores) != len(densities):
         raise ValueError(
             "scores and densities need an entry for each run, got"

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from bregjax._numerics import value_at, widened
 from bregjax._prox import prox_of_points, updates_to
 from bregjax._regularizers._base import Regularizer, check_regularizer, has_state
-from bregjax._validation import check_floating, check_range, check_updates
+from bregjax._validation import check_flag, check_floating, check_range, check_updates
 
 
 class MirrorState(NamedTuple):
@@ -41,6 +41,7 @@ def points_of_dual(
     check_regularizer(regularizer)
     check_range("strength", strength, at_least=0, schedule=True)
     check_range("delta", delta, above=0)
+    check_flag("keep_weights", keep_weights)
     if keep_weights and has_state(regularizer):
         raise ValueError(
             f"keep_weights needs a regularizer without a state, got regularizer={regularizer!r}."

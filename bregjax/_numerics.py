@@ -43,6 +43,15 @@ def add_updates(params: Any, updates: Any) -> Any:
     return jax.tree.map(lambda x, u: (x.astype(u.dtype) + u).astype(x.dtype), params, updates)
 
 
+def key_from(data: jax.Array, like: jax.Array) -> jax.Array:
+    """The PRNG key that such data are, of the kind of the key ``like``.
+
+    States have the data, as serialization does not know typed keys.
+    """
+    typed = jnp.issubdtype(like.dtype, jax.dtypes.prng_key)
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(like) if typed else None)
+
+
 def value_at(value: optax.ScalarOrSchedule, count: Any) -> ArrayLike:
     """A schedule's value at step ``count``; anything else as it is."""
     return value(count) if callable(value) else value

@@ -8,7 +8,7 @@ from bregjax._leaves import Mask, marks_of
 from bregjax._mirror import bregman_step
 from bregjax._prox import prox_step
 from bregjax._regularizers._base import Regularizer
-from bregjax._validation import check_range
+from bregjax._validation import check_flag, check_range, real
 
 
 def _gradient_step(
@@ -16,6 +16,7 @@ def _gradient_step(
 ) -> optax.GradientTransformationExtraArgs:
     """−τ·g, or its running average: the rate is inside the average, as in the paper."""
     check_range("learning_rate", learning_rate, at_least=0, schedule=True)
+    check_flag("nesterov", nesterov)
     step = optax.scale_by_learning_rate(learning_rate)
     if momentum is None:
         if nesterov:
@@ -203,9 +204,9 @@ def adabreg(
     check_range("eps", eps, at_least=0)
     check_range("weight_decay", weight_decay, at_least=0)
     decayed = isinstance(weight_decay, jax.Array) or weight_decay > 0
-    decay = optax.add_decayed_weights(weight_decay) if decayed else optax.identity()
+    decay = optax.add_decayed_weights(real(weight_decay)) if decayed else optax.identity()
     return optax.chain(
-        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        optax.scale_by_adam(b1=b1, b2=b2, eps=real(eps)),
         _on_weights(decay, mask),
         optax.scale_by_learning_rate(learning_rate),
         _on_weights(bregman_step(regularizer, strength, delta, keep_weights=keep_weights), mask),

@@ -145,6 +145,8 @@ def _on_plateau(
     answer: Callable[[Any, jax.Array, dict], tuple[Any, dict]],
 ) -> optax.GradientTransformationExtraArgs:
     """Follows the loss, and lets ``answer`` change the inner state and the extra arguments."""
+    if not isinstance(watch, str):
+        raise TypeError(f"watch must be the name of an extra argument, got watch={watch!r}.")
     check_transformation("inner", inner)
     inner = optax.with_extra_args_support(inner)
     if not isinstance(plateau, optax.GradientTransformation):
@@ -165,7 +167,7 @@ def _on_plateau(
         require_params(params)
         if watch not in extra_args:
             raise ValueError(
-                f"update needs the loss that is watched, {watch}=…, got"
+                f"update needs the loss that watch names, {watch}=…, got"
                 f" {', '.join(extra_args) or 'no extra arguments'}."
             )
         inner_state, passed_on = answer(state.inner_state, state.plateau.scale, extra_args)

@@ -16,11 +16,12 @@ from bregjax._leaves import (
     kernels_of_biases,
     layouts_of,
     leaf_name,
-    selected_leaves,
+    selected_matrices,
     stacked_leaves,
 )
 from bregjax._measures import effective_rank
 from bregjax._regularizers._matrices import fold
+from bregjax._validation import check_flag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,16 +165,12 @@ def sparsity_report(
         all weights                    1/6   16.67%
     """
     tree = _parameters_of(params)
-    shown = [(path, leaf) for path, leaf in selected_leaves(tree, mask) if leaf.size]
-    flat = [leaf_name(path) or "a vector" for path, leaf in shown if leaf.ndim < 2]
-    if flat:
-        raise ValueError(
-            f"mask marks {', '.join(flat)}: the report shows arrays of two or more dimensions."
-        )
+    check_flag("ranks", ranks)
+    several = stacked_leaves(tree, stacked)
+    shown = selected_matrices(tree, mask, several)
     if not shown:
         raise ValueError("mask marks no entry of params: there is nothing to report on.")
     leaves = {leaf_name(path): x for path, x in jax.tree.leaves_with_path(tree)}
-    several = stacked_leaves(tree, stacked)
     layouts = layouts_of(leaves, several)
     biases = {kernel: leaves[bias] for bias, kernel in kernels_of_biases(leaves).items() if kernel}
     layers = []

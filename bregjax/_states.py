@@ -17,6 +17,9 @@ def states_of(opt_state: Any, kind: type[StateT]) -> list[StateT]:
     Returns:
         The states, in the order of the tree; a state inside another one of ``kind`` is left out.
 
+    Raises:
+        TypeError: if ``kind`` is not a type.
+
     Example:
         >>> import jax.numpy as jnp, bregjax
         >>> tx = bregjax.steer(bregjax.linbreg(0.1, bregjax.l1(), 1.0), target=0.1)
@@ -28,5 +31,7 @@ def states_of(opt_state: Any, kind: type[StateT]) -> list[StateT]:
     See Also:
         `optax.tree.get` finds a single field by its name: ``optax.tree.get(opt_state, "dual")``.
     """
+    if not isinstance(kind, type):
+        raise TypeError(f"kind must be a type such as bregjax.MirrorState, got kind={kind!r}.")
     nodes = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kind))
     return [node for node in nodes if isinstance(node, kind)]

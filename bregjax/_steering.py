@@ -14,7 +14,17 @@ from bregjax._numerics import value_at
 from bregjax._prox import ProxState, scaled_by
 from bregjax._states import states_of
 from bregjax._top_k import count_entries
-from bregjax._validation import check_range, check_transformation, check_whole, require_params
+from bregjax._validation import (
+    check_flag,
+    check_function,
+    check_range,
+    check_schedule,
+    check_transformation,
+    check_whole,
+    raised_by,
+    real,
+    require_params,
+)
 
 _LARGEST_SCALE = 1e15  # an unreachable target must not lead to where there is no way back
 
@@ -103,6 +113,7 @@ def adaptive_rule(
     check_range("rate", rate, above=0)
     check_range("shrink", shrink, above=0, at_most=1)
     check_range("minimum_rate", minimum_rate, at_least=0)
+    least = real(minimum_rate)
 
     def init() -> AdaptiveState:
         return AdaptiveState(jnp.asarray(rate, jnp.float32), jnp.zeros([], jnp.float32))
@@ -111,7 +122,7 @@ def adaptive_rule(
         scale: jax.Array, gap: jax.Array, state: AdaptiveState
     ) -> tuple[jax.Array, AdaptiveState]:
         sign = jnp.sign(gap)
-        slower = jnp.maximum(shrink * state.rate, jnp.minimum(minimum_rate, state.rate))
+        slower = jnp.maximum(shrink * state.rate, jnp.minimum(least, state.rate))
         new_rate = jnp.where(sign * state.sign < 0, slower, state.rate)
         factor = 1 + new_rate * jnp.abs(gap)
         scale = jnp.where(gap > 0, scale * factor, scale / factor)
@@ -163,6 +174,7 @@ def discrepancy_rule(
     check_range("increment", increment, above=0)
     check_whole("warmup", warmup)
     check_whole("cooldown", cooldown)
+    step = real(increment)
 
     def init() -> DiscrepancyState:
         return DiscrepancyState(jnp.asarray(warmup, jnp.int32))
@@ -171,7 +183,7 @@ def discrepancy_rule(
         scale: jax.Array, gap: jax.Array, state: DiscrepancyState
     ) -> tuple[jax.Array, DiscrepancyState]:
         due = state.wait <= 0
-        changed = jnp.where(gap > 0, scale + increment, jnp.maximum(scale - increment, 0))
+        changed = jnp.where(gap > 0, scale + step, jnp.maximum(scale - step, 0))
         wait = jnp.where(due, cooldown, state.wait - 1).astype(jnp.int32)
         return jnp.where(due, changed, scale), DiscrepancyState(wait)
 
@@ -248,11 +260,11 @@ def steer(
         `land`, which makes the number of weights exact afterwards.
     """
     check_range("target", target, at_least=0, at_most=1, schedule=True)
-    if callable(target):  # what is known of a schedule: its beginning and its end
-        with jax.numpy_dtype_promotion("standard"):
-            for count in (0, 2**31 - 1):
-                check_range("target", target(jnp.int32(count)), at_least=0, at_most=1)
+    if callable(target):
+        check_schedule("target", target, (2**31 - 1,), at_least=0, at_most=1)
     check_whole("every", every, at_least=1)
+    check_function("measure", measure)
+    check_flag("exact", exact)
     if exact and (rule is not None or measure is not density):
         raise ValueError(f"exact=True needs neither measure nor rule, got {measure=}, {rule=}.")
     check_transformation("inner", inner)
@@ -283,7 +295,8 @@ def steer(
     def follow_the_gap(
         updates: Any, state: SteerState, params: Any, aim: jax.Array, extra_args: dict[str, Any]
     ) -> tuple[Any, SteerState]:
-        measured = jnp.asarray(measure(params), jnp.float32) - aim
+        with raised_by(f"{measure=}"):
+            measured = jnp.asarray(measure(params), jnp.float32).reshape(()) - aim
         answer = measured, *rule.update(state.strength_scale, measured, state.rule_state)
         # A select, as a branch would make a GPU wait for the host.
         due = state.count % every == 0

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import optax
 
 from bregjax._evidence import DualReader, factor_with_count, leaves_with_dual
-from bregjax._validation import check_range, check_transformation, check_whole
+from bregjax._validation import (
+    check_arrays,
+    check_range,
+    check_transformation,
+    check_whole,
+    known_number,
+    raised_by,
+)
 
 
 def waking_strength(
@@ -58,12 +65,18 @@ def waking_strength(
     """
     check_transformation("optimizer", optimizer)
     check_whole("steps", steps, at_least=1)
+    density = known_number("density", density)
     check_range("density", density, above=0, at_most=1)
+    check_arrays("gradients", gradients)
     asleep = jax.tree.map(jnp.zeros_like, gradients)
-    state = optimizer.init(asleep)
+    with raised_by("gradients, of whose shapes and dtypes the parameters are"):
+        state = optimizer.init(asleep)
     has_dual = leaves_with_dual(state, asleep)
     if not any(has_dual):
-        raise ValueError(f"optimizer has no mirror_step, such as linbreg has; got {optimizer!r}.")
+        raise ValueError(
+            f"optimizer has no mirror_step, such as linbreg has, for any of gradients; got"
+            f" {optimizer=}."
+        )
     update = optax.with_extra_args_support(optimizer).update
 
     def step(_: int, state: Any) -> Any:

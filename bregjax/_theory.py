@@ -14,11 +14,17 @@ from jax.typing import ArrayLike
 from bregjax._leaves import without_variables
 from bregjax._numerics import widened
 from bregjax._regularizers._base import Regularizer, check_regularizer
-from bregjax._validation import check_range
+from bregjax._validation import check_arrays, check_range, check_same_shapes
 
 
-def _wide(tree: Any) -> Any:
-    return jax.tree.map(widened, without_variables(tree))
+def _wide(**trees: Any) -> tuple[Any, ...]:
+    """The trees, each by its name, in their wide dtypes; they must be shaped alike."""
+    trees = {name: without_variables(tree) for name, tree in trees.items()}
+    (first, expected), *_ = trees.items()
+    for name, tree in trees.items():
+        check_arrays(name, tree)
+        check_same_shapes(name, tree, first, expected)
+    return tuple(jax.tree.map(widened, tree) for tree in trees.values())
 
 
 def _check(regularizer: Regularizer, strength: ArrayLike, delta: ArrayLike) -> None:
@@ -64,10 +70,12 @@ def elastic_net(
         <https://arxiv.org/abs/2105.04319>`_, JMLR 23, 2022.
     """
     _check(regularizer, strength, delta)
-    params = _wide(params)
+    (params,) = _wide(params=params)
     values = [regularizer.value(x) for x in jax.tree.leaves(params)]
-    quadratic = _inner(params, params) / (2 * delta)
-    return jnp.asarray(strength * jnp.asarray(sum(values, start=0.0)) + quadratic)
+    value, square = jnp.asarray(sum(values, start=0.0)), _inner(params, params)
+    return jnp.asarray(strength, value.dtype) * value + square / (
+        2 * jnp.asarray(delta, square.dtype)
+    )
 
 
 def elastic_net_conjugate_grad(
@@ -95,8 +103,11 @@ def elastic_net_conjugate_grad(
     """
     _check(regularizer, strength, delta)
 
+    (dual,) = _wide(dual=dual)
+
     def params_of(v: jax.Array) -> jax.Array:
-        return regularizer.prox(widened(v) * delta, delta * strength)
+        step, weight = (jnp.asarray(x, v.dtype) for x in (delta, strength))
+        return regularizer.prox(v * step, step * weight)
 
     return jax.tree.map(params_of, dual)
 
@@ -135,7 +146,9 @@ def bregman_distance(
         Bungert, Roith, Tenbrinck, Burger, `A Bregman Learning Framework for Sparse Neural Networks
         <https://arxiv.org/abs/2105.04319>`_, JMLR 23, 2022.
     """
-    params, base_params, base_dual = _wide((params, base_params, base_dual))
+    params, base_params, base_dual = _wide(
+        params=params, base_params=base_params, base_dual=base_dual
+    )
     gap = elastic_net(params, regularizer, strength, delta) - elastic_net(
         base_params, regularizer, strength, delta
     )
@@ -172,5 +185,7 @@ def symmetric_bregman_distance(params: Any, dual: Any, other_params: Any, other_
         Bungert, Roith, Tenbrinck, Burger, `A Bregman Learning Framework for Sparse Neural Networks
         <https://arxiv.org/abs/2105.04319>`_, JMLR 23, 2022, the theorem on the decay of the loss.
     """
-    params, dual, other_params, other_dual = _wide((params, dual, other_params, other_dual))
+    params, dual, other_params, other_dual = _wide(
+        params=params, dual=dual, other_params=other_params, other_dual=other_dual
+    )
     return _inner(_minus(dual, other_dual), _minus(params, other_params))

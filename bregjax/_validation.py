@@ -1,7 +1,9 @@
 """Checks of arguments that a user passes: each error names the argument and its value."""
 
+import contextlib
 import math
 import numbers
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +16,7 @@ _LARGEST_COUNT = 2**31 - 1
 
 def check_range(
     name: str,
-    value: object,
+    value: Any,
     *,
     above: float | None = None,
     at_least: float | None = None,
@@ -24,17 +26,18 @@ def check_range(
 ) -> None:
     """Raises `ValueError` where a number is not finite or lies outside its range.
 
-    Traced values, arrays of several numbers and schedules, where they are allowed, pass: their
-    values are not known yet.
+    Traced values pass: they are not known yet. Of a schedule, where one is allowed, the value at
+    step 0 is checked.
     """
-    if isinstance(value, Tracer) or (schedule and callable(value)):
+    if schedule and callable(value) and not isinstance(value, type):
+        check_schedule(name, value, above=above, at_least=at_least, below=below, at_most=at_most)
         return
-    if isinstance(value, (jax.Array, np.ndarray)):
-        if value.size != 1:
-            return
+    if isinstance(value, Tracer):
+        return
+    if _is_array(value) and value.size == 1 and _has_numbers(value):
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        kinds = "a number, an array or a schedule" if schedule else "a number or an array"
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        kinds = "a number or an array of one" + (", or a schedule" if schedule else "")
         raise ValueError(f"{name} must be {kinds}, got {name}={value!r}.")
     try:
         number = float(value)
@@ -52,13 +55,70 @@ def check_range(
             raise ValueError(f"{name} must be {rule}, got {name}={value!r}.")
 
 
+def check_schedule(
+    name: str, value: Callable[[Any], Any], counts: Sequence[int] = (0,), **limits: Any
+) -> None:
+    """Raises `ValueError` where a schedule's value at one of the steps breaks `check_range`."""
+    with jax.numpy_dtype_promotion("standard"):
+        for count in counts:
+            with raised_by(f"{name}={value!r}"):
+                at_count = value(jax.numpy.int32(count))
+            check_range(f"{name}({count})", at_count, **limits)
+
+
+@contextlib.contextmanager
+def raised_by(what: str) -> Iterator[None]:
+    """Around calls of a function that is an argument: what it raises gets a note that names it."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"This was raised by the argument {what}.")
+        raise
+
+
+def check_function(name: str, value: object) -> None:
+    """Raises `TypeError` unless ``value`` can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, got {name}={value!r}.")
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raises `ValueError` unless ``value`` is one of some strings."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, choices))}, got {name}={value!r}."
+        )
+
+
+def real(value: Any) -> Any:
+    """A Python integer as a float: of integers JAX takes only those that an int32 holds."""
+    return float(value) if isinstance(value, int) else value
+
+
+def check_numbers(name: str, values: Any) -> None:
+    """Raises `TypeError` unless ``values`` is a sequence of real numbers, of which some are NaN."""
+    numeric = (int, float, np.integer, np.floating)
+    if _is_array(values) and values.ndim == 1 and _has_numbers(values):
+        values = values.tolist()
+    if not isinstance(values, Sequence) or not all(isinstance(x, numeric) for x in values):
+        raise TypeError(f"{name} must be a sequence of numbers, got {name}={values!r}.")
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (jax.Array, np.ndarray))
+
+
+def _has_numbers(value: Any) -> bool:
+    return jax.numpy.issubdtype(value.dtype, np.number)
+
+
 def known_number(name: str, value: Any) -> Any:
     """An array of one number as that number; raises `ValueError` where a value is traced."""
     if isinstance(value, Tracer):
         raise ValueError(f"{name} must be known while tracing, got {name}={value!r}.")
-    if not isinstance(value, (jax.Array, np.ndarray)):
+    if not _is_array(value):
         return value
-    if value.size != 1:
+    if value.size != 1 or not _has_numbers(value):
         raise ValueError(f"{name} must be one number, got {name}={value!r}.")
     return value.item()
 
@@ -72,6 +132,35 @@ def check_axes(name: str, value: int | tuple[int, ...]) -> tuple[int, ...]:
             f"{name} must be an integer or a tuple of distinct integers, got {name}={value!r}."
         )
     return tuple(map(int, axes))
+
+
+def check_arrays(name: str, tree: Any) -> None:
+    """Raises `TypeError` unless all leaves of a tree are numbers or arrays of them."""
+    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+        check_array(f"{name}{jax.tree_util.keystr(path)}", x)
+
+
+def check_array(name: str, value: Any) -> None:
+    """Raises `TypeError` unless ``value`` is a number or an array of them."""
+    if _is_array(value) or isinstance(value, np.generic):
+        fits = _has_numbers(value) or value.dtype == bool
+    else:
+        small = isinstance(value, int) and abs(value) <= _LARGEST_COUNT
+        # A variable of Flax NNX is one by that method.
+        fits = small or isinstance(value, (float, complex)) or hasattr(value, "__jax_array__")
+    if not fits:
+        raise TypeError(f"{name} must be an array of numbers, got {name}={value!r}.")
+
+
+def check_same_shapes(name: str, tree: Any, like: str, expected: Any) -> None:
+    """Raises `ValueError` unless a tree has the structure and the shapes of the one ``like`` it."""
+    (one, mine), (other, theirs) = map(jax.tree.flatten, (tree, expected))
+    if mine != theirs or list(map(np.shape, one)) != list(map(np.shape, other)):
+        shown, wanted = (jax.tree.map(np.shape, x) for x in (tree, expected))
+        raise ValueError(
+            f"{name} must have the structure and the shapes of {like}.\n"
+            f"{name}: {shown}\n{like}: {wanted}"
+        )
 
 
 def check_floating(path: tuple, leaf: object) -> None:
@@ -112,13 +201,14 @@ def check_transformation(name: str, value: object) -> None:
         )
 
 
-def check_key(name: str, value: object, *, seed: bool = False) -> None:
+def check_key(name: str, value: Any, *, seed: bool = False) -> None:
     """Raises `ValueError` unless ``value`` is a PRNG key, or a seed where that is allowed."""
-    if isinstance(value, (jax.Array, np.ndarray)):
+    if _is_array(value):
         new = jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key)
         if value.ndim == 0 if new else (value.ndim == 1 and value.dtype == np.uint32):
             return
-    if seed and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if seed and whole and abs(int(value)) < 2**63:
         return
     kinds = "one PRNG key or an integer seed" if seed else "one PRNG key, such as jax.random.key(0)"
     hint = " Call the stream of random numbers for its next key." if callable(value) else ""

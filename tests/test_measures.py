@@ -292,7 +292,7 @@ def test_report_obeys_the_mask_and_keeps_the_total():
 
 def test_report_of_a_vector_is_refused_by_name():
     params = {"w": jnp.ones((2, 2)), "out": {"bias": jnp.ones(2)}}
-    with pytest.raises(ValueError, match="mask marks out/bias: the report shows arrays of two"):
+    with pytest.raises(ValueError, match=r"mask marks out/bias: .* arrays of two or more dim"):
         bregjax.sparsity_report(params, mask={"w": True, "out": True})
 
 

@@ -75,14 +75,15 @@ def imports_of(path: pathlib.Path) -> set[str]:
 
 
 LAYERS = [
-    {"_sharding"},
-    {"_numerics", "_validation", "_leaves", "_states", "_when_due", "_top_k"},
+    {"_sharding", "_validation"},
+    {"_numerics", "_leaves", "_states", "_when_due", "_top_k"},
     {"_live_weights", "_regularizers", "_shrinking"},
     {"_prox", "_measures", "_initializers", "_theory", "_export", "_flax", "_flax_shrinking"},
     {"_mirror", "_report", "_plateau", "baselines"},
     {"_optimizers", "_support", "_evidence"},
     {"_steering", "_strength"},
-    {"_landing", "_to_density", "_diagnosis"},
+    {"_landing", "_to_density"},
+    {"_diagnosis"},
     {"__init__"},
 ]
 """Rooms of the package; each imports from those above it, and a folder from itself."""

@@ -39,7 +39,7 @@ def test_group_l2_rejects(arguments, message):
         (bregjax.group_l2(all_but=4), MATRIX, "all_but=(4,) is out of range"),
         (bregjax.group_l2(axis=(0, -2)), MATRIX, "axis=(0, -2) names an axis twice"),
         (bregjax.group_l2(all_but=(0, -2)), MATRIX, "all_but=(0, -2) names an axis twice"),
-        (bregjax.per_kernel(), jnp.ones(3), "all_but=(-2, -1) is out of range"),
+        (bregjax.per_kernel(), jnp.ones(3), "(in_axis, out_axis)=(-2, -1) is out of range"),
         (bregjax.per_input_channel(), jnp.ones(3), "out of range for an array of 1 dimensions"),
         (bregjax.sparse_group(2), MATRIX, "axis=(2,) is out of range"),
         (bregjax.nuclear(), jnp.ones(3), "two or more dimensions, got shape (3,)"),

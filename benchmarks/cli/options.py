@@ -28,7 +28,8 @@ class TrainingOptions:
     batch_size: int | None = None
     """Images in a training batch; by default those of the paper, or of the experiment's page."""
     quick: bool = False
-    """A trial: at most two epochs, one seed, 2,000 images to train on and 500 to test."""
+    """A trial: at most two epochs, one seed, 2,000 images to train on and 500 to test,
+    with strengths in proportion to the number of steps."""
     select: Literal["last", "best"] = "last"
     """Which network is tested: that of the last epoch, or the best on the validation images."""
     patience: int | None = None

@@ -18,6 +18,11 @@ from benchmarks.experiments.runner import Case, Trainer, chosen_cases, train_all
 from benchmarks.methods import Recipe
 from benchmarks.report import results
 
+_TRIAL = (
+    "This was a trial: it shows that everything runs, and its numbers say nothing about the"
+    " methods. With --quick the strengths are smaller in proportion to the steps."
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment(TrainingOptions):
@@ -76,6 +81,11 @@ class Experiment(TrainingOptions):
         """Draw the figures from the files in ``out``."""
         raise NotImplementedError
 
+    @property
+    def is_trial(self) -> bool:
+        """Whether it is too short to say anything."""
+        return self.quick or self.images is not None or self.epochs < type(self).epochs
+
     def run(self) -> None:
         """Train every method, write the results after each, print the table, draw the figures."""
         check_counts(self, "epochs", "seeds", "patience", "images", "batch_size")
@@ -85,8 +95,10 @@ class Experiment(TrainingOptions):
         out = results.prepare_folder(self.out, self.name, quick=self.quick)
         if cases:
             runs = train_all(self, cases, out)
-            results.print_table(runs, self.title)
+            results.print_table(runs, f"{self.title}, a trial" if self.is_trial else self.title)
             for remark in self.remarks(runs):
                 console.print(remark, markup=False)
+            if self.is_trial:
+                console.print(_TRIAL)
         self.draw(out)
         console.print(f"Results and figures are in {out}.", soft_wrap=True)

@@ -12,7 +12,7 @@ import optax
 import bregjax
 from benchmarks import methods
 from benchmarks.experiments.mnist import MnistExperiment
-from benchmarks.methods import Method, Recipe
+from benchmarks.methods import Length, Method, Recipe
 from benchmarks.methods.schedules import Cosine
 from benchmarks.report import figures, results
 from bregjax import baselines
@@ -121,10 +121,10 @@ class FromDense(MnistExperiment):
     ) -> Method:
         """Dense training, then what is made of the number of steps that are left."""
 
-        def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
             del rate
-            dense = steps - round(self.tuning * steps)
-            return _then(_adam(dense), second(steps - dense), dense)
+            dense = length.steps - round(self.tuning * length.steps)
+            return _then(_adam(dense), second(length.steps - dense), dense)
 
         rate = self.rate if family == "AdaBreg" else self.pruning_rate
         rate = _RATE if density is None else rate

@@ -13,7 +13,7 @@ from benchmarks.data import Dataset
 from benchmarks.engine.training import Task
 from benchmarks.experiments.lowrank import LowRank, called
 from benchmarks.experiments.mnist import mlp_task, mlp_title
-from benchmarks.methods import LowRankStart, Method, Recipe, SparseStart
+from benchmarks.methods import Length, LowRankStart, Method, Recipe, SparseStart
 from benchmarks.methods.regularization import everywhere
 from benchmarks.methods.schedules import Cosine
 from bregjax import l1, nuclear, per_neuron
@@ -105,11 +105,11 @@ class LowrankMlp(LowRank):
     def _on_plateau(self, method: Method, *, grow: bool) -> Method:
         """The method with a rank that doubles, or a strength that is halved, on a plateau."""
 
-        def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+        def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
             plateau = optax.contrib.reduce_on_plateau(
-                0.5, patience=1, rtol=0.02, accumulation_size=max(1, steps // self.epochs)
+                0.5, patience=1, rtol=0.02, accumulation_size=max(1, length.steps // self.epochs)
             )
-            inner = method.make(rate, steps)
+            inner = method.make(rate, length)
             if grow:
                 return bregjax.grow_rank_on_plateau(inner, 3, plateau, watch="validation_loss")
             return bregjax.relax_on_plateau(inner, plateau, watch="validation_loss")

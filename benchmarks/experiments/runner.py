@@ -38,7 +38,7 @@ def train_all(experiment: "Experiment", cases: Sequence[Case], out: Path) -> lis
             if not budget.begin():
                 console.print(f"{name} was not begun: it would not end in time.")
                 continue
-            _train_case(experiment, name, _cut(task, experiment), recipe, trainer, archive)
+            _train_case(experiment, name, task, recipe, trainer, archive)
     shutil.rmtree(folder, ignore_errors=True)
     return archive.runs
 
@@ -138,13 +138,16 @@ def _cut(task: Task, options: TrainingOptions) -> Task:
 def _train_case(
     experiment: "Experiment",
     name: str,
-    task: Task,
+    whole: Task,
     recipe: Recipe,
     trainer: Trainer,
     archive: results.Archive,
 ) -> None:
-    epochs = task.epochs or experiment.epochs
-    epochs = min(epochs, 2) if experiment.quick else epochs
+    task = _cut(whole, experiment)
+    meant = whole.epochs or experiment.epochs
+    epochs = min(meant, 2) if experiment.quick else meant
+    # The strengths are meant for the whole training, in which a weight collects more evidence.
+    share = min(1.0, epochs * _steps(task) / (meant * _steps(whole))) if experiment.quick else 1.0
     count = 1 if experiment.quick else experiment.seeds
     seeds = range(experiment.seed, experiment.seed + count)
     groups = [[seed] for seed in seeds] if experiment.seed_by_seed else [list(seeds)]
@@ -152,8 +155,8 @@ def _train_case(
         trainer.train(
             name if len(groups) == 1 else f"{name}, seed {group[0]}",
             task,
-            recipe.optimizer(epochs, task.batches.steps),
-            _settings(task, recipe),
+            recipe.optimizer(epochs, task.batches.steps, share),
+            _settings(task, recipe, share),
             seeds=group * len(recipe.members),
             epochs=epochs,
             hyperparameters=recipe.hyperparameters(len(group)),
@@ -167,7 +170,7 @@ def _train_case(
     ]
     for index, member in enumerate(recipe.members):
         member_name = name if member is recipe else member.name
-        settings = _settings(task, member)
+        settings = _settings(task, member, share)
         parts = [
             result.part(index, len(group)) for group, result in zip(groups, trained, strict=True)
         ]
@@ -187,7 +190,13 @@ def _train_case(
         )
 
 
-def _settings(task: Task, recipe: Recipe) -> dict[str, Any]:
+def _steps(task: Task) -> float:
+    """Those of an epoch, about."""
+    return len(task.dataset.train) / task.batch_size
+
+
+def _settings(task: Task, recipe: Recipe, strength_share: float) -> dict[str, Any]:
     """The settings of a run, for summary.json."""
     images = {"batch_size": task.batch_size, "images": len(task.dataset.train)}
-    return recipe.record() | images | task.settings
+    scaled = {} if strength_share == 1 else {"strength_share": strength_share}
+    return recipe.record() | images | task.settings | scaled

@@ -19,6 +19,7 @@ from benchmarks.methods.optimizers import (
     steerable,
 )
 from benchmarks.methods.recipes import (
+    Length,
     Method,
     Path,
     Recipe,
@@ -32,6 +33,7 @@ from benchmarks.methods.starts import ErdosRenyiStart, FirstStart, LowRankStart,
 __all__ = [
     "ErdosRenyiStart",
     "FirstStart",
+    "Length",
     "LowRankStart",
     "Method",
     "Path",

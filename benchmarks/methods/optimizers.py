@@ -10,7 +10,7 @@ import optax
 
 import bregjax
 from benchmarks.cli.errors import BenchmarkError
-from benchmarks.methods.recipes import Method
+from benchmarks.methods.recipes import Length, Method
 from benchmarks.methods.regularization import Regularization, everywhere
 from benchmarks.methods.schedules import Cosine, LearningRate
 from benchmarks.methods.starts import ErdosRenyiStart, SparseStart, Start
@@ -62,7 +62,7 @@ def linbreg(
 ) -> Method:
     """LinBreg, with heavy-ball or Nesterov momentum or without."""
 
-    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
         tx = functools.partial(
             bregjax.linbreg,
             rate,
@@ -71,7 +71,7 @@ def linbreg(
             nesterov=nesterov,
             keep_weights=keep_weights,
         )
-        return regularization.optimizer(tx, steps)
+        return regularization.optimizer(tx, *length)
 
     settings = {"delta": delta, "momentum": momentum, "nesterov": nesterov}
     settings |= {"keep_weights": keep_weights} if keep_weights else {}
@@ -100,8 +100,9 @@ def adabreg(
     if keep_weights:
         options["keep_weights"] = keep_weights
 
-    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
-        return regularization.optimizer(functools.partial(bregjax.adabreg, rate, **options), steps)
+    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
+        tx = functools.partial(bregjax.adabreg, rate, **options)
+        return regularization.optimizer(tx, *length)
 
     settings = options | regularization.record()
     return Method("AdaBreg", learning_rate, make, settings, start, strength=str(regularization))
@@ -121,8 +122,8 @@ def clipped(method: Method, clip: float) -> Method:
 def _chained(
     first: optax.GradientTransformation, method: Method, settings: dict[str, Any]
 ) -> Method:
-    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
-        return optax.chain(first, method.make(rate, steps))
+    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
+        return optax.chain(first, method.make(rate, length))
 
     return dataclasses.replace(method, make=make, settings=method.settings | settings)
 
@@ -130,8 +131,8 @@ def _chained(
 def multilevel(method: Method, m: int) -> Method:
     """The method with m coarse steps, on its support, after each full one."""
 
-    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
-        return bregjax.multilevel(method.make(rate, steps), m)
+    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
+        return bregjax.multilevel(method.make(rate, length), m)
 
     return dataclasses.replace(
         method,
@@ -151,9 +152,9 @@ def prox_sgd(
 ) -> Method:
     """Proximal SGD."""
 
-    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
         tx = functools.partial(bregjax.prox_sgd, rate, momentum=momentum)
-        return regularization.optimizer(tx, steps)
+        return regularization.optimizer(tx, length.steps)
 
     settings = {"momentum": momentum} | regularization.record()
     strength = str(regularization)
@@ -169,8 +170,8 @@ def sgd(
 ) -> Method:
     """SGD."""
 
-    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
-        del steps
+    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
+        del length
         return optax.sgd(rate, momentum=momentum, nesterov=nesterov)
 
     settings = {"strength": 0.0, "momentum": momentum, "nesterov": nesterov}
@@ -180,8 +181,8 @@ def sgd(
 def adam(learning_rate: LearningRate, *, start: Start | None = None) -> Method:
     """Adam."""
 
-    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
-        del steps
+    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
+        del length
         return optax.adam(rate)
 
     return Method("Adam", learning_rate, make, {"strength": 0.0}, start)
@@ -190,8 +191,8 @@ def adam(learning_rate: LearningRate, *, start: Start | None = None) -> Method:
 def lasso(learning_rate: LearningRate, strength: float, *, momentum: float | None = None) -> Method:
     """SGD on the loss with λ times the ℓ1 norm of the weights added."""
 
-    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
-        del steps
+    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
+        del length
         return baselines.lasso(rate, strength, momentum=momentum)
 
     settings = {"strength": strength, "momentum": momentum}
@@ -214,8 +215,10 @@ def one_shot_pruning(
       momentum: of SGD.
     """
 
-    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
-        schedule = optax.piecewise_constant_schedule(1.0, {round(dense_share * steps): density})
+    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
+        schedule = optax.piecewise_constant_schedule(
+            1.0, {round(dense_share * length.steps): density}
+        )
         return baselines.magnitude_pruning(optax.sgd(rate, momentum=momentum), schedule)
 
     settings = {"dense_share": dense_share, "momentum": momentum}
@@ -232,10 +235,10 @@ def gradual_pruning(
 ) -> Method:
     """Gradual magnitude pruning of dense SGD between two shares of the training."""
 
-    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
-        every = max(1, round((stop - start) * steps / 50))
+    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
+        every = max(1, round((stop - start) * length.steps / 50))
         schedule = baselines.cubic_density_schedule(
-            density, round(start * steps), round(stop * steps), every=every
+            density, round(start * length.steps), round(stop * length.steps), every=every
         )
         return baselines.magnitude_pruning(optax.sgd(rate, momentum=momentum), schedule)
 
@@ -248,10 +251,10 @@ def set_training(
 ) -> Method:
     """SET: the smallest weights are dropped, and as many grown at random."""
 
-    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
         inner = optax.sgd(rate, momentum=momentum)
-        every = _topology_interval(steps)
-        return baselines.set_training(inner, key=jax.random.key(0), every=every, stop=steps)
+        every = _topology_interval(length.steps)
+        return baselines.set_training(inner, key=jax.random.key(0), every=every, stop=length.steps)
 
     start = ErdosRenyiStart(density)
     return _told("SET", density, learning_rate, make, {"momentum": momentum}, start)
@@ -260,10 +263,10 @@ def set_training(
 def rigl(learning_rate: LearningRate, density: float, *, momentum: float | None = None) -> Method:
     """RigL: the smallest weights are dropped, those with the largest gradients grown."""
 
-    def make(rate: optax.ScalarOrSchedule, steps: int) -> optax.GradientTransformation:
+    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
         inner = optax.sgd(rate, momentum=momentum)
-        every = _topology_interval(steps)
-        return baselines.rigl(inner, every=every, stop=round(_RIGL_SHARE * steps))
+        every = _topology_interval(length.steps)
+        return baselines.rigl(inner, every=every, stop=round(_RIGL_SHARE * length.steps))
 
     start, full = ErdosRenyiStart(density), _RIGL_SHARE / _RIGL_INTERVAL
     return _told("RigL", density, learning_rate, make, {"momentum": momentum}, start, full)
@@ -273,7 +276,7 @@ def _told(
     family: str,
     density: float,
     learning_rate: LearningRate,
-    make: Callable[[optax.ScalarOrSchedule, int], optax.GradientTransformation],
+    make: Callable[[optax.ScalarOrSchedule, Length], optax.GradientTransformation],
     settings: dict[str, Any],
     start: Start | None = None,
     full_gradients: float = 0.0,

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import optax
@@ -11,6 +11,15 @@ import bregjax
 from benchmarks.cli.errors import BenchmarkError
 from benchmarks.methods.schedules import Cosine, LearningRate
 from benchmarks.methods.starts import Start
+
+
+class Length(NamedTuple):
+    """How long a training is."""
+
+    steps: int
+    strength_share: float = 1.0
+    """by which strengths are multiplied, where the training is shorter than what they are meant
+    for: a weight wakes when the evidence of so many steps exceeds λ"""
 
 
 class _Single:
@@ -34,8 +43,8 @@ class Method(_Single):
     family: str
     """of optimizers, such as ``LinBreg+m``"""
     learning_rate: LearningRate
-    make: Callable[[optax.ScalarOrSchedule, int], optax.GradientTransformation]
-    """from the learning rate, or its schedule, and the number of steps to the optimizer"""
+    make: Callable[[optax.ScalarOrSchedule, Length], optax.GradientTransformation]
+    """from the learning rate, or its schedule, and the length of the training to the optimizer"""
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     """what it is made of, for summary.json"""
     start: Start | None = None
@@ -59,11 +68,13 @@ class Method(_Single):
         """Such as ``AdaBreg λ=0.1, m=9`` or ``RigL 5.0%``."""
         return _label(self.family, self.strength, self.note, self.target_density)
 
-    def optimizer(self, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
-        """The optimizer of a training of so many epochs."""
-        steps = epochs * steps_per_epoch
+    def optimizer(
+        self, epochs: int, steps_per_epoch: int, strength_share: float = 1.0
+    ) -> optax.GradientTransformation:
+        """The optimizer of a training of so many epochs, and a share of the strengths."""
+        length = Length(epochs * steps_per_epoch, strength_share)
         return self.learning_rate.build(
-            lambda rate: self.make(rate, steps), epochs, steps_per_epoch
+            lambda rate: self.make(rate, length), epochs, steps_per_epoch
         )
 
     def record(self) -> dict[str, Any]:
@@ -147,7 +158,9 @@ class Targeted(_Ramped):
         """The epochs before the landing."""
         return epochs - max(1, round(self.tuning * epochs))
 
-    def optimizer(self, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
+    def optimizer(
+        self, epochs: int, steps_per_epoch: int, strength_share: float = 1.0
+    ) -> optax.GradientTransformation:
         """See `Method`."""
         if epochs < 2:
             raise BenchmarkError(
@@ -158,7 +171,7 @@ class Targeted(_Ramped):
         steps = steered * steps_per_epoch
         target = self._target(self.target_density, steps)
         return bregjax.landing(
-            bregjax.steer(self.method.optimizer(steered, steps_per_epoch), target),
+            bregjax.steer(self.method.optimizer(steered, steps_per_epoch, strength_share), target),
             Cosine(self.tuning_rate).build(optax.adam, epochs - steered, steps_per_epoch),
             steps,
             density=self.target_density,
@@ -177,12 +190,12 @@ class Steered(_Ramped):
         return np.full(seeds, self.target_density, np.float32)
 
     def optimizer(
-        self, epochs: int, steps_per_epoch: int
+        self, epochs: int, steps_per_epoch: int, strength_share: float = 1.0
     ) -> Callable[[Any], optax.GradientTransformation]:
         """From a target to the optimizer."""
 
         def make(target: Any) -> optax.GradientTransformation:
-            inner = self.method.optimizer(epochs, steps_per_epoch)
+            inner = self.method.optimizer(epochs, steps_per_epoch, strength_share)
             return bregjax.steer(inner, self._target(target, epochs * steps_per_epoch), exact=True)
 
         return make
@@ -211,8 +224,11 @@ class ToDensity(_Single):
         """Such as ``AdaBreg 10.0%``."""
         return _label("AdaBreg", note=self.note, target=self.target_density)
 
-    def optimizer(self, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
+    def optimizer(
+        self, epochs: int, steps_per_epoch: int, strength_share: float = 1.0
+    ) -> optax.GradientTransformation:
         """See `Method`."""
+        del strength_share  # there is no strength
         steps = epochs * steps_per_epoch
         return bregjax.adabreg_to_density(
             self.target_density, steps, regularizer=self.regularizer, mask=self.mask
@@ -255,10 +271,10 @@ class Path:
         return self.members[0].start
 
     def optimizer(
-        self, epochs: int, steps_per_epoch: int
+        self, epochs: int, steps_per_epoch: int, strength_share: float = 1.0
     ) -> Callable[[Any], optax.GradientTransformation]:
         """From a strength to the optimizer."""
-        return lambda strength: self.at(strength).optimizer(epochs, steps_per_epoch)
+        return lambda strength: self.at(strength).optimizer(epochs, steps_per_epoch, strength_share)
 
     def record(self) -> dict[str, Any]:
         """See `Method`."""

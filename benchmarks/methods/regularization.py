@@ -36,12 +36,13 @@ class Penalty:
     regularizer: bregjax.Regularizer
     strength: Strength
 
-    def strength_over(self, steps: int) -> optax.ScalarOrSchedule:
-        """λ over a training of so many steps."""
-        if isinstance(self.strength, Rising):
-            rise = round(self.strength.share * steps)
-            return optax.linear_schedule(self.strength.initial, self.strength.final, rise)
-        return self.strength
+    def strength_over(self, steps: int, share: float = 1.0) -> optax.ScalarOrSchedule:
+        """A share of λ over a training of so many steps."""
+        λ = self.strength
+        if isinstance(λ, Rising):
+            rise = round(λ.share * steps)
+            return optax.linear_schedule(share * λ.initial, share * λ.final, rise)
+        return share * λ
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,16 +59,22 @@ class Regularization:
     labels: Callable[[Any], Any] = bregjax.label_by_kind
 
     def optimizer(
-        self, make: Callable[..., optax.GradientTransformation], steps: int
+        self,
+        make: Callable[..., optax.GradientTransformation],
+        steps: int,
+        strength_share: float = 1.0,
     ) -> optax.GradientTransformation:
         """One optimizer for the whole network, for a training of so many steps.
 
         Args:
           make: one of our optimizers waiting for ``(regularizer, strength, mask=…)``.
           steps: the length of the training.
+          strength_share: the share of the strengths that it gets.
         """
         optimizers: dict[Hashable, optax.GradientTransformation] = {
-            label: make(penalty.regularizer, penalty.strength_over(steps), mask=_all)
+            label: make(
+                penalty.regularizer, penalty.strength_over(steps, strength_share), mask=_all
+            )
             for label, penalty in self.penalties.items()
         }
         optimizers[_PLAIN] = make(bregjax.none(), 0.0, mask=_nothing)

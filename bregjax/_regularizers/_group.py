@@ -22,9 +22,11 @@ class _GroupL2(Regularizer):
     axis: tuple[int, ...]
     all_but: bool
     size_weighted: bool
+    name: str = dataclasses.field(compare=False, repr=False)
+    """of the argument that gave the axes"""
 
     def group_axes(self, ndim: int) -> tuple[int, ...]:
-        name = "all_but" if self.all_but else "axis"
+        name = self.name
         if any(not -ndim <= a < ndim for a in self.axis):
             raise ValueError(
                 f"{name}={self.axis} is out of range for an array of {ndim} dimensions."
@@ -324,7 +326,7 @@ def _groups(
 ) -> Regularizer:
     """Groups along all axes but those of the argument called ``name``, or along those."""
     check_flag("size_weighted", size_weighted)
-    return _GroupL2(check_axes(name, axes), all_but, size_weighted)
+    return _GroupL2(check_axes(name, axes), all_but, size_weighted, name)
 
 
 def sparse_group(
@@ -379,5 +381,5 @@ def sparse_group(
             f"axis must be axes or a group regularizer such as per_kernel(), got axis={axis!r}."
         )
     else:
-        group = _GroupL2(check_axes("axis", axis), all_but=False, size_weighted=True)
+        group = _GroupL2(check_axes("axis", axis), all_but=False, size_weighted=True, name="axis")
     return _SparseGroup(group, float(l1_weight), float(group_weight))

@@ -43,8 +43,8 @@ def fold(
     """
     if x.ndim < 2:
         raise ValueError(
-            f"a matrix needs an array of two or more dimensions, got shape {x.shape}."
-            " Leave such parameters out with mask=…."
+            "a regularizer of matrices needs arrays of two or more dimensions, got shape"
+            f" {x.shape}. Leave such parameters out with mask=…."
         )
     named = tuple(range(x.ndim - 1)) if row_axes is None else row_axes
     if any(not -x.ndim <= a < x.ndim for a in named):

@@ -23,7 +23,14 @@ from bregjax._regularizers._spectral import (
     shrink_by_svd,
     shrink_leading,
 )
-from bregjax._validation import check_axes, check_range, check_whole
+from bregjax._validation import (
+    check_axes,
+    check_choice,
+    check_range,
+    check_schedule,
+    check_whole,
+    known_number,
+)
 
 Method = Literal["svd", "gram", "randomized", "warm"]
 
@@ -307,10 +314,12 @@ def nuclear(
         Martinsson, Tropp, `Finding Structure with Randomness <https://arxiv.org/abs/0909.4061>`_,
         SIAM Review 53, 2011, Algorithm 4.4.
     """
-    if method not in get_args(Method):
-        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method=!r}.")
-    if rank is not None and not callable(rank):
+    check_choice("method", method, get_args(Method))
+    if callable(rank) and not isinstance(rank, type):
+        check_schedule("rank", rank, at_least=0)
+    elif rank is not None:
         check_whole("rank", rank)
+    energy, tolerance = known_number("energy", energy), known_number("tolerance", tolerance)
     check_range("energy", energy, above=0, at_most=1)
     check_range("tolerance", tolerance, above=0)
     rows = None if row_axes is None else check_axes("row_axes", row_axes)

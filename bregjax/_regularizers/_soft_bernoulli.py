@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from bregjax._numerics import key_from
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._elementwise import _L1, soft_threshold
 from bregjax._validation import check_key, check_range
@@ -39,14 +40,11 @@ class _SoftBernoulli(_L1):
         return self._draw(x, step, self._root_key())
 
     def init_state(self, x: jax.Array, index: int) -> Any:
-        del x  # the key's data, as serialization does not know typed keys
+        del x
         return jax.random.key_data(jax.random.fold_in(self._root_key(), index))
 
     def prox_with_state(self, x: jax.Array, step: ArrayLike, state: Any) -> tuple[jax.Array, Any]:
-        root = self._root_key()
-        typed = jnp.issubdtype(root.dtype, jax.dtypes.prng_key)
-        implementation = jax.random.key_impl(root) if typed else None
-        key, next_key = jax.random.split(jax.random.wrap_key_data(state, impl=implementation))
+        key, next_key = jax.random.split(key_from(state, self._root_key()))
         return self._draw(x, step, key), jax.random.key_data(next_key)
 
 

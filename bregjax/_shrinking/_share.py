@@ -11,6 +11,7 @@ import numpy as np
 from bregjax._leaves import leaf_name
 from bregjax._shrinking._dataflow import Dataflow, Product
 from bregjax._shrinking._units import ANY
+from bregjax._validation import check_arrays, check_choice, check_function, raised_by
 
 Currency = Literal["parameters", "multiply_adds", "bytes"]
 
@@ -61,8 +62,9 @@ def shrunk_share_params(
     See Also:
         `shrunk_share`, for Flax NNX; `live_groups`, to count groups.
     """
-    if of not in (choices := get_args(Currency)):
-        raise ValueError(f"of must be one of {', '.join(choices)}, got {of=}.")
+    check_choice("of", of, get_args(Currency))
+    check_function("apply", apply)
+    check_arrays("params", params)
     paths, treedef = jax.tree.flatten_with_path(params)
     names = [leaf_name(path) for path, _ in paths]
     leaves = [jnp.asarray(x) for _, x in paths]
@@ -73,7 +75,9 @@ def shrunk_share_params(
 
     # Ones, so that nothing is dead: what is one unit does not depend on the numbers.
     ones = [jnp.ones_like(x) for x in leaves]
-    flow = Dataflow(jax.make_jaxpr(flat)(leaves, *inputs), ones, inputs)
+    with raised_by("apply, on params and example"):
+        program = jax.make_jaxpr(flat)(leaves, *inputs)
+    flow = Dataflow(program, ones, inputs)
     if of == "multiply_adds":
         products = flow.products
     else:

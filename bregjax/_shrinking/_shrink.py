@@ -13,7 +13,13 @@ from bregjax._leaves import leaf_name
 from bregjax._shrinking._dataflow import Dataflow
 from bregjax._shrinking._plan import cut
 from bregjax._shrinking._report import ShrinkReport, ShrunkArray
-from bregjax._validation import check_flag, check_whole
+from bregjax._validation import (
+    check_arrays,
+    check_flag,
+    check_function,
+    check_whole,
+    raised_by,
+)
 
 
 class Shrunk(NamedTuple):
@@ -100,6 +106,8 @@ def shrink_tree(
     """`shrink_params` where a network of other sizes is run otherwise than ``apply`` does it."""
     check_whole("round_to", round_to, at_least=1)
     check_flag("fold", fold)
+    check_function("apply", apply)
+    check_arrays("params", params)
     paths, treedef = jax.tree.flatten_with_path(params)
     names = [leaf_name(path) for path, _ in paths]
     leaves = [jnp.asarray(x) for _, x in paths]
@@ -108,7 +116,8 @@ def shrink_tree(
     def flat(leaves: list[Any], *inputs: Any) -> Any:
         return apply(treedef.unflatten(leaves), *inputs_treedef.unflatten(inputs))
 
-    program = jax.make_jaxpr(flat)(leaves, *inputs)
+    with raised_by("apply or model, called with params and example"):
+        program = jax.make_jaxpr(flat)(leaves, *inputs)
 
     def run_flat(smaller: list[Any]) -> Any:
         return run(treedef.unflatten(smaller))

@@ -15,6 +15,7 @@ from bregjax._regularizers._nuclear import NuclearState
 from bregjax._shrinking._shrink import Shrunk
 from bregjax._states import states_of
 from bregjax._steering import SteerState
+from bregjax._validation import check_arrays, check_same_shapes, check_transformation
 
 
 def shrink_state(optimizer: optax.GradientTransformation, state: Any, shrunk: Shrunk) -> Any:
@@ -73,13 +74,16 @@ def shrink_state(optimizer: optax.GradientTransformation, state: Any, shrunk: Sh
     See Also:
         `shrink_optimizer`, for Flax NNX; `unshrink`, the way back.
     """
-    return gather_state(optimizer, state, shrunk.network, shrunk)
+    check_transformation("optimizer", optimizer)
+    return gather_state(optimizer, state, _shrunk(shrunk).network, shrunk)
 
 
 def gather_state(
     optimizer: optax.GradientTransformation, state: Any, params: Any, shrunk: Shrunk
 ) -> Any:
     """`shrink_state`, where the smaller network's parameters are ``params``."""
+    expected = jax.eval_shape(optimizer.init, _shapes_before(params, shrunk))
+    check_same_shapes("state", state, "optimizer.init of what was shrunk", expected)
     for landing in states_of(state, LandingState):
         if landing.wanted == 0:
             raise ValueError("state is of a landing that has not landed yet: shrink it afterwards.")
@@ -138,7 +142,13 @@ def unshrink_state(
         >>> print(after.trace["out"].shape)
         (2, 1)
     """
-    names = _names_in_state(optimizer, state, shrunk.network)
+    check_transformation("optimizer", optimizer)
+    params = _shrunk(shrunk).network
+    expected = jax.eval_shape(optimizer.init, params)
+    check_same_shapes("state", state, "optimizer.init(shrunk.network)", expected)
+    expected = jax.eval_shape(optimizer.init, _shapes_before(params, shrunk))
+    check_same_shapes("before", before, "optimizer.init of what was shrunk", expected)
+    names = _names_in_state(optimizer, state, params)
     return jax.tree.map(
         lambda x, old, name: _scatter(x, name, shrunk, old) if name else x, state, before, names
     )
@@ -166,6 +176,8 @@ def unshrink(params: Any, shrunk: Shrunk, before: Any = None) -> Any:
     Example:
         See `shrink_state`.
     """
+    check_arrays("params", params)
+    shapes = _shapes_before(params, _shrunk(shrunk))
     if before is None:
         return jax.tree_util.tree_map_with_path(
             lambda path, x: _scatter(x, leaf_name(path), shrunk), params
@@ -175,9 +187,32 @@ def unshrink(params: Any, shrunk: Shrunk, before: Any = None) -> Any:
         raise ValueError(
             f"before must be None, as {', '.join(folded)} took in what dead units put out."
         )
+    check_same_shapes("before", before, "what was shrunk", shapes)
     return jax.tree_util.tree_map_with_path(
         lambda path, x, old: _scatter(x, leaf_name(path), shrunk, old), params, before
     )
+
+
+def _shrunk(shrunk: Any) -> Shrunk:
+    """``shrunk``, if it is such."""
+    if not isinstance(shrunk, Shrunk):
+        raise TypeError(f"shrunk must be what shrink or shrink_params returned, got {shrunk=}.")
+    return shrunk
+
+
+def _shapes_before(params: Any, shrunk: Shrunk) -> Any:
+    """What the smaller network's arrays were, by their shapes; raises if they are not its."""
+
+    def before(path: tuple, x: Any) -> jax.ShapeDtypeStruct:
+        name = leaf_name(path)
+        if name not in shrunk.kept or np.shape(x) != shrunk.report[name].after:
+            raise ValueError(
+                f"params must be of the network that shrunk has, got {name!r} of shape"
+                f" {np.shape(x)}."
+            )
+        return jax.ShapeDtypeStruct(shrunk.report[name].before, jnp.result_type(x))
+
+    return jax.tree_util.tree_map_with_path(before, params)
 
 
 def _names_in_state(optimizer: optax.GradientTransformation, state: Any, params: Any) -> Any:
@@ -217,4 +252,4 @@ def _scatter(x: Any, name: str, shrunk: Shrunk, before: Any = None) -> jax.Array
             kept if n > 1 else np.zeros(1, int)
             for kept, n in zip(places, np.shape(before), strict=True)
         ]
-    return jnp.asarray(before).at[np.ix_(*places)].set(x)
+    return jnp.asarray(before, jnp.result_type(x)).at[np.ix_(*places)].set(x)

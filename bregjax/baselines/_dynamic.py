@@ -1,18 +1,26 @@
 """Dynamic sparse training: a support of constant size that moves while the weights are trained."""
 
+import itertools
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.flatten_util import ravel_pytree
 
 from bregjax._leaves import Mask, marks_of
 from bregjax._live_weights import keep_live, keep_live_state, set_dead_to_zero, support_of
-from bregjax._numerics import value_at
+from bregjax._numerics import key_from, value_at
+from bregjax._sharding import sharded_as
 from bregjax._top_k import top_k_masks
-from bregjax._validation import check_range, check_transformation, check_whole, require_params
+from bregjax._validation import (
+    check_choice,
+    check_key,
+    check_range,
+    check_transformation,
+    check_whole,
+    require_params,
+)
 from bregjax._when_due import when_due
 
 
@@ -22,7 +30,7 @@ class DynamicSparsityState(NamedTuple):
     count: jax.Array
     """steps done, shape (), int32"""
     key: Any
-    """from which random growth is drawn; None where it goes by the gradient"""
+    """the data of that from which random growth is drawn; None where it goes by the gradient"""
     masks: Any
     """which weights are live: booleans shaped like the parameters. A live weight may be 0."""
     inner_state: Any
@@ -100,24 +108,30 @@ def dynamic_sparsity(
     check_whole("every", every, at_least=1)
     check_whole("stop", stop, at_least=1)
     check_range("drop_fraction", drop_fraction, above=0, at_most=1, schedule=True)
-    if grow not in ("gradient", "random"):
-        raise ValueError(f'grow must be "gradient" or "random", got grow={grow!r}.')
+    check_choice("grow", grow, ("gradient", "random"))
     if (grow == "random") != (key is not None):
         raise ValueError(f'key must be given with grow="random" and only then, got key={key!r}.')
+    if key is not None:
+        check_key("key", key)
     check_transformation("inner", inner)
     inner = optax.with_extra_args_support(inner)
 
     def move_support(
         support: tuple[Any, Any], params: Any, grads: Any, fraction: jax.Array
     ) -> tuple[Any, Any]:
-        masks, key = support
+        masks, key_data = support
         if key is None:
             scores = grads
         else:
-            key, draw_key = jax.random.split(key)
+            next_key, draw_key = jax.random.split(key_from(key_data, key))
+            key_data = jax.random.key_data(next_key)
             # One draw for all: a generator for each leaf takes long to compile.
-            flat, unravel = ravel_pytree(optax.tree.cast(masks, jnp.float32))
-            scores = unravel(jax.random.uniform(draw_key, flat.shape))
+            live, treedef = jax.tree.flatten(masks)
+            ends = list(itertools.accumulate(x.size for x in live))
+            drawn = jnp.split(jax.random.uniform(draw_key, (ends[-1],)), ends[:-1])
+            scores = treedef.unflatten(
+                [sharded_as(x.reshape(y.shape), y) for x, y in zip(drawn, live, strict=True)]
+            )
 
         def move(x: jax.Array, score: jax.Array, live: jax.Array) -> jax.Array:
             size = jnp.sum(live)
@@ -131,29 +145,31 @@ def dynamic_sparsity(
             move(*leaf) if marked else leaf[-1]
             for leaf, marked in zip(leaves, jax.tree.leaves(marks_of(params, mask)), strict=True)
         ]
-        return jax.tree.structure(masks).unflatten(moved), key
+        return jax.tree.structure(masks).unflatten(moved), key_data
 
     def init(params: Any) -> DynamicSparsityState:
-        own_key = None if key is None else jax.random.fold_in(key, _fingerprint(params))
+        key_data = None
+        if key is not None:
+            key_data = jax.random.key_data(jax.random.fold_in(key, _fingerprint(params)))
         count = jnp.zeros([], jnp.int32)
-        return DynamicSparsityState(count, own_key, support_of(params, mask), inner.init(params))
+        return DynamicSparsityState(count, key_data, support_of(params, mask), inner.init(params))
 
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, DynamicSparsityState]:
         require_params(params)
         due = (state.count > 0) & (state.count % every == 0) & (state.count < stop)
-        fraction = jnp.asarray(value_at(drop_fraction, state.count), jnp.float32)
+        fraction = jnp.asarray(value_at(drop_fraction, state.count), jnp.float32).reshape(())
         support = (state.masks, state.key)
-        grads = updates if state.key is None else None
-        masks, key = when_due(due, move_support, support, params, grads, fraction)
+        grads = updates if key is None else None
+        masks, key_data = when_due(due, move_support, support, params, grads, fraction)
         inner_state = keep_live_state(inner, state.inner_state, masks)
         stepped = inner.update(keep_live(updates, masks), inner_state, params, **extra_args)
         waiting = (optax.tree.zeros_like(stepped[0]), inner_state)
         new_updates, inner_state = optax.tree.where(due, waiting, stepped)
         next_state = DynamicSparsityState(
             jnp.asarray(optax.safe_increment(state.count)),
-            key,
+            key_data,
             masks,
             inner_state,
         )

@@ -123,6 +123,9 @@ def lasso(
         The reference code of the Bregman papers adds the penalty's *value* to the loss, detached
         from the graph, and so runs plain SGD under this name.
     """
+    check_range("learning_rate", learning_rate, at_least=0, schedule=True)
+    if momentum is not None:
+        check_range("momentum", momentum, at_least=0, below=1)
     return optax.chain(
         add_penalty(l1() if regularizer is None else regularizer, strength, mask),
         optax.sgd(learning_rate, momentum),

@@ -10,7 +10,14 @@ from bregjax._leaves import Mask, marks_of
 from bregjax._live_weights import keep_live, keep_live_state, set_dead_to_zero
 from bregjax._numerics import value_at
 from bregjax._top_k import top_k_masks
-from bregjax._validation import check_range, check_transformation, check_whole, require_params
+from bregjax._validation import (
+    check_choice,
+    check_range,
+    check_transformation,
+    check_whole,
+    known_number,
+    require_params,
+)
 from bregjax._when_due import when_due
 
 
@@ -61,6 +68,7 @@ def cubic_density_schedule(
         Zhu, Gupta, `To prune, or not to prune <https://arxiv.org/abs/1710.01878>`_, 2017,
         equation 1.
     """
+    initial, final = known_number("initial", initial), known_number("final", final)
     check_range("initial", initial, above=0, at_most=1)
     check_range("final", final, above=0, at_most=initial)
     check_whole("start", start, at_least=0)
@@ -134,8 +142,7 @@ def magnitude_pruning(
         prune, or not to prune <https://arxiv.org/abs/1710.01878>`_, 2017 (gradually).
     """
     check_range("density", density, above=0, at_most=1, schedule=True)
-    if scope not in ("global", "layer"):
-        raise ValueError(f'scope must be "global" or "layer", got scope={scope!r}.')
+    check_choice("scope", scope, ("global", "layer"))
     check_transformation("inner", inner)
     inner = optax.with_extra_args_support(inner)
 
@@ -160,7 +167,7 @@ def magnitude_pruning(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, MagnitudePruningState]:
         require_params(params)
-        target = jnp.asarray(value_at(density, state.count), jnp.float32)
+        target = jnp.asarray(value_at(density, state.count), jnp.float32).reshape(())
         masks = when_due(target < state.density, prune, state.masks, params, target)
         inner_state = keep_live_state(inner, state.inner_state, masks)
         updates, inner_state = inner.update(

@@ -13,6 +13,7 @@ from test_data import needs_mnist
 from benchmarks.__main__ import COMMANDS, main
 from benchmarks.cli.options import named_by
 from benchmarks.engine.training import train
+from benchmarks.experiments.digits import Digits
 from benchmarks.report.results import prepare_folder, print_table, read_runs
 
 RUN_KEYS = {
@@ -54,6 +55,30 @@ def test_summary_has_one_run_per_method_with_the_agreed_keys(digits_folder):
         assert 0 < run["density"] <= 1
         assert run["densities"] == {"dense": run["density"]}
         assert run["nonzero"] == round(run["density"] * (64 * 128 + 128 * 64 + 64 * 10))
+
+
+def test_in_a_trial_strengths_are_in_proportion_to_the_steps(digits_folder):
+    runs = {run["kind"]: run for run in json.loads((digits_folder / "summary.json").read_text())}
+    assert {run["settings"]["strength_share"] for run in runs.values()} == {2 / 40}
+    # With λ for forty epochs next to nothing would wake.
+    start = 410 + 410 + 32
+    assert runs["LinBreg"]["nonzero"] > 2 * start
+    assert runs["AdaBreg"]["nonzero"] > 2 * start
+
+
+@pytest.mark.parametrize(
+    ("options", "trial"),
+    [({"quick": True}, True), ({"epochs": 3}, True), ({"images": 100}, True), ({}, False)],
+)
+def test_what_is_too_short_is_called_a_trial(options, trial):
+    assert Digits(**options).is_trial == trial
+
+
+def test_the_output_says_that_it_is_a_trial(tmp_path, capsys):
+    assert main(["digits", "--quick", "--only", "SGD", "--out", str(tmp_path)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "MLP 64-128-64-10, a trial" in said
+    assert "its numbers say nothing about the methods" in said
 
 
 def test_metrics_have_a_line_per_epoch(digits_folder):

@@ -1,0 +1,72 @@
+"""What is chained behind the step is found, and nothing else is taken for it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from optimizer_table import CASES, STEPS, gradients, network, step_with
+
+import bregjax
+
+OTHERS: dict[str, Any] = {
+    "steer, adaptive": bregjax.steer(bregjax.linbreg(0.2, bregjax.l1(), 1.0), 0.3),
+    "steer, exact": bregjax.steer(bregjax.linbreg(0.2, bregjax.l1(), 1.0), 0.3, exact=True),
+    "adabreg_to_density": bregjax.adabreg_to_density(0.3, STEPS),
+    "keep_weights": bregjax.adabreg(
+        0.2, bregjax.l1(), optax.linear_schedule(0.1, 0.5, STEPS), keep_weights=True
+    ),
+    "injected": optax.inject_hyperparams(bregjax.linbreg, static_args=("regularizer",))(
+        0.2, bregjax.l1(), optax.linear_schedule(0.1, 0.5, STEPS)
+    ),
+    "two of them": optax.partition(
+        {
+            "conv": bregjax.linbreg(0.2, bregjax.per_kernel(), 0.5),
+            "dense": bregjax.steer(bregjax.linbreg(0.2, bregjax.l1(), 1.0), 0.3),
+        },
+        bregjax.label_by_kind,
+    ),
+}
+# Of these the parameters are no function of the dual: after the landing, and with a random prox.
+UNKNOWN = ("landing", "linbreg_soft_bernoulli")
+NAMES = [name for name in CASES if CASES[name].has_dual] + list(OTHERS)
+
+
+def words(tx: Any, steps: int = STEPS, dtype: Any = jnp.float32) -> str:
+    """What the diagnosis says about what comes behind the step."""
+    params = jax.tree.map(jnp.abs, network(dtype=dtype))  # nonneg_l1 allows no others
+    state, step = tx.init(params), jax.jit(step_with(tx))
+    for gradient in gradients(params)[:steps]:
+        params, state = step(params, state, gradient)
+    said = bregjax.diagnose(tx, state, params)
+    return " ".join(sentence for sentence in said if "behind the step" in sentence)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@jax.numpy_dtype_promotion("standard")
+def test_what_comes_behind_the_step(name):
+    tx = CASES[name].make() if name in CASES else OTHERS[name]
+    assert words(tx, steps=0) == ""
+    assert words(tx) == ""
+    for behind in (optax.scale(0.5), optax.add_decayed_weights(-0.1)):
+        said = words(optax.chain(tx, behind))
+        assert ("conv/kernel, dense/kernel is not what the dual says" in said) == (
+            name not in UNKNOWN
+        )
+
+
+@jax.numpy_dtype_promotion("standard")
+def test_rounding_to_bfloat16_is_no_change():
+    tx = bregjax.adabreg(0.2, bregjax.l1(), 0.5)
+    assert words(tx, dtype=jnp.bfloat16) == ""
+    behind = optax.add_decayed_weights(-0.2)
+    assert "dense/kernel" in words(optax.chain(tx, behind), dtype=jnp.bfloat16)
+
+
+def test_a_state_that_is_older_than_the_weights():
+    tx = bregjax.linbreg(0.2, bregjax.l1(), 0.5)
+    params = network()
+    state = tx.init(params)
+    thinned = bregjax.sparsify(jax.random.key(0), params, 0.2, rescale=False)
+    assert "call tx.init again" in " ".join(bregjax.diagnose(tx, state, thinned))
