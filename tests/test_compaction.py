@@ -200,7 +200,7 @@ def test_landing_and_steering_in_another_currency(params):
     assert float(share(after)) == pytest.approx(0.3, abs=0.06)
     with pytest.raises(ValueError, match="measure needs density, got density=None, count=3"):
         bregjax.land(tx, state, params, count=3, measure=share)
-    with pytest.raises(ValueError, match=r"of must be one of parameters, .* got of='flops'"):
+    with pytest.raises(ValueError, match=r"of must be one of 'parameters', .* got of='flops'"):
         bregjax.shrunk_share_params(apply, params, X[:1], of="flops")  # type: ignore[arg-type]
 
 
