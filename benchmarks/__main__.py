@@ -24,6 +24,7 @@ try:
     from benchmarks.speed.lowrank_speed import LowrankSpeed
     from benchmarks.speed.peers import Peers
     from benchmarks.speed.shrink_speed import ShrinkSpeed
+    from benchmarks.speed.sparse_speed import SparseSpeed
     from benchmarks.speed.step_cost import StepCost
     from benchmarks.speed.training_cost import TrainingCost
 except ModuleNotFoundError as missing:
@@ -51,6 +52,7 @@ COMMANDS = {
         TrainingCost,
         LowrankSpeed,
         ShrinkSpeed,
+        SparseSpeed,
         Peers,
     )
 }

@@ -15,6 +15,7 @@ from benchmarks.report.figures.curves import (
 )
 from benchmarks.report.figures.kernels import learned_kernels
 from benchmarks.report.figures.spectra import singular_values
+from benchmarks.report.figures.speedups import speedups
 from benchmarks.report.figures.style import save
 from benchmarks.report.figures.weights import appearing_weights
 
@@ -33,6 +34,7 @@ __all__ = [
     "restored_images",
     "save",
     "singular_values",
+    "speedups",
     "steering",
     "surviving_connections",
 ]
