@@ -19,6 +19,7 @@ try:
     from benchmarks.experiments.lowrank_mlp import LowrankMlp
     from benchmarks.experiments.mnist_mlp import MnistMlp
     from benchmarks.experiments.multilevel import Multilevel
+    from benchmarks.experiments.shrink import Shrink
     from benchmarks.experiments.sparsity_path import SparsityPath
     from benchmarks.experiments.target_sparsity import TargetSparsity
     from benchmarks.speed.lowrank_speed import LowrankSpeed
@@ -45,6 +46,7 @@ COMMANDS = {
         CifarResNet,
         TargetSparsity,
         SparsityPath,
+        Shrink,
         Multilevel,
         LowrankMlp,
         LowrankConvnet,

@@ -10,6 +10,7 @@ from benchmarks.report.figures.curves import (
     layer_densities,
     learning_curves,
     plot_curves,
+    quality_and_speed,
     quality_over_steps,
     steering,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "learned_kernels",
     "learning_curves",
     "plot_curves",
+    "quality_and_speed",
     "quality_over_steps",
     "restored_images",
     "save",

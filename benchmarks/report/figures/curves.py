@@ -7,7 +7,13 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
 
 from benchmarks.report.figures.style import STYLE, looks
 from benchmarks.report.results import Run, by_method, means
@@ -164,27 +170,22 @@ def accuracy_at_targets(runs: Sequence[Run], title: str) -> Figure:
 
 def quality_over_steps(runs: Sequence[Run], title: str) -> Figure:
     """Draw test accuracy, or the loss, over the number of steps: each seed, and the mean."""
-    classes = all(run.test_accuracy is not None for run in runs)
+    quality, label = _quality(runs)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.8), layout="constrained")
         axes = figure.subplots()
         lines: dict[str, list[Run]] = {}
         for run in runs:
             share = f"{run.target_density or 1:.0%} of the weights"
-            label = f"{run.kind}, {'dense' if run.target_density is None else share}"
-            lines.setdefault(label, []).append(run)
-        for label, look in looks(lines).items():
-            mine = lines[label]
+            name = f"{run.kind}, {'dense' if run.target_density is None else share}"
+            lines.setdefault(name, []).append(run)
+        for name, look in looks(lines).items():
+            mine = lines[name]
             steps = sorted({run.settings["steps"] for run in mine})
             values = [
-                [
-                    100 * (run.test_accuracy or 0) if classes else run.test_loss
-                    for run in mine
-                    if run.settings["steps"] == count
-                ]
-                for count in steps
+                [quality(run) for run in mine if run.settings["steps"] == count] for count in steps
             ]
-            axes.plot(steps, [np.mean(v) for v in values], label=label, **look)
+            axes.plot(steps, [np.mean(v) for v in values], label=name, **look)
             for count, seeds in zip(steps, values, strict=True):
                 axes.scatter(
                     [count] * len(seeds), seeds, s=6, color=look["color"], alpha=0.4, zorder=1
@@ -194,10 +195,57 @@ def quality_over_steps(runs: Sequence[Run], title: str) -> Figure:
         axes.set_xticks(counts, [f"{count:,}" for count in counts])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("steps of training")
-        axes.set_ylabel("test accuracy in %" if classes else "test loss in nats per character")
+        axes.set_ylabel(label)
         axes.legend()
         axes.set_title(title)
     return figure
+
+
+def quality_and_speed(runs: Sequence[Run], title: str) -> Figure:
+    """Draw test accuracy, or the loss, over the size and over the speed of the shrunk networks.
+
+    Both are relative to the dense network of the same architecture: the one that was not made
+    sparse is the dotted line.
+    """
+    quality, label = _quality(runs)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.0, 3.4), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        groups = by_method(runs)
+        for method, look in looks(groups).items():
+            group = groups[method]
+            if group[0].target_density is None:
+                mean = np.mean([quality(run) for run in group])
+                for axes in (left, right):
+                    axes.axhline(mean, color=look["color"], linestyle=":", label=method)
+                continue
+            for axes, values in (
+                (left, [100 * run.findings["multiply_adds"] for run in group]),
+                (right, [run.findings["speedup"] for run in group]),
+            ):
+                axes.plot(values, [quality(run) for run in group], label=method, **look)
+                axes.get_lines()[-1].set_linestyle("none")
+        left.set_xscale("log")
+        left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        left.xaxis.set_major_formatter(PercentFormatter(decimals=None))
+        left.set_xlabel("multiply-adds left, share of the dense network's")
+        right.set_xscale("log")
+        right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        right.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g} ×"))
+        right.set_xlabel("as fast as the dense network")
+        for axes in (left, right):
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        left.set_ylabel(label)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside right center")
+        figure.suptitle(title)
+    return figure
+
+
+def _quality(runs: Sequence[Run]) -> tuple[Callable[[Run], float], str]:
+    """What says how good a run is, and its label: accuracy, or the loss where there is none."""
+    if all(run.test_accuracy is not None for run in runs):
+        return lambda run: 100 * (run.test_accuracy or 0), "test accuracy in %"
+    return lambda run: run.test_loss, "test loss in nats per character"
 
 
 def _target(run: Run) -> float:
