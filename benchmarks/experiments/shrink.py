@@ -57,7 +57,8 @@ _NETWORKS = {
         "CIFAR-10, ResNet-20",
         "cifar10",
         lambda rngs: resnet20(rngs=rngs),
-        {"*/conv/kernel": bregjax.per_filter()},
+        # By those that listen to them: a filter that is dead puts out what its norm adds.
+        {"*/second/conv/kernel": bregjax.per_input_channel()},
         {"batch_size": 128, "augment": crop_and_flip},
         100,
     ),
@@ -87,8 +88,8 @@ class Shrink(Experiment):
     name: ClassVar[str] = "shrink"
 
     network: Literal["mlp", "convnet", "resnet20", "transformer"] = "mlp"
-    """Neurons on MNIST, filters and neurons on Fashion-MNIST, filters on CIFAR-10, heads and
-    neurons on the texts of Python's help."""
+    """Neurons on MNIST, filters and neurons on Fashion-MNIST, channels within the blocks on
+    CIFAR-10, heads and neurons on the texts of Python's help."""
     densities: tuple[float, ...] = (0.5, 0.25, 0.1)
     """What is asked for: the shares of the weights of such units that live in the end."""
     epochs: int = 5

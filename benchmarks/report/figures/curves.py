@@ -228,7 +228,7 @@ def quality_and_speed(runs: Sequence[Run], title: str) -> Figure:
         left.set_xscale("log")
         left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         left.xaxis.set_major_formatter(PercentFormatter(decimals=None))
-        left.set_xlabel("multiply-adds left, share of the dense network's")
+        left.set_xlabel("multiply-adds left")
         right.set_xscale("log")
         right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         right.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g} ×"))
