@@ -202,10 +202,9 @@ def quality_over_steps(runs: Sequence[Run], title: str) -> Figure:
 
 
 def quality_and_speed(runs: Sequence[Run], title: str) -> Figure:
-    """Draw test accuracy, or the loss, over the size and over the speed of the shrunk networks.
+    """Draw test accuracy, or the loss, over the size and over the speed of shrunk networks.
 
-    Both are relative to the dense network of the same architecture: the one that was not made
-    sparse is the dotted line.
+    A point for each run; of the speed the quartiles, too.
     """
     quality, label = _quality(runs)
     with mpl.rc_context(STYLE):
@@ -213,28 +212,22 @@ def quality_and_speed(runs: Sequence[Run], title: str) -> Figure:
         left, right = figure.subplots(1, 2, sharey=True)
         groups = by_method(runs)
         for method, look in looks(groups).items():
-            group = groups[method]
-            if group[0].target_density is None:
-                mean = np.mean([quality(run) for run in group])
-                for axes in (left, right):
-                    axes.axhline(mean, color=look["color"], linestyle=":", label=method)
-                continue
-            for axes, values in (
-                (left, [100 * run.findings["multiply_adds"] for run in group]),
-                (right, [run.findings["speedup"] for run in group]),
-            ):
-                axes.plot(values, [quality(run) for run in group], label=method, **look)
-                axes.get_lines()[-1].set_linestyle("none")
-        left.set_xscale("log")
-        left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        left.xaxis.set_major_formatter(PercentFormatter(decimals=None))
-        left.set_xlabel("multiply-adds left")
-        right.set_xscale("log")
-        right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        right.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g} ×"))
-        right.set_xlabel("as fast as the dense network")
+            look = look | {"linestyle": "none", "label": method}
+            found = [run.findings for run in groups[method]]
+            qualities = [quality(run) for run in groups[method]]
+            left.plot([100 * f["multiply_adds"] for f in found], qualities, **look)
+            medians = np.array([f["speedup"] for f in found])
+            low, high = np.transpose([f["speedup_quartiles"] for f in found])
+            spread = (medians - low, high - medians)
+            right.errorbar(medians, qualities, xerr=spread, capsize=2, **look)
         for axes in (left, right):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_minor_formatter(NullFormatter())
+        left.xaxis.set_major_formatter(PercentFormatter(decimals=None))
+        right.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g} ×"))
+        left.set_xlabel("multiply-adds left")
+        right.set_xlabel("as fast as the dense network")
         left.set_ylabel(label)
         figure.legend(*left.get_legend_handles_labels(), loc="outside right center")
         figure.suptitle(title)
