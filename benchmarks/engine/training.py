@@ -294,7 +294,9 @@ def evaluate(task: Task, network: nnx.Module) -> tuple[float, float]:
     task = dataclasses.replace(task, build=lambda rngs: nnx.clone(network))
     programs = Programs(task, lambda _: optax.identity(), None, 1)
     _, *state = nnx.split(network, nnx.Param, ...)
-    params, other = jax.tree.map(lambda x: x[None], state)
+    params, other = devices.place(
+        jax.tree.map(lambda x: x[None], state), programs.mesh, devices.SEEDS
+    )
     test = devices.place((task.dataset.test.inputs, task.dataset.test.targets), programs.mesh)
     loss, accuracy = jax.device_get(programs.evaluate(params, other, test))
     return loss.item(), accuracy.item()

@@ -68,6 +68,7 @@ def test_a_quick_trial_of_a_target(tmp_path):
 
 
 @needs_mnist
+@pytest.mark.slow
 def test_a_quick_trial_of_shrinking(tmp_path):
     (run,) = check("shrink", tmp_path, "--densities", "0.25", "--only", "AdaBreg")
     found = run["findings"]
