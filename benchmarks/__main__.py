@@ -20,11 +20,13 @@ try:
     from benchmarks.experiments.lowrank_mlp import LowrankMlp
     from benchmarks.experiments.mnist_mlp import MnistMlp
     from benchmarks.experiments.multilevel import Multilevel
+    from benchmarks.experiments.shrink import Shrink
     from benchmarks.experiments.sparsity_path import SparsityPath
     from benchmarks.experiments.target_sparsity import TargetSparsity
     from benchmarks.speed.lowrank_speed import LowrankSpeed
     from benchmarks.speed.peers import Peers
     from benchmarks.speed.shrink_speed import ShrinkSpeed
+    from benchmarks.speed.sparse_speed import SparseSpeed
     from benchmarks.speed.step_cost import StepCost
     from benchmarks.speed.training_cost import TrainingCost
 except ModuleNotFoundError as missing:
@@ -46,6 +48,7 @@ COMMANDS = {
         CifarResNet,
         TargetSparsity,
         SparsityPath,
+        Shrink,
         Multilevel,
         LowrankMlp,
         LowrankConvnet,
@@ -53,6 +56,7 @@ COMMANDS = {
         TrainingCost,
         LowrankSpeed,
         ShrinkSpeed,
+        SparseSpeed,
         Peers,
     )
 }

@@ -318,6 +318,22 @@ def network_of(task: Task, result: Result, index: int = 0) -> nnx.Module:
     return nnx.merge(nnx.graphdef(model), params, other)
 
 
+def evaluate(task: Task, network: nnx.Module) -> tuple[float, float]:
+    """Mean loss and accuracy of a network on the test images, by the programs of `train`.
+
+    The accuracy is NaN where there are no classes.
+    """
+    task = dataclasses.replace(task, build=lambda rngs: nnx.clone(network))
+    programs = Programs(task, lambda _: optax.identity(), None, 1)
+    _, *state = nnx.split(network, nnx.Param, ...)
+    params, other = devices.place(
+        jax.tree.map(lambda x: x[None], state), programs.mesh, devices.SEEDS
+    )
+    test = devices.place((task.dataset.test.inputs, task.dataset.test.targets), programs.mesh)
+    loss, accuracy = jax.device_get(programs.evaluate(params, other, test))
+    return loss.item(), accuracy.item()
+
+
 class Programs:
     """The compiled programs of a training; all map over the seeds, see `devices.spread`."""
 

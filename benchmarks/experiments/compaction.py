@@ -15,16 +15,16 @@ from benchmarks.experiments.experiment import Experiment
 from benchmarks.experiments.fashion_convnet import convnet_task
 from benchmarks.experiments.mnist import mlp_task, mlp_title
 from benchmarks.experiments.runner import Case, Trainer
-from benchmarks.methods import FirstStart, Recipe, ToDensity
+from benchmarks.methods import Recipe, ToDensity
 from benchmarks.methods.schedules import Cosine
 from benchmarks.report import figures, results
 
 _COMPACT = "compact"
 
 _TASKS = {"mlp": ("mnist", mlp_task), "convnet": ("fashion_mnist", convnet_task)}
-_HIDDEN = {
-    "mlp": bregjax.label_by_path({"layers/2/*": False, "*/kernel": True}, default=False),
-    "convnet": bregjax.label_by_path({"linear2/*": False, "*/kernel": True}, default=False),
+_GROUPS = {
+    "mlp": {"layers/[01]/kernel": bregjax.per_neuron()},
+    "convnet": {"conv?/kernel": bregjax.per_filter(), "linear1/kernel": bregjax.per_neuron()},
 }
 
 
@@ -69,11 +69,10 @@ class Compacted(Experiment):
     def methods(self) -> list[Recipe]:
         """Dense Adam, and ours at each density without and with compaction."""
         methods.check_shares("--densities", self.densities)
-        mask, neurons = _HIDDEN[self.network], bregjax.per_neuron()
         return [
             methods.adam(Cosine(2e-3)),
             *(
-                ToDensity(density, FirstStart(mask=mask, groups=neurons), mask, neurons, note)
+                ToDensity(density, groups=_GROUPS[self.network], note=note)
                 for density in self.densities
                 for note in ("", _COMPACT)
             ),

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from benchmarks.engine.training import Result, Task, network_of
 from benchmarks.experiments.experiment import Experiment
 from benchmarks.experiments.runner import Trainer
 from benchmarks.measure.multiply_adds import network_costs
-from benchmarks.measure.timing import time_in_turn
+from benchmarks.measure.timing import forward_pass, speedup, time_in_turn
 from benchmarks.methods import Method, Recipe
 from benchmarks.methods.schedules import Cosine
 from benchmarks.report import figures, results
@@ -105,16 +104,13 @@ class LowRank(Experiment):
             sum(cost.multiply_adds for cost in network_costs(net, task.dataset).values())
             for net in (network, smaller)
         )
-        inputs = jnp.asarray(task.dataset.test.inputs[:_TIMED])
-        calls = {}
-        for key, net in (("before", network), ("after", smaller)):
-            graphdef, state = nnx.split(net)
-            calls[key] = partial(jax.jit(partial(_outputs, graphdef, task)), state, inputs)
+        inputs = task.dataset.normalize(jnp.asarray(task.dataset.test.inputs[:_TIMED]))
+        calls = {"before": forward_pass(network, inputs), "after": forward_pass(smaller, inputs)}
         seconds = time_in_turn(calls, 3 if self.quick else 30, np.random.default_rng(0))
         return {
             "factorized_accuracy": float(tuned.test_accuracy[0]),
             "factorized_multiply_adds": after / before,
-            "factorized_speedup": float(np.median(seconds["before"] / seconds["after"])),
+            "factorized_speedup": speedup(seconds, "after", "before")["speedup"],
         }
 
     def remarks(self, runs: Sequence[results.Run]) -> Iterator[str]:
@@ -149,10 +145,6 @@ def _kernels(params: Any, seed: int) -> dict[str, jax.Array]:
         for path, x in jax.tree_util.tree_leaves_with_path(params)
         if x.ndim > 2  # the first axis is that of the seeds
     }
-
-
-def _outputs(graphdef: Any, task: Task, state: Any, inputs: jax.Array) -> jax.Array:
-    return nnx.merge(graphdef, state)(task.dataset.normalize(inputs))
 
 
 def called(method: Method, what: str) -> Method:

@@ -1,7 +1,8 @@
 """What is trained: an optimizer by its learning rate and start, or told a density, or a path."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -79,9 +80,14 @@ class Method(_Single):
 
     def record(self) -> dict[str, Any]:
         """All settings, for summary.json."""
-        start = self.start.record() if self.start else {"initial_density": 1.0}
+        start = _start_of(self.start)
         target = {} if self.target_density is None else {"target_density": self.target_density}
         return self.learning_rate.record() | start | target | self.settings
+
+
+def _start_of(start: Start | None) -> dict[str, Any]:
+    """The settings of a start, for summary.json."""
+    return start.record() if start else {"initial_density": 1.0}
 
 
 def _label(family: str, strength: str = "", note: str = "", target: float | None = None) -> str:
@@ -206,10 +212,13 @@ class ToDensity(_Single):
     """`bregjax.adabreg_to_density`, which is told a density and nothing else."""
 
     target_density: float
-    start: Start
+    start: Start | None = None
+    """None starts dense"""
     mask: Callable[[Any], Any] | None = None
     """which weights become sparse"""
-    regularizer: bregjax.Regularizer = dataclasses.field(default_factory=bregjax.l1)
+    groups: Mapping[str, bregjax.Regularizer] | None = None
+    """in place of the mask, by patterns of the weights' names what lives or dies as a whole; so
+    large a share of the weights of each pattern lives in the end"""
     note: str = ""
     """what tells it from others, such as ``compact``"""
     full_gradients: float = 1.0
@@ -230,16 +239,24 @@ class ToDensity(_Single):
         """See `Method`."""
         del strength_share  # there is no strength
         steps = epochs * steps_per_epoch
-        return bregjax.adabreg_to_density(
-            self.target_density, steps, regularizer=self.regularizer, mask=self.mask
-        )
+        make = functools.partial(bregjax.adabreg_to_density, self.target_density, steps)
+        if self.groups is None:
+            return make(mask=self.mask)
+        optimizers: dict[Hashable, optax.GradientTransformation] = {
+            pattern: make(
+                regularizer=groups, mask=bregjax.label_by_path({pattern: True}, default=False)
+            )
+            for pattern, groups in self.groups.items()
+        }
+        first, *_ = self.groups  # its optimizer trains what is in no group, too
+        labels = bregjax.label_by_path({pattern: pattern for pattern in self.groups}, default=first)
+        return optax.partition(optimizers, labels)
 
     def record(self) -> dict[str, Any]:
         """See `Method`."""
-        return self.start.record() | {
-            "target_density": self.target_density,
-            "regularizer": repr(self.regularizer),
-        }
+        groups = {p: str(groups).lstrip("_") for p, groups in (self.groups or {}).items()}
+        regularizer = {"regularizer": groups} if groups else {}
+        return _start_of(self.start) | {"target_density": self.target_density} | regularizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,11 +72,10 @@ class FirstStart:
 
     density: float = 0.5
     mask: Callable[[Any], Any] | None = None
-    groups: bregjax.Regularizer = dataclasses.field(default_factory=bregjax.l1)
 
     def __call__(self, key: jax.Array, params: Any) -> Any:
         """See `Start`."""
-        return bregjax.sparse_start(key, params, self.density, groups=self.groups, mask=self.mask)
+        return bregjax.sparse_start(key, params, self.density, mask=self.mask)
 
     def record(self) -> dict[str, Any]:
         """See `Start`."""

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -15,7 +14,7 @@ import bregjax
 from benchmarks.cli.options import check_counts
 from benchmarks.cli.progress import console
 from benchmarks.experiments.mnist import PAPER
-from benchmarks.measure.timing import time_in_turn
+from benchmarks.measure.timing import forward_pass, speedup, time_in_turn
 from benchmarks.models import MLP, ConvNet, resnet20
 from benchmarks.report import results
 
@@ -87,26 +86,20 @@ class ShrinkSpeed:
         _kill(model, network.dead, rng)
         inputs = jnp.asarray(rng.standard_normal((network.batch_size, *network.shape)), jnp.float32)
         smaller, report, _ = bregjax.shrink(model, inputs[:2])
-        calls = {"dense": _compiled(model, inputs), "shrunk": _compiled(smaller, inputs)}
+        calls = {"dense": forward_pass(model, inputs), "shrunk": forward_pass(smaller, inputs)}
         expected, got = calls["dense"](), calls["shrunk"]()
         seconds = time_in_turn(calls, 3 if self.quick else self.repeats, rng)
-        return {
+        row = {
             "experiment": self.name,
             "network": name,
             "dead": network.dead,
             "batch_size": network.batch_size,
             "parameters": report.parameters[1] / report.parameters[0],
             "multiply_adds": report.multiply_adds[1] / report.multiply_adds[0],
-            "speedup": float(np.median(seconds["dense"] / seconds["shrunk"])),
             "difference": float(jnp.max(jnp.abs(got - expected)) / jnp.max(jnp.abs(expected))),
             "repeats": len(seconds["dense"]),
-        } | results.provenance()
-
-
-def _compiled(model: nnx.Module, inputs: jax.Array) -> Callable[[], jax.Array]:
-    graphdef, state = nnx.split(model)
-    run = jax.jit(lambda state, inputs: nnx.merge(graphdef, state)(inputs))
-    return lambda: run(state, inputs)
+        }
+        return row | speedup(seconds, "shrunk", "dense") | results.provenance()
 
 
 def _kill(model: nnx.Module, share: float, rng: np.random.Generator) -> None:

@@ -1,5 +1,6 @@
 """Going on with the training of a network that was shrunk, and back to its old shapes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -103,11 +104,7 @@ def gather_state(
                 f"{name} has taken in what dead units put out, and its dual has not: leave it out"
                 " of the regularization by mask, as biases are by default."
             )
-    state = jax.tree.map(
-        lambda x, name: _gather(x, name, shrunk) if name else x,
-        state,
-        _names_in_state(optimizer, state, params),
-    )
+    state = _map_named(lambda x, name: _gather(x, name, shrunk), params, state)
     if not states_of(state, MirrorState) or states_of(state, LandingState):
         return state
     # Live groups have lost what led on from dead units: their norms are others.
@@ -148,10 +145,7 @@ def unshrink_state(
     check_same_shapes("state", state, "optimizer.init(shrunk.network)", expected)
     expected = jax.eval_shape(optimizer.init, _shapes_before(params, shrunk))
     check_same_shapes("before", before, "optimizer.init of what was shrunk", expected)
-    names = _names_in_state(optimizer, state, params)
-    return jax.tree.map(
-        lambda x, old, name: _scatter(x, name, shrunk, old) if name else x, state, before, names
-    )
+    return _map_named(lambda x, name, old: _scatter(x, name, shrunk, old), params, state, before)
 
 
 def unshrink(params: Any, shrunk: Shrunk, before: Any = None) -> Any:
@@ -215,16 +209,20 @@ def _shapes_before(params: Any, shrunk: Shrunk) -> Any:
     return jax.tree_util.tree_map_with_path(before, params)
 
 
-def _names_in_state(optimizer: optax.GradientTransformation, state: Any, params: Any) -> Any:
-    """A tree like ``state``: the parameter's name for what mirrors one, else an empty one."""
-    return optax.tree_map_params(
-        optimizer,
-        lambda x, name: x if isinstance(x, optax.MaskedNode) else name,
-        state,
-        jax.tree_util.tree_map_with_path(lambda path, _: leaf_name(path), params),
-        transform_non_params=lambda _: "",
-        is_leaf=lambda x: isinstance(x, optax.MaskedNode),
-    )
+def _map_named(function: Callable[..., Any], params: Any, state: Any, *rest: Any) -> Any:
+    """Map over all of ``state`` that mirrors a parameter, with the parameter's name.
+
+    It is told by the end of its path: `optax.tree_map_params` asks a partition for the labels of a
+    tree without leaves.
+    """
+    names = [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+
+    def mapped(path: tuple, x: Any, *others: Any) -> Any:
+        place = f"/{leaf_name(path)}"
+        ends = [name for name in names if place.endswith(f"/{name}" if name else "")]
+        return function(x, max(ends, key=len), *others) if ends and np.ndim(x) else x
+
+    return jax.tree_util.tree_map_with_path(mapped, state, *rest)
 
 
 def _gather(x: Any, name: str, shrunk: Shrunk) -> jax.Array:

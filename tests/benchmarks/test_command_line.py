@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from test_data import needs_mnist
@@ -15,6 +16,9 @@ from benchmarks.cli.options import named_by
 from benchmarks.engine.training import train
 from benchmarks.experiments.digits import Digits
 from benchmarks.report.results import prepare_folder, print_table, read_runs
+from benchmarks.speed.sparse_speed import products
+
+METHODS_OF_SPARSE_SPEED = ("dense", "BCSR", "BCOO", "shrunk")
 
 RUN_KEYS = {
     "experiment",
@@ -286,7 +290,25 @@ def test_shrink_speed_reports_sizes_and_speedups(tmp_path):
     (row,) = json.loads((tmp_path / "summary.json").read_text())
     assert 0.2 < row["multiply_adds"] < 0.25  # a quarter, and the columns of the classes
     assert row["difference"] < 1e-5
-    assert row["speedup"] > 0
+    assert 0 < row["speedup_quartiles"][0] <= row["speedup"] <= row["speedup_quartiles"][1]
+
+
+def test_sparse_speed_compares_the_same_product(tmp_path):
+    options = ["--quick", "--batch-sizes", "3", "--densities", "0.05", "0.5"]
+    assert main(["sparse_speed", *options, "--out", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "summary.json").read_text())
+    assert [(row["density"], row["method"]) for row in rows] == [
+        (density, method) for density in (0.05, 0.5) for method in METHODS_OF_SPARSE_SPEED
+    ]
+    assert all(row["milliseconds"] > 0 and row["speedup"] > 0 for row in rows)
+    assert {row["speedup"] for row in rows if row["method"] == "dense"} == {1}
+    assert (tmp_path / "speedups.png").read_bytes().startswith(b"\x89PNG")
+    inputs = jax.random.normal(jax.random.key(0), (3, 40))
+    calls = products(inputs, 40, 0.1, np.random.default_rng(0))
+    dense, bcsr, bcoo, shrunk = (calls[method]() for method in METHODS_OF_SPARSE_SPEED)
+    np.testing.assert_allclose(bcsr, dense, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(bcoo, dense, rtol=1e-5, atol=1e-5)
+    assert shrunk.shape == (3, 4)
 
 
 def test_lowrank_speed_reports_errors_and_speedups(tmp_path):

@@ -15,6 +15,7 @@ FIGURES = {
     "cifar_resnet": ["learning_curves", "accuracy_and_density", "layer_densities"],
     "target_sparsity": ["accuracy_at_targets", "steering"],
     "sparsity_path": ["accuracy_along_path"],
+    "shrink": ["quality_and_speed"],
     "multilevel": ["accuracy_and_cost", "learning_curves"],
     "lowrank_mlp": ["learning_curves", "singular_values"],
     "lowrank_convnet": ["learning_curves", "singular_values"],
@@ -30,7 +31,8 @@ def check(name: str, out, *options: str) -> list[dict]:
     for run in runs:
         assert 0 <= run["density"] <= 1
         assert run["epochs"] == 2
-        assert (run["test_accuracy"] is None) == (name == "denoising_autoencoder")
+        words = run["settings"].get("network") == "transformer"
+        assert (run["test_accuracy"] is None) == (name == "denoising_autoencoder" or words)
     return runs
 
 
@@ -76,6 +78,30 @@ def test_a_quick_trial_of_a_target(tmp_path):
     assert run["settings"]["target_density"] == 0.05
     assert run["nonzero"] == round(0.05 * 173_600)
     assert 0 < run["findings"]["steered_density"] < 1
+
+
+@needs_mnist
+@pytest.mark.slow
+def test_a_quick_trial_of_shrinking(tmp_path):
+    (run,) = check("shrink", tmp_path, "--densities", "0.25", "--only", "AdaBreg")
+    found = run["findings"]
+    assert found["shrunk_accuracy"] == run["test_accuracy"]
+    assert found["shrunk_loss"] == pytest.approx(run["test_loss"], rel=1e-5)
+    # A quarter of 157,600 weights in whole neurons, and the ten classes.
+    groups = 784 * 50 + 200 * 20 + 800
+    assert groups <= run["nonzero"] <= groups + 784 + 200
+    assert found["multiply_adds"] < 0.25
+    assert found["bytes"] == found["parameters"] < 0.26
+
+
+@pytest.mark.slow
+def test_a_quick_trial_of_shrinking_a_transformer(tmp_path):
+    (run,) = check(
+        "shrink", tmp_path, "--network", "transformer", "--densities", "0.5", "--only", "AdaBreg"
+    )
+    found = run["findings"]
+    assert found["shrunk_loss"] == pytest.approx(run["test_loss"], rel=1e-5)
+    assert found["parameters"] < 0.7
 
 
 @needs_mnist

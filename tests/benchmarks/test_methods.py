@@ -17,6 +17,7 @@ from benchmarks.experiments.cifar_resnet import CifarResNet
 from benchmarks.experiments.lowrank_convnet import LowrankConvnet
 from benchmarks.experiments.lowrank_mlp import LowrankMlp
 from benchmarks.experiments.mnist_mlp import MnistMlp
+from benchmarks.experiments.shrink import Shrink
 from benchmarks.experiments.target_sparsity import TargetSparsity
 from benchmarks.methods import ErdosRenyiStart, SparseStart
 from benchmarks.methods.regularization import Penalty, Regularization, Rising, everywhere
@@ -166,6 +167,24 @@ def test_baselines_end_with_the_density_they_are_told(method):
     assert abs(live - 0.1 * total) <= 2
 
 
+def test_so_much_of_each_pattern_lives_and_the_rest_is_trained():
+    rng = np.random.default_rng(0)
+    shapes = {"heads": (4, 3, 5), "up": (6, 20), "out": (20, 3)}
+    params: Any = {name: rng.standard_normal(s).astype(np.float32) for name, s in shapes.items()}
+    groups = {"heads": bregjax.per_head(head_axis=-3), "up": bregjax.per_neuron()}
+    method = methods.ToDensity(0.25, groups=groups)
+    tx = method.optimizer(epochs=2, steps_per_epoch=5)
+    state, update, before = tx.init(params), jax.jit(tx.update), params
+    for _ in range(10):
+        gradient = {name: rng.standard_normal(s).astype(np.float32) for name, s in shapes.items()}
+        updates, state = update(gradient, state, params)
+        params = jax.tree.map(np.add, params, updates)
+    assert np.any(params["heads"], axis=(1, 2)).sum() == 1
+    assert np.any(params["up"], axis=0).sum() == 5
+    assert np.all(params["out"] != before["out"])
+    assert set(method.record()["regularizer"]) == set(groups)
+
+
 @pytest.mark.parametrize("preset", ["paper", "best"])
 def test_presets_of_cifar_have_a_run_for_each_density_and_train(preset):
     experiment = CifarResNet(preset=preset, density=(0.1, 0.034))
@@ -203,7 +222,9 @@ def test_densities_of_cifar_are_checked(density):
         CifarResNet(density=density).methods()
 
 
-@pytest.mark.parametrize("experiment", [MnistMlp, TargetSparsity, LowrankMlp, LowrankConvnet])
+@pytest.mark.parametrize(
+    "experiment", [MnistMlp, TargetSparsity, LowrankMlp, LowrankConvnet, Shrink]
+)
 def test_settings_are_the_same_in_every_process(experiment):
     """A checkpoint is known by them: an address in memory would make it another run's."""
     for recipe in experiment().methods():

@@ -16,7 +16,7 @@ from benchmarks.data import Dataset, Split
 from benchmarks.engine.checkpoints import Checkpoints
 from benchmarks.engine.compaction import Compaction
 from benchmarks.engine.objectives import reconstruction
-from benchmarks.engine.training import Result, Task, network_of, train
+from benchmarks.engine.training import Result, Task, evaluate, network_of, train
 from benchmarks.methods import SparseStart, Steered, Targeted
 from benchmarks.methods.regularization import everywhere
 from benchmarks.methods.schedules import Constant
@@ -80,6 +80,9 @@ def test_test_accuracy_is_that_of_the_returned_parameters():
         logits = model((dataset.test.inputs / np.float32(255) - 0.3) / 0.2)
         accuracy = np.mean(np.argmax(logits, axis=-1) == dataset.test.targets)
         np.testing.assert_allclose(result.test_accuracy[index], accuracy, atol=1e-6)
+        loss, alone = evaluate(task(), network_of(task(), result, index))
+        assert loss == pytest.approx(result.test_loss[index], rel=1e-6)
+        assert alone == pytest.approx(result.test_accuracy[index])
 
 
 def test_seeds_side_by_side_are_the_runs_alone():

@@ -11,11 +11,13 @@ from benchmarks.report.figures.curves import (
     layer_densities,
     learning_curves,
     plot_curves,
+    quality_and_speed,
     quality_over_steps,
     steering,
 )
 from benchmarks.report.figures.kernels import learned_kernels
 from benchmarks.report.figures.spectra import singular_values
+from benchmarks.report.figures.speedups import speedups
 from benchmarks.report.figures.style import save
 from benchmarks.report.figures.weights import appearing_weights
 
@@ -31,10 +33,12 @@ __all__ = [
     "learned_kernels",
     "learning_curves",
     "plot_curves",
+    "quality_and_speed",
     "quality_over_steps",
     "restored_images",
     "save",
     "singular_values",
+    "speedups",
     "steering",
     "surviving_connections",
 ]

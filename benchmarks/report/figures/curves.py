@@ -7,7 +7,13 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
 
 from benchmarks.report.figures.style import STYLE, looks
 from benchmarks.report.results import Run, by_method, means
@@ -171,27 +177,22 @@ def accuracy_at_targets(runs: Sequence[Run], title: str) -> Figure:
 
 def quality_over_steps(runs: Sequence[Run], title: str) -> Figure:
     """Draw test accuracy, or the loss, over the number of steps: each seed, and the mean."""
-    classes = all(run.test_accuracy is not None for run in runs)
+    quality, label = _quality(runs)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.8), layout="constrained")
         axes = figure.subplots()
         lines: dict[str, list[Run]] = {}
         for run in runs:
             share = f"{run.target_density or 1:.0%} of the weights"
-            label = f"{run.kind}, {'dense' if run.target_density is None else share}"
-            lines.setdefault(label, []).append(run)
-        for label, look in looks(lines).items():
-            mine = lines[label]
+            name = f"{run.kind}, {'dense' if run.target_density is None else share}"
+            lines.setdefault(name, []).append(run)
+        for name, look in looks(lines).items():
+            mine = lines[name]
             steps = sorted({run.settings["steps"] for run in mine})
             values = [
-                [
-                    100 * (run.test_accuracy or 0) if classes else run.test_loss
-                    for run in mine
-                    if run.settings["steps"] == count
-                ]
-                for count in steps
+                [quality(run) for run in mine if run.settings["steps"] == count] for count in steps
             ]
-            axes.plot(steps, [np.mean(v) for v in values], label=label, **look)
+            axes.plot(steps, [np.mean(v) for v in values], label=name, **look)
             for count, seeds in zip(steps, values, strict=True):
                 axes.scatter(
                     [count] * len(seeds), seeds, s=6, color=look["color"], alpha=0.4, zorder=1
@@ -201,10 +202,50 @@ def quality_over_steps(runs: Sequence[Run], title: str) -> Figure:
         axes.set_xticks(counts, [f"{count:,}" for count in counts])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("steps of training")
-        axes.set_ylabel("test accuracy in %" if classes else "test loss in nats per character")
+        axes.set_ylabel(label)
         axes.legend()
         axes.set_title(title)
     return figure
+
+
+def quality_and_speed(runs: Sequence[Run], title: str) -> Figure:
+    """Draw test accuracy, or the loss, over the size and over the speed of shrunk networks.
+
+    A point for each run; of the speed the quartiles, too.
+    """
+    quality, label = _quality(runs)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.0, 3.4), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        groups = by_method(runs)
+        for method, look in looks(groups).items():
+            look = look | {"linestyle": "none", "label": method}
+            found = [run.findings for run in groups[method]]
+            qualities = [quality(run) for run in groups[method]]
+            left.plot([100 * f["multiply_adds"] for f in found], qualities, **look)
+            medians = np.array([f["speedup"] for f in found])
+            low, high = np.transpose([f["speedup_quartiles"] for f in found])
+            spread = (medians - low, high - medians)
+            right.errorbar(medians, qualities, xerr=spread, capsize=2, **look)
+        for axes in (left, right):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        left.xaxis.set_major_formatter(PercentFormatter(decimals=None))
+        right.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g} ×"))
+        left.set_xlabel("multiply-adds left")
+        right.set_xlabel("as fast as the dense network")
+        left.set_ylabel(label)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside right center")
+        figure.suptitle(title)
+    return figure
+
+
+def _quality(runs: Sequence[Run]) -> tuple[Callable[[Run], float], str]:
+    """What says how good a run is, and its label: accuracy, or the loss where there is none."""
+    if all(run.test_accuracy is not None for run in runs):
+        return lambda run: 100 * (run.test_accuracy or 0), "test accuracy in %"
+    return lambda run: run.test_loss, "test loss in nats per character"
 
 
 def _target(run: Run) -> float:

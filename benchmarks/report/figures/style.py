@@ -24,6 +24,9 @@ _COLORS = {
     "lasso": "#7F3C8D",
     "SGD": "#000000",
     "Adam": "#777777",
+    "BCSR": "#0072B2",
+    "BCOO": "#56B4E9",
+    "shrunk": "#D55E00",
 }
 _OTHER_COLOR = "#8C6D31"
 _LINES = (

@@ -1,0 +1,172 @@
+"""Train with whole units that die, take them out, and measure what is left."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import bregjax
+from benchmarks import methods
+from benchmarks.data import Dataset
+from benchmarks.data.augmentation import crop_and_flip
+from benchmarks.engine.objectives import next_token
+from benchmarks.engine.training import Result, Task, evaluate, network_of
+from benchmarks.experiments.experiment import Experiment
+from benchmarks.experiments.mnist import PAPER, mlp_title
+from benchmarks.experiments.runner import Trainer
+from benchmarks.measure.timing import forward_pass, speedup, time_in_turn
+from benchmarks.methods import Recipe, ToDensity
+from benchmarks.methods.schedules import Cosine
+from benchmarks.models import MLP, ConvNet, Transformer, resnet20
+from benchmarks.report import figures, results
+
+
+class _Network(NamedTuple):
+    title: str
+    dataset: str
+    build: Callable[[nnx.Rngs], nnx.Module]
+    groups: Mapping[str, bregjax.Regularizer]
+    task: Mapping[str, Any]
+    timed: int
+    """examples in a batch"""
+
+
+_NETWORKS = {
+    "mlp": _Network(
+        f"MNIST, {mlp_title()}",
+        "mnist",
+        lambda rngs: MLP(PAPER, rngs=rngs),
+        {"layers/[01]/kernel": bregjax.per_neuron()},
+        {"batch_size": 128},
+        500,
+    ),
+    "convnet": _Network(
+        "Fashion-MNIST, ConvNet",
+        "fashion_mnist",
+        lambda rngs: ConvNet(rngs=rngs),
+        {"conv?/kernel": bregjax.per_filter(), "linear1/kernel": bregjax.per_neuron()},
+        {"batch_size": 128, "steps_per_call": 89},
+        100,
+    ),
+    "resnet20": _Network(
+        "CIFAR-10, ResNet-20",
+        "cifar10",
+        lambda rngs: resnet20(rngs=rngs),
+        # By those that listen to them: a filter that is dead puts out what its norm adds.
+        {"*/second/conv/kernel": bregjax.per_input_channel()},
+        {"batch_size": 128, "augment": crop_and_flip},
+        100,
+    ),
+    "transformer": _Network(
+        "characters of Python's help, transformer of four layers",
+        "python_help",
+        lambda rngs: Transformer(rngs=rngs),
+        {
+            "*/attention/out/kernel": bregjax.per_head(head_axis=-3),
+            "*/up/kernel": bregjax.per_neuron(),
+        },
+        {"batch_size": 16, "objective": next_token},
+        16,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shrink(Experiment):
+    """Networks whose neurons, filters or heads die in training, before and after they are shrunk.
+
+    `adabreg_to_density` is told which share of the weights of those units lives in the end.
+    `bregjax.shrink` takes the dead ones out, the smaller network is tested anew, and both are timed
+    in turn. Beside them Adam on the dense network.
+    """
+
+    name: ClassVar[str] = "shrink"
+
+    network: Literal["mlp", "convnet", "resnet20", "transformer"] = "mlp"
+    """Neurons on MNIST, filters and neurons on Fashion-MNIST, channels within the blocks on
+    CIFAR-10, heads and neurons on the texts of Python's help."""
+    densities: tuple[float, ...] = (0.5, 0.25, 0.1)
+    """What is asked for: the shares of the weights of such units that live in the end."""
+    epochs: int = 5
+    """Passes over the training examples."""
+    seeds: int = 1
+    """Number of runs of each method, each with its own initial weights and order of examples."""
+    repeats: int = 30
+    """How often each network is timed."""
+
+    @property
+    def title(self) -> str:
+        """The heading of table and figure."""
+        return _NETWORKS[self.network].title
+
+    @property
+    def dataset(self) -> str:
+        """The examples of the network."""
+        return _NETWORKS[self.network].dataset
+
+    @property
+    def convolutional(self) -> bool:
+        """Whether the network is."""
+        return self.network in ("convnet", "resnet20")
+
+    def methods(self) -> list[Recipe]:
+        """Dense Adam, and ours at every density."""
+        methods.check_shares("--densities", self.densities)
+        groups = _NETWORKS[self.network].groups
+        return [
+            methods.adam(Cosine(2e-3)),
+            *(ToDensity(density, groups=groups) for density in self.densities),
+        ]
+
+    def task(self, dataset: Dataset) -> Task:
+        """The network on its examples."""
+        network = _NETWORKS[self.network]
+        return Task(dataset, network.build, settings={"network": self.network}, **network.task)
+
+    def findings(
+        self, task: Task, method: Recipe, result: Result, trainer: Trainer
+    ) -> list[dict[str, Any]]:
+        """What is left of each network, how good and how fast it is."""
+        del method, trainer
+        return [
+            self._shrunk(task, network_of(task, result, index))
+            for index in range(len(result.test_loss))
+        ]
+
+    def _shrunk(self, task: Task, network: nnx.Module) -> dict[str, Any]:
+        examples = task.dataset.test.inputs[: _NETWORKS[self.network].timed]
+        inputs = task.dataset.normalize(jnp.asarray(examples))
+        smaller, report, _ = bregjax.shrink(network, inputs[:2])
+        loss, accuracy = evaluate(task, smaller)
+        calls = {"dense": forward_pass(network, inputs), "shrunk": forward_pass(smaller, inputs)}
+        seconds = time_in_turn(calls, 3 if self.quick else self.repeats, np.random.default_rng(0))
+        return {
+            "shrunk_loss": loss,
+            "shrunk_accuracy": None if math.isnan(accuracy) else accuracy,
+            "parameters": report.parameters[1] / report.parameters[0],
+            "multiply_adds": report.multiply_adds[1] / report.multiply_adds[0],
+            "bytes": report.bytes[1] / report.bytes[0],
+        } | speedup(seconds, "shrunk", "dense")
+
+    def remarks(self, runs: Sequence[results.Run]) -> Iterator[str]:
+        """What the smaller networks are worth."""
+        for method, group in results.by_method(runs).items():
+            found = group[0].findings
+            before, after = group[0].test_loss, found["shrunk_loss"]
+            low, high = found["speedup_quartiles"]
+            yield (
+                f"{method}: test loss {before:.6f}, shrunk {after:.6f}, with"
+                f" {found['parameters']:.1%} of the parameters, {found['multiply_adds']:.1%} of the"
+                f" multiply-adds and {found['bytes']:.1%} of the bytes, {found['speedup']:.2f}"
+                f" ({low:.2f} … {high:.2f}) times as fast."
+            )
+
+    def draw(self, out: Path) -> None:
+        """How good the networks are over their size and their speed."""
+        figure = figures.quality_and_speed(results.read_runs(out), self.title)
+        figures.save(figure, out, "quality_and_speed")
