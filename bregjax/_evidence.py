@@ -34,9 +34,15 @@ def leaves_with_dual(state: Any, params: Any) -> list[bool]:
     return has_dual
 
 
-def factor_with_count(factors: list[jax.Array], k: jax.Array) -> jax.Array:
-    """The factor on the strength that ``k`` of the entries exceed, halfway to the next."""
-    last = kth_largest(factors, k)
+def factor_with_count(
+    factors: list[jax.Array], k: jax.Array, sizes: list[int] | None = None
+) -> jax.Array:
+    """The factor on the strength that ``k`` of the entries exceed, halfway to the next.
+
+    Each of ``factors`` may stand for several entries, such as those of a group: then ``sizes`` says
+    for how many in each array.
+    """
+    last = kth_largest(factors, k, sizes)
     below = [jnp.max(jnp.where(x < last, x, 0), initial=0).astype(jnp.float32) for x in factors]
     # Among millions of entries the next one may be the next float, or nothing may be below.
     between = jnp.minimum(
@@ -66,6 +72,12 @@ class DualReader:
 
         Of leaves without a dual it is something else.
         """
+        leaves = jax.tree.leaves(self._params)
+        found = zip(self.evidence_of_groups(), leaves, strict=True)
+        return [jnp.broadcast_to(x, jnp.shape(leaf)) for x, leaf in found]
+
+    def evidence_of_groups(self) -> list[jax.Array]:
+        """The same, but arrays may have ones along the axes of groups, see `Regularizer`."""
         return jax.tree.leaves(self._read(self._extra_args | {"evidence": True})[0])
 
     def renewed(self) -> Any:

@@ -96,7 +96,9 @@ def _kth_largest_rank(
     return lax.fori_loop(0, 32, set_bit, jnp.uint32(0))
 
 
-def kth_largest(values: Sequence[jax.Array], k: jax.Array) -> jax.Array:
+def kth_largest(
+    values: Sequence[jax.Array], k: jax.Array, sizes: Sequence[int] | None = None
+) -> jax.Array:
     """The k-th largest entry of several non-negative float32 arrays taken together, exactly.
 
     The order of non-negative floats is that of their bits read as integers, which are found from
@@ -108,20 +110,30 @@ def kth_largest(values: Sequence[jax.Array], k: jax.Array) -> jax.Array:
       values: the arrays, not all empty. NaN is above all numbers.
       k: how many entries there are that are as large; below 1 it is taken for 1, above the
         number of entries for that.
+      sizes: for how many entries each of an array's stands, by default 1.
 
     Returns:
         The entry, shape (), float32.
     """
-    k = jnp.clip(k.astype(jnp.uint32), 1, jnp.uint32(count_entries(values)))
+    sizes = [1] * len(values) if sizes is None else sizes
+    total = sum(size * count_entries([x]) for x, size in zip(values, sizes, strict=True))
+    k = jnp.clip(k.astype(jnp.uint32), 1, jnp.uint32(total))
     entries = [_rank(x) for x in values]
-    if not any(map(is_sharded, entries)):  # one pass over all of them is fewer kernels
-        entries = [jnp.concatenate([x.ravel() for x in entries])]
+    if not any(map(is_sharded, entries)):  # one pass over all alike is fewer kernels
+        ranked = list(zip(entries, sizes, strict=True))
+        alike = {size: [x.ravel() for x, n in ranked if n == size] for size in sizes}
+        entries, sizes = [jnp.concatenate(xs) for xs in alike.values()], list(alike)
+
+    def reached(entries: list[jax.Array], candidate: jax.Array) -> jax.Array:
+        counts = (count_true([x >= candidate]) for x in entries)
+        each = (jnp.uint32(n) * count for n, count in zip(sizes, counts, strict=True))
+        return sum(each, start=jnp.uint32(0))
 
     def search(bits: int, entries: list[jax.Array], k: jax.Array) -> jax.Array:
         found = jnp.uint32(0)
         for shift in range(32 - bits, -1, -bits):
             candidates = [found + jnp.uint32(digit << shift) for digit in range(1, 2**bits)]
-            enough = [count_true(x >= each for x in entries) >= k for each in candidates]
+            enough = [reached(entries, each) >= k for each in candidates]
             digit = sum((one.astype(jnp.uint32) for one in enough), jnp.uint32(0))
             found = found + digit * jnp.uint32(2**shift)
         return found

@@ -67,8 +67,9 @@ class Regularizer(abc.ABC):
 
         That is how strong the regularizer may be before the entry goes to sleep; `land` and
         `steer` ask for it. The default finds it by 31 calls of ``prox``, to which it passes a step
-        for each group, shaped like ``x`` with ones along `group_axes`; all entries of a group get
-        the same. It has the dtype of ``x`` or float32 where that is narrower.
+        for each group, shaped like ``x`` with ones along `group_axes`. The evidence may have that
+        shape, as all entries of a group have the same. It has the dtype of ``x`` or float32 where
+        that is narrower.
         """
         x = widened(x)
         axes = self.group_axes(x.ndim)
@@ -82,8 +83,7 @@ class Regularizer(abc.ABC):
             return jnp.where(live & jnp.isfinite(step), candidate, found)
 
         bits = lax.fori_loop(0, 31, set_bit, jnp.zeros(shape, jnp.uint32))
-        step = lax.bitcast_convert_type(bits, jnp.float32).astype(x.dtype)
-        return jnp.broadcast_to(step, x.shape)
+        return lax.bitcast_convert_type(bits, jnp.float32).astype(x.dtype)
 
     def init_state(self, x: jax.Array, index: int) -> Any:
         """The initial state for the parameter ``x``, leaf number ``index`` of the tree.

@@ -63,8 +63,7 @@ class _GroupL2(Regularizer):
         return (self.weight(x) * direction).astype(x.dtype)
 
     def evidence(self, x: jax.Array) -> jax.Array:
-        norms = group_norms(widened(x), self.group_axes(x.ndim))
-        return jnp.broadcast_to(norms / self.weight(x), x.shape)
+        return group_norms(widened(x), self.group_axes(x.ndim)) / self.weight(x)
 
 
 @dataclasses.dataclass(frozen=True)
