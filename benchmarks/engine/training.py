@@ -241,7 +241,8 @@ def train(
         position, history = saved.position, _History(**saved.history)
         state = devices.place(saved.state, programs.mesh, devices.SEEDS)
     else:
-        state = begin()
+        # Placed like what a program returns, or the first program would be compiled twice.
+        state = devices.place(begin(), programs.mesh, devices.SEEDS)
         history.add(0, programs.inspect(state, validation), snapshot(state.params))
 
     def save(position: int, *, must: bool = False) -> None:
