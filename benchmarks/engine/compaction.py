@@ -14,7 +14,7 @@ from bregjax import Shrunk
 class Compaction:
     """When a training's network is made smaller, and how."""
 
-    share: float = 0.5
+    share: float = 0.7
     """of the weights, at most, that still lead to live units when the network shrinks"""
     most: int = 3
     """how often, as each time the programs are compiled anew"""
