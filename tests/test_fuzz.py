@@ -177,7 +177,7 @@ BAD: dict[str, Any] = {
     "other tree": {"conv": jnp.ones((2, 2))},
     "array": jnp.ones((3, 4)),
 }
-PAIRS = 4000
+PAIRS = 1000
 
 
 def public() -> dict[str, Any]:
