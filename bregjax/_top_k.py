@@ -124,9 +124,10 @@ def kth_largest(
         entries, sizes = [jnp.concatenate(xs) for xs in alike.values()], list(alike)
 
     def reached(entries: list[jax.Array], candidate: jax.Array) -> jax.Array:
-        counts = (count_true([x >= candidate]) for x in entries)
-        each = (jnp.uint32(n) * count for n, count in zip(sizes, counts, strict=True))
-        return sum(each, start=jnp.uint32(0))
+        total = jnp.uint32(0)
+        for x, size in zip(entries, sizes, strict=True):
+            total = total + jnp.uint32(size) * count_true([x >= candidate])
+        return total
 
     def bit_by_bit(entries: list[jax.Array], k: jax.Array) -> jax.Array:
         def set_bit(i: jax.Array, found: jax.Array) -> jax.Array:

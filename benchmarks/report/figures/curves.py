@@ -88,7 +88,10 @@ def accuracy_and_time(runs: Sequence[Run], title: str) -> Figure:
     """Draw test accuracy over the time of the whole training, beside that of dense Adam."""
     dense = np.mean([run.findings["seconds"] for run in runs if run.method == "Adam"])
     label = "time of the training, share of dense training's in %"
-    return _accuracy_over(runs, lambda run: run.findings["seconds"] / dense, label, title)
+    figure = _accuracy_over(runs, lambda run: run.findings["seconds"] / dense, label, title)
+    figure.axes[0].set_xscale("linear")
+    figure.axes[0].set_xlim(0, 1.1 * figure.axes[0].get_xlim()[1])
+    return figure
 
 
 def _accuracy_over(
