@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from bregjax import baselines
+from bregjax._compaction import shrink_state, unshrink, unshrink_state
 from bregjax._diagnosis import diagnose
 from bregjax._export import load_sparse, save_sparse
 from bregjax._initializers import (
@@ -44,7 +45,6 @@ from bregjax._report import LayerSparsity, SparsityReport, sparsity_report
 from bregjax._shrinking._report import ShrinkReport, ShrunkArray
 from bregjax._shrinking._share import shrunk_share_params
 from bregjax._shrinking._shrink import Shrunk, shrink_params
-from bregjax._shrinking._training import shrink_state, unshrink, unshrink_state
 from bregjax._states import states_of
 from bregjax._steering import SteeringRule, SteerState, adaptive_rule, discrepancy_rule, steer
 from bregjax._strength import waking_strength

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bregjax._compaction import gather_state
 from bregjax._leaves import without_variables
 from bregjax._shrinking._share import Currency, shrunk_share_params
 from bregjax._shrinking._shrink import Shrunk, shrink_tree
-from bregjax._shrinking._training import gather_state
 
 
 def shrink(model: nnx.Module, *example: Any, round_to: int = 1, fold: bool = True) -> Shrunk:

@@ -168,7 +168,13 @@ def unshrink(params: Any, shrunk: Shrunk, before: Any = None) -> Any:
           would count twice.
 
     Example:
-        See `shrink_state`.
+        >>> import jax.numpy as jnp, bregjax
+        >>> params = {"in": jnp.eye(3).at[2, 2].set(0.0), "out": jnp.ones((3, 1))}
+        >>> shrunk = bregjax.shrink_params(
+        ...     lambda params, x: x @ params["in"] @ params["out"], params, jnp.ones((1, 3))
+        ... )
+        >>> print(shrunk.network["out"].size, bregjax.unshrink(shrunk.network, shrunk)["out"].T)
+        2 [[1. 1. 0.]]
     """
     check_arrays("params", params)
     shapes = _shapes_before(params, _shrunk(shrunk))
