@@ -12,7 +12,7 @@ from bregjax._validation import check_range, check_whole, known_number
 _RAMP = 0.8
 """share of the steps until the density is reached"""
 _DENSITY_AT_FIRST = 0.5
-_LEARNING_RATE = 1e-2
+_LEARNING_RATE = 2e-2
 _WARMUP = 0.1
 """share of the steps until the learning rate is at its largest"""
 _UNIT = 1e-3
@@ -45,8 +45,8 @@ def adabreg_to_density(
     Args:
       density: d, the share of the regularized entries that live in the end, in (0, 1].
       steps: T, the number of updates of the whole training, at least 1.
-      learning_rate: a number or a schedule; the default rises to 0.01 over the first tenth of
-        the steps and falls to zero as a cosine.
+      learning_rate: a number or a schedule; the default rises to 0.02 over the first tenth of
+        the steps and falls to zero as a cosine. Give transformers one that rises to 0.01.
       regularizer: what lives and dies; `l1` by default. Groups stay whole, so that up to one group
         more lives. With ``per_neuron()`` and the like leave the output layer out by ``mask``, or
         whole classes die.

@@ -355,7 +355,7 @@ def test_no_state_is_empty():
     [
         (
             {"method": "fast"},
-            "method must be one of svd, gram, randomized, warm, got method='fast'",
+            "method must be one of 'svd', 'gram', 'randomized', 'warm', got method='fast'",
         ),
         ({"rank": -1}, "rank must be a whole number, at least 0, got rank=-1"),
         ({"rank": 1.5}, "got rank=1.5"),

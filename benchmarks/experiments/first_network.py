@@ -30,6 +30,8 @@ class _Network(NamedTuple):
     """which weights become sparse; by default all"""
     rate: float = 5e-3
     """the largest learning rate of Adam on the dense network"""
+    sparse_rate: float | None = None
+    """that of AdaBreg, where the page names another than the default"""
 
 
 _NETWORKS = {
@@ -53,6 +55,7 @@ _NETWORKS = {
         next_token,
         bregjax.label_by_path({"*/kernel": True}, default=False),
         2e-3,
+        1e-2,
     ),
 }
 
@@ -111,7 +114,10 @@ class FirstNetwork(Experiment):
         mask = network.mask
         return [
             methods.adam(Cosine(network.rate)),
-            *(ToDensity(density, FirstStart(mask=mask), mask) for density in densities),
+            *(
+                ToDensity(density, FirstStart(mask=mask), mask, rate=network.sparse_rate)
+                for density in densities
+            ),
         ]
 
     def draw(self, out: Path) -> None:

@@ -221,6 +221,8 @@ class ToDensity(_Single):
     large a share of the weights of each pattern lives in the end"""
     note: str = ""
     """what tells it from others, such as ``compact``"""
+    rate: float | None = None
+    """the largest learning rate, by default the library's own"""
     full_gradients: float = 1.0
 
     @property
@@ -239,7 +241,8 @@ class ToDensity(_Single):
         """See `Method`."""
         del strength_share  # there is no strength
         steps = epochs * steps_per_epoch
-        make = functools.partial(bregjax.adabreg_to_density, self.target_density, steps)
+        rate = self.rate and optax.warmup_cosine_decay_schedule(0.0, self.rate, steps // 10, steps)
+        make = functools.partial(bregjax.adabreg_to_density, self.target_density, steps, rate)
         if self.groups is None:
             return make(mask=self.mask)
         optimizers: dict[Hashable, optax.GradientTransformation] = {
@@ -256,7 +259,9 @@ class ToDensity(_Single):
         """See `Method`."""
         groups = {p: str(groups).lstrip("_") for p, groups in (self.groups or {}).items()}
         regularizer = {"regularizer": groups} if groups else {}
-        return _start_of(self.start) | {"target_density": self.target_density} | regularizer
+        rate = {"learning_rate": self.rate} if self.rate else {}
+        target = {"target_density": self.target_density}
+        return _start_of(self.start) | target | regularizer | rate
 
 
 @dataclasses.dataclass(frozen=True)

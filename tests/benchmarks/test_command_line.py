@@ -333,7 +333,7 @@ def test_help_names_the_options(name, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["cifar"], "unknown experiment 'cifar'; there are: cifar_resnet, denoising_autoenc"),
+        (["cifar"], "unknown experiment 'cifar'; there are: cifar_resnet, compaction, denoi"),
         (["digits", "--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["digits", "--seeds", "-1"], "--seeds must be at least 1, got -1"),
         (["digits", "--patience", "0"], "--patience must be at least 1, got 0"),
