@@ -150,7 +150,9 @@ def test_nnx_linen_and_plain_trees_agree(name):
             jax.tree_util.tree_leaves_with_path(trained), jax.tree.leaves(plain), strict=True
         ):
             where = jax.tree_util.keystr(path)
-            np.testing.assert_allclose(x, y, rtol=0, atol=1e-10, err_msg=where)
+            # The norm behind takes this bias out: its gradient is rounding, which Adam scales up.
+            atol = 1e-9 if where == "['conv']['bias']" else 1e-10
+            np.testing.assert_allclose(x, y, rtol=0, atol=atol, err_msg=where)
             np.testing.assert_array_equal(x == 0, y == 0, err_msg=where)
     moved = jax.tree.map(lambda x, y: bool(jnp.any(x != y)), plain, start)
     assert moved["linear"]["bias"]
