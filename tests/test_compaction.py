@@ -166,6 +166,7 @@ def test_what_would_go_wrong_in_silence(params):
             bregjax.shrink_state(tx, tx.init(params), shrunk)
 
 
+@pytest.mark.slow
 def test_landing_and_steering_in_another_currency(params):
     neurons = bregjax.per_neuron()
     keys = jax.random.split(jax.random.key(5), 2)

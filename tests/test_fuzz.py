@@ -276,6 +276,7 @@ def test_one_bad_argument(name):
     assert not faults, "\n".join(faults)
 
 
+@pytest.mark.slow
 def test_two_bad_arguments():
     faults = [fault for name, changes in two_changes() if (fault := fault_of(name, changes))]
     assert not faults, "\n".join(faults)

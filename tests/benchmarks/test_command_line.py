@@ -270,6 +270,7 @@ def test_step_cost_reports_ratios(tmp_path, monkeypatch):
     assert all(row["weights"] == 9 * 4 * 8 + 80 for row in rows)
 
 
+@pytest.mark.slow
 @needs_mnist
 def test_training_cost_reports_ratios_and_the_share_of_the_peak(tmp_path):
     assert main(["training_cost", "--quick", "--only", "AdaBreg, ℓ1", "--out", str(tmp_path)]) == 0

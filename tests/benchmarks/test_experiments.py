@@ -72,6 +72,7 @@ def test_first_networks_are_told_a_density_and_a_number_of_steps(network, tmp_pa
     assert (tmp_path / "quality_over_steps.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @needs_mnist
 def test_a_quick_trial_of_a_target(tmp_path):
     (run,) = check("target_sparsity", tmp_path, "--only", "AdaBreg 5.0%")
