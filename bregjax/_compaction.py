@@ -178,12 +178,10 @@ def unshrink(params: Any, shrunk: Shrunk, before: Any = None) -> Any:
     """
     check_arrays("params", params)
     shapes = _shapes_before(params, _shrunk(shrunk))
-    if before is None:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, x: _scatter(x, leaf_name(path), shrunk), params
-        )
     folded = [array.name for array in shrunk.report.arrays if array.folded]
-    if folded:
+    if before is None:
+        before = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    elif folded:
         raise ValueError(
             f"before must be None, as {', '.join(folded)} took in what dead units put out."
         )
@@ -246,14 +244,12 @@ def _gather(x: Any, name: str, shrunk: Shrunk) -> jax.Array:
     return jnp.asarray(x)
 
 
-def _scatter(x: Any, name: str, shrunk: Shrunk, before: Any = None) -> jax.Array:
+def _scatter(x: Any, name: str, shrunk: Shrunk, before: Any) -> jax.Array:
     """The opposite of `_gather`."""
-    places = shrunk.kept[name]
-    if before is None:
-        before = jnp.zeros(shrunk.report[name].before, jnp.result_type(x))
-    elif np.shape(before) != shrunk.report[name].before:  # what broadcasts
-        places = [
-            kept if n > 1 else np.zeros(1, int)
-            for kept, n in zip(places, np.shape(before), strict=True)
-        ]
+    places = [  # along an axis that broadcasts there is one
+        kept if n == size else np.zeros(1, int)
+        for kept, n, size in zip(
+            shrunk.kept[name], np.shape(before), shrunk.report[name].before, strict=True
+        )
+    ]
     return jnp.asarray(before, jnp.result_type(x)).at[np.ix_(*places)].set(x)

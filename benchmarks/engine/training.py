@@ -324,8 +324,7 @@ def evaluate(task: Task, network: nnx.Module) -> tuple[float, float]:
 
     The accuracy is NaN where there are no classes.
     """
-    task = dataclasses.replace(task, build=lambda rngs: nnx.clone(network))
-    programs = Programs(task, lambda _: optax.identity(), None, 1)
+    programs = Programs(task, lambda _: optax.identity(), None, 1, network)
     _, *state = nnx.split(network, nnx.Param, ...)
     params, other = devices.place(
         jax.tree.map(lambda x: x[None], state), programs.mesh, devices.SEEDS
@@ -344,14 +343,14 @@ class Programs:
         optimizer: Callable[[Any], optax.GradientTransformation],
         start: Start | None,
         seeds: int,
-        smaller: nnx.Module | None = None,
+        network: nnx.Module | None = None,
     ):
         self.mesh = mesh = devices.mesh(seeds, task.batches.batch_size)
         dense = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
         self._weights = sum(
             x.size for x in jax.tree.leaves(nnx.state(dense, nnx.Param)) if x.ndim >= 2
         )
-        model = dense if smaller is None else nnx.clone(smaller)
+        model = dense if network is None else nnx.clone(network)
         model.train()
         if mesh.shape[devices.BATCH] > 1:
             # Statistics of a batch are those of its shares on all devices.

@@ -7,29 +7,20 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-import bregjax
-from benchmarks import data, methods
+from benchmarks import methods
 from benchmarks.engine.compaction import Compaction
 from benchmarks.engine.training import Result, Task
-from benchmarks.experiments.experiment import Experiment
-from benchmarks.experiments.fashion_convnet import convnet_task
-from benchmarks.experiments.mnist import mlp_task, mlp_title
-from benchmarks.experiments.runner import Case, Trainer
+from benchmarks.experiments.runner import Trainer
+from benchmarks.experiments.units import UnitsExperiment
 from benchmarks.methods import Recipe, ToDensity
 from benchmarks.methods.schedules import Cosine
 from benchmarks.report import figures, results
 
 _COMPACT = "compact"
 
-_TASKS = {"mlp": ("mnist", mlp_task), "convnet": ("fashion_mnist", convnet_task)}
-_GROUPS = {
-    "mlp": {"layers/[01]/kernel": bregjax.per_neuron()},
-    "convnet": {"conv?/kernel": bregjax.per_filter(), "linear1/kernel": bregjax.per_neuron()},
-}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Compacted(Experiment):
+class Compacted(UnitsExperiment):
     """Whole neurons and filters die; between epochs the network goes on without them.
 
     AdaBreg with a group for each unit, with compaction and without, beside Adam on the dense
@@ -49,30 +40,13 @@ class Compacted(Experiment):
     """Number of runs of each method, one after the other, each with its own initial weights and
     order of images."""
 
-    @property
-    def title(self) -> str:
-        """The heading of table and figure."""
-        return {"mlp": f"MNIST, {mlp_title()}", "convnet": "Fashion-MNIST, ConvNet"}[self.network]
-
-    @property
-    def convolutional(self) -> bool:
-        """Whether the network is."""
-        return self.network == "convnet"
-
-    def cases(self) -> Iterator[Case]:
-        """The methods on the chosen network."""
-        name, make = _TASKS[self.network]
-        task = make(data.load(name, self.data_dir))
-        for method in self.methods():
-            yield method.name, task, method
-
     def methods(self) -> list[Recipe]:
         """Dense Adam, and ours at each density without and with compaction."""
         methods.check_shares("--densities", self.densities)
         return [
             methods.adam(Cosine(2e-3)),
             *(
-                ToDensity(density, groups=_GROUPS[self.network], note=note)
+                ToDensity(density, groups=self.networks[self.network].groups, note=note)
                 for density in self.densities
                 for note in ("", _COMPACT)
             ),

@@ -1,9 +1,9 @@
 """What an experiment says: its cases, what is kept and found of each, and the figures."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from flax import nnx
@@ -102,3 +102,47 @@ class Experiment(TrainingOptions):
                 console.print(_TRIAL)
         self.draw(out)
         console.print(f"Results and figures are in {out}.", soft_wrap=True)
+
+
+class Network(Protocol):
+    """What is known of a network by its name on the command line."""
+
+    @property
+    def title(self) -> str:
+        """The heading of table and figures."""
+        ...
+
+    @property
+    def dataset(self) -> str:
+        """The examples of the network."""
+        ...
+
+    @property
+    def convolutional(self) -> bool:
+        """Whether the network is."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentOnNetworks(Experiment):
+    """An experiment on one of several networks, which ``--network`` chooses."""
+
+    networks: ClassVar[Mapping[str, Network]]
+    """by the values of ``--network``"""
+
+    network: str
+
+    @property
+    def title(self) -> str:
+        """See `Network`."""
+        return self.networks[self.network].title
+
+    @property
+    def dataset(self) -> str:
+        """See `Network`."""
+        return self.networks[self.network].dataset
+
+    @property
+    def convolutional(self) -> bool:
+        """See `Network`."""
+        return self.networks[self.network].convolutional

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -12,7 +12,7 @@ import bregjax
 from benchmarks import data, methods
 from benchmarks.engine.objectives import Objective, classification, next_token
 from benchmarks.engine.training import Task
-from benchmarks.experiments.experiment import Experiment
+from benchmarks.experiments.experiment import ExperimentOnNetworks
 from benchmarks.experiments.runner import Case
 from benchmarks.methods import FirstStart, Recipe, ToDensity
 from benchmarks.methods.schedules import Cosine
@@ -23,6 +23,7 @@ from benchmarks.report import figures, results
 class _Network(NamedTuple):
     title: str
     dataset: str
+    convolutional: bool
     batch_size: int
     build: Callable[[nnx.Rngs], nnx.Module]
     objective: Objective = classification
@@ -36,20 +37,26 @@ class _Network(NamedTuple):
 
 _NETWORKS = {
     "mlp": _Network(
-        "digits, MLP 64-128-64-10", "digits", 64, lambda rngs: MLP((64, 128, 64, 10), rngs=rngs)
+        "digits, MLP 64-128-64-10",
+        "digits",
+        False,
+        64,
+        lambda rngs: MLP((64, 128, 64, 10), rngs=rngs),
     ),
     "convnet": _Network(
-        "digits, two convolutions", "digits", 64, lambda rngs: SmallConvNet(8, rngs=rngs)
+        "digits, two convolutions", "digits", True, 64, lambda rngs: SmallConvNet(8, rngs=rngs)
     ),
     "batchnorm": _Network(
         "Fashion-MNIST, two convolutions with batch norm",
         "fashion_mnist",
+        True,
         64,
         lambda rngs: SmallConvNet(28, normalized=True, rngs=rngs),
     ),
     "transformer": _Network(
         "characters of Python's help, transformer of four layers",
         "python_help",
+        False,
         16,
         lambda rngs: Transformer(width=128, rngs=rngs),
         next_token,
@@ -61,7 +68,7 @@ _NETWORKS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FirstNetwork(Experiment):
+class FirstNetwork(ExperimentOnNetworks):
     """Four small networks, short and long trainings, as the first page tells it.
 
     The network starts by `sparse_start` and is trained by `adabreg_to_density`, which are told the
@@ -69,6 +76,7 @@ class FirstNetwork(Experiment):
     """
 
     name: ClassVar[str] = "first_network"
+    networks: ClassVar[Mapping[str, _Network]] = _NETWORKS
 
     network: Literal["mlp", "convnet", "batchnorm", "transformer"] = "mlp"
     """What is trained; all but batchnorm need no dataset."""
@@ -79,19 +87,9 @@ class FirstNetwork(Experiment):
     seeds: int = 10
     """Number of runs of each method, each with its own initial weights and order of batches."""
 
-    @property
-    def title(self) -> str:
-        """The heading of table and figure."""
-        return _NETWORKS[self.network].title
-
-    @property
-    def convolutional(self) -> bool:
-        """Whether the network is."""
-        return self.network in ("convnet", "batchnorm")
-
     def cases(self) -> Iterator[Case]:
         """Each method for each number of steps."""
-        network = _NETWORKS[self.network]
+        network = self.networks[self.network]
         dataset = data.load(network.dataset, self.data_dir)
         for steps in self.steps:
             epochs = math.ceil(steps / (len(dataset.train) // network.batch_size))
@@ -110,7 +108,7 @@ class FirstNetwork(Experiment):
         """Dense Adam, and ours at every density."""
         methods.check_shares("--sparsities", self.sparsities)
         densities = [round(1 - sparsity, 6) for sparsity in self.sparsities]
-        network = _NETWORKS[self.network]
+        network = self.networks[self.network]
         mask = network.mask
         return [
             methods.adam(Cosine(network.rate)),

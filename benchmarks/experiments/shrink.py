@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,72 +12,17 @@ from flax import nnx
 
 import bregjax
 from benchmarks import methods
-from benchmarks.data import Dataset
-from benchmarks.data.augmentation import crop_and_flip
-from benchmarks.engine.objectives import next_token
 from benchmarks.engine.training import Result, Task, evaluate, network_of
-from benchmarks.experiments.experiment import Experiment
-from benchmarks.experiments.mnist import PAPER, mlp_title
 from benchmarks.experiments.runner import Trainer
+from benchmarks.experiments.units import UnitsExperiment
 from benchmarks.measure.timing import forward_pass, speedup, time_in_turn
 from benchmarks.methods import Recipe, ToDensity
 from benchmarks.methods.schedules import Cosine
-from benchmarks.models import MLP, ConvNet, Transformer, resnet20
 from benchmarks.report import figures, results
 
 
-class _Network(NamedTuple):
-    title: str
-    dataset: str
-    build: Callable[[nnx.Rngs], nnx.Module]
-    groups: Mapping[str, bregjax.Regularizer]
-    task: Mapping[str, Any]
-    timed: int
-    """examples in a batch"""
-
-
-_NETWORKS = {
-    "mlp": _Network(
-        f"MNIST, {mlp_title()}",
-        "mnist",
-        lambda rngs: MLP(PAPER, rngs=rngs),
-        {"layers/[01]/kernel": bregjax.per_neuron()},
-        {"batch_size": 128},
-        500,
-    ),
-    "convnet": _Network(
-        "Fashion-MNIST, ConvNet",
-        "fashion_mnist",
-        lambda rngs: ConvNet(rngs=rngs),
-        {"conv?/kernel": bregjax.per_filter(), "linear1/kernel": bregjax.per_neuron()},
-        {"batch_size": 128, "steps_per_call": 89},
-        100,
-    ),
-    "resnet20": _Network(
-        "CIFAR-10, ResNet-20",
-        "cifar10",
-        lambda rngs: resnet20(rngs=rngs),
-        # By those that listen to them: a filter that is dead puts out what its norm adds.
-        {"*/second/conv/kernel": bregjax.per_input_channel()},
-        {"batch_size": 128, "augment": crop_and_flip},
-        100,
-    ),
-    "transformer": _Network(
-        "characters of Python's help, transformer of four layers",
-        "python_help",
-        lambda rngs: Transformer(rngs=rngs),
-        {
-            "*/attention/out/kernel": bregjax.per_head(head_axis=-3),
-            "*/up/kernel": bregjax.per_neuron(),
-        },
-        {"batch_size": 16, "objective": next_token},
-        16,
-    ),
-}
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shrink(Experiment):
+class Shrink(UnitsExperiment):
     """Networks whose neurons, filters or heads die in training, before and after they are shrunk.
 
     `adabreg_to_density` is told which share of the weights of those units lives in the end.
@@ -99,34 +44,14 @@ class Shrink(Experiment):
     repeats: int = 30
     """How often each network is timed."""
 
-    @property
-    def title(self) -> str:
-        """The heading of table and figure."""
-        return _NETWORKS[self.network].title
-
-    @property
-    def dataset(self) -> str:
-        """The examples of the network."""
-        return _NETWORKS[self.network].dataset
-
-    @property
-    def convolutional(self) -> bool:
-        """Whether the network is."""
-        return self.network in ("convnet", "resnet20")
-
     def methods(self) -> list[Recipe]:
         """Dense Adam, and ours at every density."""
         methods.check_shares("--densities", self.densities)
-        groups = _NETWORKS[self.network].groups
+        groups = self.networks[self.network].groups
         return [
             methods.adam(Cosine(2e-3)),
             *(ToDensity(density, groups=groups) for density in self.densities),
         ]
-
-    def task(self, dataset: Dataset) -> Task:
-        """The network on its examples."""
-        network = _NETWORKS[self.network]
-        return Task(dataset, network.build, settings={"network": self.network}, **network.task)
 
     def findings(
         self, task: Task, method: Recipe, result: Result, trainer: Trainer
@@ -139,7 +64,7 @@ class Shrink(Experiment):
         ]
 
     def _shrunk(self, task: Task, network: nnx.Module) -> dict[str, Any]:
-        examples = task.dataset.test.inputs[: _NETWORKS[self.network].timed]
+        examples = task.dataset.test.inputs[: self.networks[self.network].timed]
         inputs = task.dataset.normalize(jnp.asarray(examples))
         smaller, report, _ = bregjax.shrink(network, inputs[:2])
         loss, accuracy = evaluate(task, smaller)

@@ -1,6 +1,7 @@
 """Sparsities that are asked for, on three networks, beside pruning and RigL."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -8,7 +9,7 @@ from benchmarks import methods
 from benchmarks.data import Dataset
 from benchmarks.data.augmentation import crop_and_flip
 from benchmarks.engine.training import Result, Task
-from benchmarks.experiments.experiment import Experiment
+from benchmarks.experiments.experiment import ExperimentOnNetworks
 from benchmarks.experiments.mnist import PAPER, mlp_title
 from benchmarks.experiments.runner import Trainer
 from benchmarks.methods import Recipe, Targeted
@@ -20,6 +21,7 @@ from benchmarks.report import figures, results
 class _Network(NamedTuple):
     title: str
     dataset: str
+    convolutional: bool
     task: dict[str, Any]
     sgd: float
     """learning rate of the baselines, with momentum 0.9"""
@@ -29,18 +31,21 @@ _NETWORKS = {
     "mlp": _Network(
         f"MNIST, {mlp_title()}",
         "mnist",
+        False,
         {"build": lambda rngs: MLP(PAPER, rngs=rngs)},
         0.05,
     ),
     "convnet": _Network(
         "Fashion-MNIST, ConvNet",
         "fashion_mnist",
+        True,
         {"build": lambda rngs: ConvNet(rngs=rngs), "steps_per_call": 89},
         0.05,
     ),
     "resnet20": _Network(
         "CIFAR-10, ResNet-20",
         "cifar10",
+        True,
         {
             "build": lambda rngs: resnet20(rngs=rngs),
             "steps_per_call": 53,
@@ -52,7 +57,7 @@ _NETWORKS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TargetSparsity(Experiment):
+class TargetSparsity(ExperimentOnNetworks):
     """Ask for a sparsity and get it: LinBreg and AdaBreg, steered and landed.
 
     One setting for every target: the strength follows from the sparsity asked for, the landing
@@ -61,6 +66,7 @@ class TargetSparsity(Experiment):
     """
 
     name: ClassVar[str] = "target_sparsity"
+    networks: ClassVar[Mapping[str, _Network]] = _NETWORKS
 
     network: Literal["mlp", "convnet", "resnet20"] = "mlp"
     """MNIST, Fashion-MNIST or CIFAR-10; the convolutions take their time without a GPU."""
@@ -71,26 +77,11 @@ class TargetSparsity(Experiment):
     seeds: int = 3
     """Number of runs of each method, each with its own initial weights and order of images."""
 
-    @property
-    def title(self) -> str:
-        """The heading of table and figures."""
-        return _NETWORKS[self.network].title
-
-    @property
-    def dataset(self) -> str:
-        """The images of the network."""
-        return _NETWORKS[self.network].dataset
-
-    @property
-    def convolutional(self) -> bool:
-        """Whether the network is."""
-        return self.network != "mlp"
-
     def methods(self) -> list[Recipe]:
         """Ours and the baselines at every target."""
         methods.check_shares("--sparsities", self.sparsities)
         adabreg, linbreg = methods.steerable()
-        sgd = Cosine(_NETWORKS[self.network].sgd, warmup_epochs=1)
+        sgd = Cosine(self.networks[self.network].sgd, warmup_epochs=1)
         densities = [round(1 - sparsity, 6) for sparsity in self.sparsities]
         return [
             method
@@ -109,7 +100,7 @@ class TargetSparsity(Experiment):
             dataset,
             batch_size=128,
             settings={"network": self.network},
-            **_NETWORKS[self.network].task,
+            **self.networks[self.network].task,
         )
 
     def findings(

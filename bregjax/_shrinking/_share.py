@@ -10,8 +10,9 @@ import numpy as np
 
 from bregjax._leaves import leaf_name
 from bregjax._shrinking._dataflow import Dataflow, Product
+from bregjax._shrinking._traced import trace
 from bregjax._shrinking._units import ANY
-from bregjax._validation import check_arrays, check_choice, check_function, raised_by
+from bregjax._validation import check_choice
 
 Currency = Literal["parameters", "multiply_adds", "bytes"]
 
@@ -63,21 +64,9 @@ def shrunk_share_params(
         `shrunk_share`, for Flax NNX; `live_groups`, to count groups.
     """
     check_choice("of", of, get_args(Currency))
-    check_function("apply", apply)
-    check_arrays("params", params)
-    paths, treedef = jax.tree.flatten_with_path(params)
-    names = [leaf_name(path) for path, _ in paths]
-    leaves = [jnp.asarray(x) for _, x in paths]
-    inputs, inputs_treedef = jax.tree.flatten(example)
-
-    def flat(leaves: list[Any], *inputs: Any) -> Any:
-        return apply(treedef.unflatten(leaves), *inputs_treedef.unflatten(inputs))
-
+    program, names, leaves, _, inputs = trace(apply, params, example)
     # Ones, so that nothing is dead: what is one unit does not depend on the numbers.
-    ones = [jnp.ones_like(x) for x in leaves]
-    with raised_by("apply, on params and example"):
-        program = jax.make_jaxpr(flat)(leaves, *inputs)
-    flow = Dataflow(program, ones, inputs)
+    flow = Dataflow(program, [jnp.ones_like(x) for x in leaves], inputs)
     if of == "multiply_adds":
         products = flow.products
     else:

@@ -5,21 +5,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from bregjax._leaves import leaf_name
 from bregjax._shrinking._dataflow import Dataflow
 from bregjax._shrinking._plan import cut
 from bregjax._shrinking._report import ShrinkReport, ShrunkArray
-from bregjax._validation import (
-    check_arrays,
-    check_flag,
-    check_function,
-    check_whole,
-    raised_by,
-)
+from bregjax._shrinking._traced import trace
+from bregjax._validation import check_flag, check_whole
 
 
 class Shrunk(NamedTuple):
@@ -106,18 +99,7 @@ def shrink_tree(
     """`shrink_params` where a network of other sizes is run otherwise than ``apply`` does it."""
     check_whole("round_to", round_to, at_least=1)
     check_flag("fold", fold)
-    check_function("apply", apply)
-    check_arrays("params", params)
-    paths, treedef = jax.tree.flatten_with_path(params)
-    names = [leaf_name(path) for path, _ in paths]
-    leaves = [jnp.asarray(x) for _, x in paths]
-    inputs, inputs_treedef = jax.tree.flatten(example)
-
-    def flat(leaves: list[Any], *inputs: Any) -> Any:
-        return apply(treedef.unflatten(leaves), *inputs_treedef.unflatten(inputs))
-
-    with raised_by("apply or model, called with params and example"):
-        program = jax.make_jaxpr(flat)(leaves, *inputs)
+    program, names, leaves, treedef, inputs = trace(apply, params, example)
 
     def run_flat(smaller: list[Any]) -> Any:
         return run(treedef.unflatten(smaller))

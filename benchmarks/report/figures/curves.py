@@ -88,14 +88,18 @@ def accuracy_and_time(runs: Sequence[Run], title: str) -> Figure:
     """Draw test accuracy over the time of the whole training, beside that of dense Adam."""
     dense = np.mean([run.findings["seconds"] for run in runs if run.method == "Adam"])
     label = "time of the training, share of dense training's in %"
-    figure = _accuracy_over(runs, lambda run: run.findings["seconds"] / dense, label, title)
-    figure.axes[0].set_xscale("linear")
-    figure.axes[0].set_xlim(0, 1.1 * figure.axes[0].get_xlim()[1])
-    return figure
+    return _accuracy_over(
+        runs, lambda run: run.findings["seconds"] / dense, label, title, logarithmic=False
+    )
 
 
 def _accuracy_over(
-    runs: Sequence[Run], share: Callable[[Run], float], label: str, title: str
+    runs: Sequence[Run],
+    share: Callable[[Run], float],
+    label: str,
+    title: str,
+    *,
+    logarithmic: bool = True,
 ) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.0, 4.2), layout="constrained")
@@ -113,10 +117,13 @@ def _accuracy_over(
                 linestyle="none",
                 label=method,
             )
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        if logarithmic:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.set_xlim(0, 1.1 * axes.get_xlim()[1])
         axes.xaxis.set_major_formatter(PercentFormatter(decimals=None))
-        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(label)
         axes.set_ylabel("test accuracy in %")
         axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -235,6 +242,7 @@ def quality_and_speed(runs: Sequence[Run], title: str) -> Figure:
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_minor_formatter(NullFormatter())
         left.xaxis.set_major_formatter(PercentFormatter(decimals=None))
+        right.xaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 3, 5)))
         right.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g} ×"))
         left.set_xlabel("multiply-adds left")
         right.set_xlabel("as fast as the dense network")
