@@ -21,17 +21,22 @@ def check_trained(optimizer: Any, state: Any, params: Any) -> None:
     check_same_shapes("state", state, "optimizer.init(params)", expected)
 
 
-def leaves_with_dual(state: Any, params: Any) -> list[bool]:
-    """For each leaf of ``params`` whether some mirror step in ``state`` keeps a dual of it."""
+def duals_of_leaves(state: Any, params: Any) -> list[jax.Array | None]:
+    """For each leaf of ``params`` its dual in some mirror step of ``state``, or None."""
     treedef = jax.tree.structure(params)
-    has_dual = [False] * treedef.num_leaves
+    found: list[jax.Array | None] = [None] * treedef.num_leaves
     for part in states_of(state, MirrorState):
         duals = treedef.flatten_up_to(part.dual)
-        has_dual = [
-            known or not isinstance(dual, optax.MaskedNode)
-            for known, dual in zip(has_dual, duals, strict=True)
+        found = [
+            known if isinstance(dual, optax.MaskedNode) else dual
+            for known, dual in zip(found, duals, strict=True)
         ]
-    return has_dual
+    return found
+
+
+def leaves_with_dual(state: Any, params: Any) -> list[bool]:
+    """For each leaf of ``params`` whether some mirror step in ``state`` keeps a dual of it."""
+    return [dual is not None for dual in duals_of_leaves(state, params)]
 
 
 def factor_with_count(

@@ -1,15 +1,28 @@
-"""Arrays on a mesh with explicit axes, where the sharding is a part of an array's type.
+"""Arrays on several devices.
 
-On any other mesh, and without one, the compiler chooses the shardings and nothing is done here.
+On a mesh with explicit axes the sharding is a part of an array's type. On any other mesh, and
+without one, the compiler chooses the shardings.
 """
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 
 def is_sharded(x: jax.Array) -> bool:
     """Whether the type of ``x`` says that it is split along one of its axes."""
     return any(axis is not None for axis in jax.typeof(x).sharding.spec)
+
+
+def may_be_split(x: jax.Array) -> bool:
+    """Whether ``x`` may lie on several devices, as far as is known while it is traced.
+
+    Reshaping such an array can make the compiler gather it. Where it is whole, as on a machine with
+    one device and inside of `jax.shard_map`, its entries may be laid out anew at no cost.
+    """
+    mesh = jax.typeof(x).sharding.mesh
+    if mesh.empty:
+        return jax.device_count() > 1
+    return is_sharded(x) or AxisType.Auto in mesh.axis_types
 
 
 def gathered(x: jax.Array) -> jax.Array:

@@ -1,20 +1,32 @@
 """The largest entries of many arrays taken together, found exactly by counting."""
 
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from bregjax._sharding import is_sharded
+from bregjax._sharding import may_be_split
 
 
-def top_k_masks(
-    keys: Sequence[Sequence[jax.Array]], k: ArrayLike, among: Sequence[jax.Array]
-) -> list[jax.Array]:
-    """Mark the ``k`` largest entries of several arrays taken together.
+class TopK(NamedTuple):
+    """The largest entries of several arrays."""
+
+    masks: list[jax.Array]
+    """boolean arrays, True for them"""
+    last: jax.Array
+    """the smallest first key among them, shape (), float32; infinite if there are none"""
+    next: jax.Array
+    """the largest first key of the other entries, shape (), float32; 0 if there are none"""
+
+
+def top_k(keys: Sequence[Sequence[jax.Array]], k: ArrayLike, among: Sequence[jax.Array]) -> TopK:
+    """Find the ``k`` largest entries of several arrays taken together.
 
     The order of non-negative floats is that of their bits read as integers, so the k-th largest is
     found exactly by 32 counts, one for each bit. That works for a traced ``k``, gathers no array
@@ -24,31 +36,49 @@ def top_k_masks(
       keys: what the entries are ranked by, each in magnitude and in float32: for each key an array
         for each of the arrays. The first key decides, the next one among equals. Of what is equal
         in all keys the first entries are taken.
-      k: how many to mark.
-      among: boolean arrays, the entries that may be marked; where ``k`` is more, all of them are.
+      k: how many to find.
+      among: boolean arrays, the entries that may be found; where ``k`` is more, all of them are.
 
     Returns:
-        Boolean arrays with ``k`` entries True in all.
+        Which they are, and where the boundary to the others is.
     """
     count_entries(among)
-    rankings = [[_rank(jnp.abs(x)) for x in key] for key in keys]
-    rankings.append(_from_first_to_last(among))
-    k = jnp.asarray(k, jnp.uint32)
-    marked, undecided = [jnp.zeros_like(x) for x in among], list(among)
-    for ranks in rankings:
-        last = _kth_largest_rank(ranks, k, undecided)
-        for i, rank in enumerate(ranks):
-            sure = undecided[i] & (rank > last)
-            marked[i] |= sure
-            k -= count_true([sure])
-            undecided[i] &= rank == last
-    # No two entries are equal in the last ranking: one is left, or all where k is more, or k is 0.
-    return [sure | (rest & (k > 0)) for sure, rest in zip(marked, undecided, strict=True)]
+    kinds = _alike(among)
+    firsts = list(itertools.accumulate((x.size for x in among), initial=0))
+    allowed = undecided = _stacked(among, kinds)
+    wanted = k = jnp.minimum(jnp.asarray(k, jnp.uint32), count_true(allowed))
+    marked = [jnp.zeros_like(x) for x in allowed]
+    ranked, lasts = [], []
+    for key in keys:
+        ranks = [_rank(jnp.abs(x)) for x in _stacked(key, kinds)]
+        last, above = _kth_largest_rank(lambda ranks=ranks: ranks, k, undecided)
+        marked = [m | (u & (x > last)) for m, u, x in zip(marked, undecided, ranks, strict=True)]
+        undecided = [u & (x == last) for u, x in zip(undecided, ranks, strict=True)]
+        k -= above
+        ranked.append(ranks)
+        lasts.append(last)
+
+    # No two entries have the same place: all down to the last one are marked.
+    def places() -> list[jax.Array]:
+        first = [np.array([firsts[i] for i in kind], np.uint32) for kind in kinds]
+        return [_from_last_to_first(x, at) for x, at in zip(undecided, first, strict=True)]
+
+    last, _ = _kth_largest_rank(places, k, undecided)
+    marked = [m | (u & (x >= last)) for m, u, x in zip(marked, undecided, places(), strict=True)]
+    others = zip(ranked[0], allowed, marked, strict=True)
+    rests = [jnp.max(jnp.where(a & ~m, x, 0), initial=0) for x, a, m in others]
+    return TopK(
+        masks=_unstacked(marked, kinds),
+        last=jnp.where(wanted == 0, jnp.inf, _unranked(lasts[0])),
+        next=_unranked(jnp.max(jnp.stack(rests))) if rests else jnp.float32(0),
+    )
 
 
 def count_true(masks: Iterable[jax.Array]) -> jax.Array:
     """How many entries of boolean arrays are True, uint32."""
-    return sum((jnp.sum(x, dtype=jnp.uint32) for x in masks), start=jnp.uint32(0))
+    # A sum of scalars one by one would be computed again in every array's kernel that uses it.
+    counts = [jnp.sum(x, dtype=jnp.uint32) for x in masks]
+    return jnp.sum(jnp.stack(counts), dtype=jnp.uint32) if counts else jnp.uint32(0)
 
 
 def count_entries(arrays: Iterable[jax.Array]) -> int:
@@ -67,32 +97,65 @@ def _rank(x: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
 
 
-def _from_first_to_last(arrays: Sequence[jax.Array]) -> list[jax.Array]:
-    """Ranks of entries by their place, in C order from array to array: the first is largest."""
-    ranks, before = [], 0
-    for x in arrays:
-        shape, places = x.shape, jnp.full_like(x, before, jnp.uint32)
-        for axis in range(len(shape)):
-            stride = math.prod(shape[axis + 1 :])
-            places += jnp.uint32(stride) * lax.broadcasted_iota(jnp.uint32, shape, axis)
-        ranks.append(~places)
-        before += math.prod(shape)
-    return ranks
+def _unranked(rank: jax.Array) -> jax.Array:
+    """The float of a rank."""
+    return lax.bitcast_convert_type(rank, jnp.float32)
+
+
+def _alike(arrays: Sequence[jax.Array]) -> list[list[int]]:
+    """The indices of the arrays, those together that have a shape and sharding in common."""
+    kinds: dict[Any, list[int]] = {}
+    for i, x in enumerate(arrays):
+        kinds.setdefault((x.shape, jax.typeof(x).sharding), []).append(i)
+    return list(kinds.values())
+
+
+def _stacked(arrays: Sequence[jax.Array], kinds: list[list[int]]) -> list[jax.Array]:
+    """The arrays of each kind as one along a new first axis, split over devices as before."""
+    return [jnp.stack([arrays[i] for i in kind]) for kind in kinds]
+
+
+def _merged(arrays: Sequence[jax.Array]) -> list[jax.Array]:
+    """The entries of the arrays in as few as possible."""
+    if any(map(may_be_split, arrays)):
+        return _stacked(arrays, _alike(arrays))
+    return [jnp.concatenate([x.ravel() for x in arrays])]
+
+
+def _unstacked(stacks: Sequence[jax.Array], kinds: list[list[int]]) -> list[jax.Array]:
+    """The arrays of which these are stacks."""
+    places = itertools.chain.from_iterable(kinds)
+    found = dict(zip(places, itertools.chain.from_iterable(stacks), strict=True))
+    return [found[i] for i in range(len(found))]
+
+
+def _from_last_to_first(x: jax.Array, first: np.ndarray) -> jax.Array:
+    """Ranks by place of the entries of a stack, whose arrays begin at ``first``, in C order."""
+    shape = x.shape
+    places = jnp.zeros_like(x, jnp.uint32) + jnp.expand_dims(first, tuple(range(1, x.ndim)))
+    for axis in range(1, len(shape)):
+        stride = math.prod(shape[axis + 1 :])
+        places += jnp.uint32(stride) * lax.broadcasted_iota(jnp.uint32, shape, axis)
+    return jnp.uint32(2**32 - 2) - places
 
 
 def _kth_largest_rank(
-    ranks: Sequence[jax.Array], k: jax.Array, among: Sequence[jax.Array]
-) -> jax.Array:
-    """The largest rank that ``k`` of the entries reach; 0 where there are not so many."""
+    ranks: Callable[[], Sequence[jax.Array]], k: jax.Array, among: Sequence[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """The largest rank that ``k`` of the entries reach, and how many are above it.
 
-    def set_bit(i: jax.Array, found: jax.Array) -> jax.Array:
-        candidate = found | (jnp.uint32(1) << jnp.asarray(31 - i, jnp.uint32))
-        reached = count_true(
-            may & (rank >= candidate) for rank, may in zip(ranks, among, strict=True)
-        )
-        return jnp.where(reached >= k, candidate, found)
+    Where there are not so many, the rank is 0; where ``k`` is 0, it is the largest one there is.
+    """
 
-    return lax.fori_loop(0, 32, set_bit, jnp.uint32(0))
+    def set_bit(i: jax.Array, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        largest, above = found
+        candidate = largest | (jnp.uint32(1) << jnp.asarray(31 - i, jnp.uint32))
+        reached = count_true(may & (x >= candidate) for x, may in zip(ranks(), among, strict=True))
+        enough = reached >= k
+        # The last candidate that too few reach is the next rank.
+        return jnp.where(enough, candidate, largest), jnp.where(enough, above, reached)
+
+    return lax.fori_loop(0, 32, set_bit, (jnp.uint32(0), jnp.uint32(0)))
 
 
 def kth_largest(
@@ -117,26 +180,26 @@ def kth_largest(
     sizes = [1] * len(values) if sizes is None else sizes
     total = sum(size * count_entries([x]) for x, size in zip(values, sizes, strict=True))
     k = jnp.clip(k.astype(jnp.uint32), 1, jnp.uint32(total))
-    entries = [_rank(x) for x in values]
-    if not any(map(is_sharded, entries)):  # one pass over all alike is fewer kernels
-        ranked = list(zip(entries, sizes, strict=True))
-        alike = {size: [x.ravel() for x, n in ranked if n == size] for size in sizes}
-        entries, sizes = [jnp.concatenate(xs) for xs in alike.values()], list(alike)
+    ranks: dict[int, list[jax.Array]] = {}
+    for x, size in zip(values, sizes, strict=True):
+        ranks.setdefault(size, []).append(_rank(x))
+    entries = {size: _merged(xs) for size, xs in ranks.items()}
 
-    def reached(entries: list[jax.Array], candidate: jax.Array) -> jax.Array:
-        total = jnp.uint32(0)
-        for x, size in zip(entries, sizes, strict=True):
-            total = total + jnp.uint32(size) * count_true([x >= candidate])
-        return total
+    def reached(entries: dict[int, list[jax.Array]], candidate: jax.Array) -> jax.Array:
+        counts = [
+            jnp.uint32(size) * count_true(x >= candidate for x in xs)
+            for size, xs in entries.items()
+        ]
+        return sum(counts, start=jnp.uint32(0))
 
-    def bit_by_bit(entries: list[jax.Array], k: jax.Array) -> jax.Array:
+    def bit_by_bit(entries: dict[int, list[jax.Array]], k: jax.Array) -> jax.Array:
         def set_bit(i: jax.Array, found: jax.Array) -> jax.Array:
             candidate = found | (jnp.uint32(1) << jnp.asarray(31 - i, jnp.uint32))
             return jnp.where(reached(entries, candidate) >= k, candidate, found)
 
         return lax.fori_loop(0, 32, set_bit, jnp.uint32(0))
 
-    def without_loop(entries: list[jax.Array], k: jax.Array) -> jax.Array:
+    def without_loop(entries: dict[int, list[jax.Array]], k: jax.Array) -> jax.Array:
         found = jnp.uint32(0)
         for shift in range(28, -1, -4):
             candidates = [found + jnp.uint32(digit << shift) for digit in range(1, 16)]
@@ -146,4 +209,4 @@ def kth_largest(
         return found
 
     found = lax.platform_dependent(entries, k, cpu=bit_by_bit, default=without_loop)
-    return lax.bitcast_convert_type(found, jnp.float32)
+    return _unranked(found)

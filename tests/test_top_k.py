@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from bregjax._top_k import kth_largest, top_k_masks
+from bregjax._top_k import kth_largest, top_k
 
 
 def largest(scores: np.ndarray, k: int, among: np.ndarray) -> np.ndarray:
@@ -28,7 +28,7 @@ def test_top_k_is_exact_with_ties_and_over_several_arrays(k):
     expected = largest(scores, min(k, among.sum()), among)
     parts = [part.reshape(2, -1) for part in np.split(scores, [30])]
     allowed = [part.reshape(2, -1) for part in np.split(among, [30])]
-    marked = jax.jit(top_k_masks)([parts], k, allowed)
+    marked = jax.jit(top_k)([parts], k, allowed).masks
     np.testing.assert_array_equal(np.concatenate([m.ravel() for m in marked]), expected)
 
 
@@ -44,7 +44,7 @@ def test_equals_in_the_first_key_are_told_apart_by_the_second_and_then_by_their_
     for k in range(0, 60, 3):
         expected = np.zeros(60, bool)
         expected[order[: min(k, among.sum())]] = True
-        marked = top_k_masks([parts(first), parts(second)], jnp.int32(k), parts(among))
+        marked = top_k([parts(first), parts(second)], jnp.int32(k), parts(among)).masks
         np.testing.assert_array_equal(np.concatenate([m.ravel() for m in marked]), expected)
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from bregjax._numerics import power_of_two_near
-from bregjax._sharding import is_sharded
+from bregjax._sharding import may_be_split
 
 Pointwise = Callable[[jax.Array], jax.Array]
 """A function of each entry by itself."""
@@ -89,7 +89,7 @@ def _sum_of_squares(x: jax.Array, axes: tuple[int, ...], of: Pointwise = jnp.asa
         return jnp.square(of(entries))
 
     leading = axes == tuple(range(len(axes))) and len(axes) < x.ndim
-    if not leading or not x.size or is_sharded(x):  # split rows do not come in rounds
+    if not leading or not x.size or may_be_split(x):  # split rows do not come in rounds
         return jnp.sum(square(x), axis=axes, keepdims=True)
     kept = x.shape[len(axes) :]
     # Each row by itself: what is computed of all of x at first is kept in memory.

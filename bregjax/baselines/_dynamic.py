@@ -12,7 +12,7 @@ from bregjax._leaves import Mask, marks_of
 from bregjax._live_weights import keep_live, keep_live_state, set_dead_to_zero, support_of
 from bregjax._numerics import key_from, value_at
 from bregjax._sharding import sharded_as
-from bregjax._top_k import top_k_masks
+from bregjax._top_k import top_k
 from bregjax._validation import (
     check_choice,
     check_key,
@@ -136,8 +136,8 @@ def dynamic_sparsity(
         def move(x: jax.Array, score: jax.Array, live: jax.Array) -> jax.Array:
             size = jnp.sum(live)
             dropped = jnp.round(fraction * size).astype(jnp.int32)
-            [kept] = top_k_masks([[x]], size - dropped, [live])
-            [grown] = top_k_masks([[score]], dropped, [~kept])
+            [kept] = top_k([[x]], size - dropped, [live]).masks
+            [grown] = top_k([[score]], dropped, [~kept]).masks
             return kept | grown
 
         leaves = zip(*map(jax.tree.leaves, (params, scores, masks)), strict=True)

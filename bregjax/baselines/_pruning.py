@@ -9,7 +9,7 @@ import optax
 from bregjax._leaves import Mask, marks_of
 from bregjax._live_weights import keep_live, keep_live_state, set_dead_to_zero
 from bregjax._numerics import value_at
-from bregjax._top_k import top_k_masks
+from bregjax._top_k import top_k
 from bregjax._validation import (
     check_choice,
     check_range,
@@ -153,7 +153,7 @@ def magnitude_pruning(
         for group in [chosen] if scope == "global" else [[i] for i in chosen]:
             total = sum(weights[i].size for i in group)
             kept = jnp.clip(jnp.round(target * total).astype(jnp.int32), 1, total)
-            survivors = top_k_masks([[weights[i] for i in group]], kept, [live[i] for i in group])
+            survivors = top_k([[weights[i] for i in group]], kept, [live[i] for i in group]).masks
             for i, survives in zip(group, survivors, strict=True):
                 live[i] = survives
         return treedef.unflatten(live)
