@@ -5,7 +5,8 @@ without one, the compiler chooses the shardings.
 """
 
 import jax
-from jax.sharding import AxisType, PartitionSpec
+from jax.core import Tracer
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
 def is_sharded(x: jax.Array) -> bool:
@@ -33,3 +34,11 @@ def gathered(x: jax.Array) -> jax.Array:
 def sharded_as(x: jax.Array, like: jax.Array) -> jax.Array:
     """``x`` split over the devices as an array of its shape is."""
     return jax.sharding.reshard(x, jax.typeof(like).sharding) if is_sharded(like) else x
+
+
+def beside(x: jax.Array, like: jax.Array) -> jax.Array:
+    """``x`` whole on each of the devices on which ``like`` lies, if these are known."""
+    sharding = None if isinstance(like, Tracer) else getattr(like, "sharding", None)
+    if not isinstance(sharding, NamedSharding):
+        return x
+    return jax.device_put(x, NamedSharding(sharding.mesh, PartitionSpec()))

@@ -44,7 +44,7 @@ def sent(tx: Any, axes: AxisType) -> list[tuple[str, int]]:
     with jax.set_mesh(mesh):
         state = jax.jit(tx.init)(params)
         step = jax.jit(lambda gradients, *rest: tx.update(gradients, *rest))
-        program = step.lower(params, state, params).compile().as_text()
+        program = str(step.lower(params, state, params).compile().as_text())
     kinds = "all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all"
     found = re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", program)
     return [

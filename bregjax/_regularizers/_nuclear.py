@@ -23,6 +23,7 @@ from bregjax._regularizers._spectral import (
     shrink_by_svd,
     shrink_leading,
 )
+from bregjax._sharding import beside
 from bregjax._validation import (
     check_axes,
     check_choice,
@@ -164,7 +165,8 @@ class _Nuclear(Regularizer):
         basis = None
         if self.method == "warm":
             width = widths[-1] if widths else 1
-            basis = draw_basis(jax.random.key(index), columns, width, dtype)
+            # The matrix is decomposed on each device, so each of them needs the whole basis.
+            basis = beside(draw_basis(jax.random.key(index), columns, width, dtype), x)
         truncated = self.method in ("randomized", "warm")
         return NuclearState(
             rank=jnp.zeros([], jnp.int32),
