@@ -339,7 +339,7 @@ def print_table(runs: Sequence[Run], title: str) -> None:
     table = Table(title=caption, box=rich.box.SIMPLE_HEAD)
     classes = all(run.test_accuracy is not None for run in runs)
     quality = "test acc./%" if classes else "test loss"
-    table.add_column("method", no_wrap=True)
+    table.add_column("method", overflow="fold")
     counted = all("multiply_adds" in run.findings for run in runs)
     size = "mult.-adds/%" if counted else "live weights"
     for column in (quality, size, "share/%", "s/ep."):

@@ -1,9 +1,13 @@
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from benchmarks.cli.errors import BenchmarkError
 from benchmarks.report import figures
+from benchmarks.report.figures.style import name_lines
 
 
 def test_a_figure_that_cannot_be_written_leaves_the_old_one_whole(tmp_path, monkeypatch):
@@ -118,3 +122,25 @@ def test_restored_images_are_stacked_by_case():
     figure = figures.restored_images({"first": images, "second": images})
     assert [axes.get_title() for axes in figure.axes] == ["first", "second"]
     assert np.asarray(figure.axes[0].get_images()[0].get_array()).shape == (3 * 4, 5 * 4)
+
+
+def test_twelve_lines_have_their_names_beside_their_ends_in_order_and_apart():
+    figure = Figure(figsize=(6.0, 3.0), layout="constrained")
+    axes = figure.subplots()
+    axes.set_yscale("log")
+    ends = np.array([1, 1, 1.01, 2, 5, 5, 6, 30, 31, 32, 100, 100.0])
+    for index, end in enumerate(ends):
+        axes.plot([0, 1, 2], [3, end, np.nan], label=f"line {index}", color=f"C{index}")
+    name_lines(axes)
+    figure.draw_without_rendering()
+    names = sorted(axes.texts, key=lambda text: text.xyann[1])
+    boxes = [Text.get_window_extent(text) for text in names]  # without the lines that lead to them
+    assert all(low.y1 <= high.y0 for low, high in itertools.pairwise(boxes))
+    reached = [ends[int(text.get_text().removeprefix("line "))] for text in names]
+    assert reached == sorted(ends)
+    for text in axes.texts:
+        line = axes.get_lines()[int(text.get_text().removeprefix("line "))]
+        assert text.get_color() == line.get_color()
+        # Its end is the last point that is there.
+        at = axes.transData.inverted().transform(axes.transAxes.transform(text.xy))
+        np.testing.assert_allclose(at, [1, np.asarray(line.get_ydata())[1]], rtol=1e-6)

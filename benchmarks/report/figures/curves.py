@@ -15,11 +15,9 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
-from benchmarks.report.figures.style import STYLE, looks
+from benchmarks.report.figures.style import STYLE, looks, name_lines
 from benchmarks.report.results import Run, by_method, means
 from bregjax import sparsest_within
-
-_SHORT = 33  # characters of a name with which three columns of a legend fit the figure's width
 
 
 def plot_curves(
@@ -48,7 +46,7 @@ def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     """
     classes = any(row["validation_accuracy"] is not None for row in rows)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.0, 5.6), layout="constrained")
+        figure = Figure(figsize=(9.0, 5.2), layout="constrained")
         panels = figure.subplots(2, 2)
         for axes, images in zip(panels[0], ("train", "validation"), strict=True):
             words = "training" if images == "train" else images
@@ -65,10 +63,9 @@ def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
         plot_curves(panels[1, 1], rows, "nonzero", "non-zero weights")
         panels[1, 0].set_ylim(bottom=0)
         panels[1, 1].set_yscale("log")
-        handles, labels = panels[0, 0].get_legend_handles_labels()
+        for axes in panels[:, 1]:
+            name_lines(axes)
         seeds = len({row["seed"] for row in rows})
-        columns = 3 if max(map(len, labels)) <= _SHORT else 2
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
         figure.suptitle(f"{title} (mean ± deviation over {seeds} seeds)" if seeds > 1 else title)
     return figure
 
@@ -150,7 +147,7 @@ def layer_densities(layers: Mapping[str, Mapping[str, np.ndarray]], title: str) 
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(PercentFormatter(decimals=None))
         axes.set_ylabel("live weights, share of the layer's in %")
-        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+        name_lines(axes)
         axes.set_title(title)
     return figure
 
@@ -158,7 +155,7 @@ def layer_densities(layers: Mapping[str, Mapping[str, np.ndarray]], title: str) 
 def accuracy_at_targets(runs: Sequence[Run], title: str) -> Figure:
     """Draw test accuracy over the sparsity asked for, a line per kind of method."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+        figure = Figure(figsize=(6.6, 3.8), layout="constrained")
         axes = figure.subplots()
         targets = sorted({_target(run) for run in runs}, reverse=True)
         place = {target: index for index, target in enumerate(targets)}
@@ -180,7 +177,7 @@ def accuracy_at_targets(runs: Sequence[Run], title: str) -> Figure:
         axes.set_xticks(list(place.values()), [f"{100 * (1 - target):g}" for target in targets])
         axes.set_xlabel("sparsity asked for, share of zero weights in %")
         axes.set_ylabel("test accuracy in %")
-        axes.legend()
+        name_lines(axes)
         axes.set_title(title)
     return figure
 
@@ -189,7 +186,7 @@ def quality_over_steps(runs: Sequence[Run], title: str) -> Figure:
     """Draw test accuracy, or the loss, over the number of steps: each seed, and the mean."""
     quality, label = _quality(runs)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+        figure = Figure(figsize=(6.6, 3.8), layout="constrained")
         axes = figure.subplots()
         lines: dict[str, list[Run]] = {}
         for run in runs:
@@ -213,7 +210,7 @@ def quality_over_steps(runs: Sequence[Run], title: str) -> Figure:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("steps of training")
         axes.set_ylabel(label)
-        axes.legend()
+        name_lines(axes)
         axes.set_title(title)
     return figure
 
@@ -289,9 +286,14 @@ def steering(runs: Sequence[Run], rows: Sequence[dict[str, Any]], title: str) ->
             plot_curves(right, mine, "strength_scale", f"{optimizer}: factor on λ")
             left.set_yscale("log")
             right.set_yscale("log")
-        handles, labels = panels[0, 0].get_legend_handles_labels()
-        words = [f"target {targets[label]:.1%}" for label in labels]
-        figure.legend(handles, words, loc="outside lower center", ncols=len(labels))
+            name_lines(
+                right,
+                {
+                    label: f"target {target:.1%}"
+                    for label, target in targets.items()
+                    if target is not None
+                },
+            )
         figure.suptitle(f"{title}: density and its target (dotted), and the strength")
     return figure
 
@@ -325,6 +327,6 @@ def accuracy_along_path(runs: Sequence[Run], title: str, tolerance: float) -> Fi
         axes.xaxis.set_major_formatter(PercentFormatter(decimals=None))
         axes.set_xlabel("live weights, share of all in %")
         axes.set_ylabel("accuracy in %")
-        axes.legend(loc="lower right")
+        name_lines(axes)
         axes.set_title(f"{title}: a path of strengths")
     return figure

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
-from benchmarks.report.figures.style import STYLE, looks
+from benchmarks.report.figures.style import STYLE, looks, name_lines
 
 
 def speedups(rows: Sequence[dict[str, Any]], title: str) -> Figure:
@@ -20,7 +20,7 @@ def speedups(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     products = [m for m in dict.fromkeys(row["method"] for row in rows) if m != "dense"]
     with mpl.rc_context(STYLE):
         figure = Figure(
-            figsize=(1.4 + 2.2 * len(sizes), 0.9 + 2.2 * len(batch_sizes)), layout="constrained"
+            figsize=(1.9 + 2.2 * len(sizes), 0.6 + 2.2 * len(batch_sizes)), layout="constrained"
         )
         panels = figure.subplots(
             len(batch_sizes), len(sizes), sharex=True, sharey=True, squeeze=False
@@ -54,8 +54,8 @@ def speedups(rows: Sequence[dict[str, Any]], title: str) -> Figure:
                 axes.xaxis.set_minor_formatter(NullFormatter())
                 axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g} ×"))
                 axes.set_title(f"{size} × {size}, batch of {batch_size}", fontsize="medium")
-        handles, labels = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        for axes in panels[:, -1]:
+            name_lines(axes)
         for axes in panels[-1]:
             axes.set_xlabel("live weights, share of all")
         for axes in panels[:, 0]:

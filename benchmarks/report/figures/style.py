@@ -2,11 +2,15 @@
 
 import io
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scipy.optimize import isotonic_regression
 
 from benchmarks.report.results import write_file
 
@@ -69,6 +73,55 @@ def looks(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
         seen[color] += 1
         chosen[method] = {"color": color, "linestyle": _LINES[place], "marker": _MARKERS[place]}
     return chosen
+
+
+def name_lines(axes: Axes, names: Mapping[str, str] | None = None) -> None:
+    """Write the label of each line at its right end, which needs no legend; call it last.
+
+    Those that would overlap are moved apart, as little as possible in the sense of least squares.
+
+    Args:
+      axes: with lines, all of them drawn and the limits set.
+      names: what to write for a label, if not the label itself.
+    """
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # those that are automatic are settled
+    handles: Any
+    handles, labels = axes.get_legend_handles_labels()
+    ends = []
+    for handle, label in zip(handles, labels, strict=True):
+        line = handle if isinstance(handle, Line2D) else handle[0]
+        points = np.column_stack([np.asarray(xy, float) for xy in line.get_data()])
+        points = points[np.isfinite(points).all(axis=1)]
+        if len(points):
+            end = axes.transAxes.inverted().transform(axes.transData.transform(points[-1]))
+            ends.append((min(max(end[1], 0.0), 1.0), end[0], line.get_color(), label))
+    ends.sort(key=lambda end: end[0])
+    grid, figure = axes.get_subplotspec(), axes.get_figure(root=True)
+    assert grid is not None
+    assert figure is not None
+    height = 0.7 * figure.get_figheight() / grid.get_gridspec().nrows  # in inches, about
+    apart = 0.15 / height * np.arange(len(ends))
+    heights = apart + isotonic_regression([end[0] for end in ends] - apart).x
+    for (y, x, color, label), place in zip(ends, heights, strict=True):
+        axes.annotate(
+            label if names is None else names[label],
+            (x, y),
+            (1.04, place),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            color=color,
+            fontsize="small",
+            verticalalignment="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": color,
+                "linewidth": 0.6,
+                "shrinkA": 0,
+                "shrinkB": 1,
+                "relpos": (0.0, 0.5),
+            },
+        )
 
 
 def save(figure: Figure, out: Path, name: str) -> None:
