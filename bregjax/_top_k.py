@@ -186,11 +186,10 @@ def kth_largest(
     entries = {size: _merged(xs) for size, xs in ranks.items()}
 
     def reached(entries: dict[int, list[jax.Array]], candidate: jax.Array) -> jax.Array:
-        counts = [
-            jnp.uint32(size) * count_true(x >= candidate for x in xs)
-            for size, xs in entries.items()
-        ]
-        return sum(counts, start=jnp.uint32(0))
+        total = jnp.uint32(0)
+        for size, xs in entries.items():
+            total += jnp.uint32(size) * count_true(x >= candidate for x in xs)
+        return total
 
     def bit_by_bit(entries: dict[int, list[jax.Array]], k: jax.Array) -> jax.Array:
         def set_bit(i: jax.Array, found: jax.Array) -> jax.Array:

@@ -1,7 +1,8 @@
 """Which units go, what is folded into biases for them, and whether the outputs stay."""
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -29,7 +30,7 @@ class Cut:
 
 
 def cut(
-    flow: Dataflow,
+    flows: Sequence[Dataflow],
     run: Callable[[list[Any]], Any],
     round_to: int,
     fold: bool,
@@ -37,24 +38,32 @@ def cut(
     """Remove every unit that the program's outputs do not need.
 
     Args:
-      flow: of the program.
+      flows: of the program, one for each choice that there is; the smallest network wins.
       run: from parameters, which may be smaller, to the outputs on the example; may raise.
       round_to: sizes stay multiples of this where they were cut.
       fold: whether units may go that put out a constant.
     """
-    plan = _Plan(flow, round_to, fold)
-    expected = [value.array for value in flow.outputs]
-    groups, refused = plan.groups()
-    everything = set().union(*groups)
-    if plan.is_right(everything, run, expected):
-        return plan.cut(everything, refused)
+    plans = [_Plan(flow, round_to, fold) for flow in flows]
+    # Running a network of new sizes compiles it, so the most promising plan comes first.
+    for plan in sorted(plans, key=lambda plan: plan.size(plan.everything)):
+        if plan.is_right(plan.everything, run):
+            return plan.cut(plan.everything)
+    return min((_in_parts(plan, run) for plan in plans), key=lambda cut: _size(cut.leaves))
+
+
+def _in_parts(plan: "_Plan", run: Callable[[list[Any]], Any]) -> Cut:
+    """What goes if each group of units is tried by itself."""
     chosen: set[int] = set()
-    for group in groups:
-        if plan.is_right(chosen | group, run, expected):
+    for group in plan.groups:
+        if plan.is_right(chosen | group, run):
             chosen |= group
         else:
-            refused |= dict.fromkeys(group, "the program does not run, or not alike, without them")
-    return plan.cut(chosen, refused)
+            plan.refuse(group, "the program does not run, or not alike, without them")
+    return plan.cut(chosen)
+
+
+def _size(leaves: Sequence[Any]) -> int:
+    return sum(x.size for x in leaves)
 
 
 class _Plan:
@@ -67,6 +76,8 @@ class _Plan:
             for axis, units in enumerate(leaf.units)
         }
         self._dead = self._find_dead()
+        self.groups, self._refused = self._find_groups()
+        self.everything = set().union(*self.groups)
 
     def _find_dead(self) -> set[int]:
         """Units that add nothing, or what is always the same, to all sums they are in."""
@@ -82,7 +93,7 @@ class _Plan:
             summed |= set(roots.tolist())
         return summed - alive - {ANY}
 
-    def groups(self) -> tuple[list[set[int]], dict[int, str]]:
+    def _find_groups(self) -> tuple[list[set[int]], dict[int, str]]:
         """What may go, in parts that have no axis in common, and what is spared, and why."""
         spared: dict[int, str] = {}
         goes = {root for root in self._dead if self._units.reason(root) is None}
@@ -167,13 +178,23 @@ class _Plan:
             cuts.append(jnp.asarray(x))
         return cuts, biases
 
-    def is_right(
-        self, goes: set[int], run: Callable[[list[Any]], Any], expected: list[Any]
-    ) -> bool:
+    def refuse(self, units: set[int], why: str) -> None:
+        """Note why these stay."""
+        self._refused |= dict.fromkeys(units, why)
+
+    def size(self, goes: set[int]) -> int:
+        """The number of parameters that are left without these."""
+        return sum(
+            math.prod(map(len, self._keeps(goes, index))) for index in range(len(self._flow.leaves))
+        )
+
+    def is_right(self, goes: set[int], run: Callable[[list[Any]], Any]) -> bool:
+        """Whether the network without these runs, and has the same outputs on the example."""
         try:
             outputs = jax.jit(run)(self._leaves(goes)[0])
         except (TypeError, ValueError, IndexError, ZeroDivisionError):
             return False
+        expected = [value.array for value in self._flow.outputs]
         for new, old in zip(jax.tree.leaves(outputs), expected, strict=True):
             if np.shape(new) != np.shape(old):
                 return False
@@ -183,7 +204,8 @@ class _Plan:
                 return False
         return True
 
-    def cut(self, goes: set[int], refused: dict[int, str]) -> Cut:
+    def cut(self, goes: set[int]) -> Cut:
+        """The network without these."""
         reasons = {}
         for (index, axis), units in self._axes.items():
             roots = self._units.roots(units)
@@ -193,7 +215,7 @@ class _Plan:
             idle = (zero | np.isin(roots, list(self._dead))) & ~np.isin(roots, list(goes))
             if idle.any():
                 first = int(roots[idle][0])
-                why = refused.get(first) or self._units.reason(first)
+                why = self._refused.get(first) or self._units.reason(first)
                 reasons[index, axis] = int(idle.sum()), why or "what they put out is needed"
         kept = [self._keeps(goes, index) for index in range(len(self._flow.leaves))]
         leaves, folded = self._leaves(goes)

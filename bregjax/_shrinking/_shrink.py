@@ -104,11 +104,10 @@ def shrink_tree(
     def run_flat(smaller: list[Any]) -> Any:
         return run(treedef.unflatten(smaller))
 
-    flow = Dataflow(program, leaves, inputs)
-    cuts = [cut(flow, run_flat, round_to, fold)]
-    if flow.had_choice:
-        cuts.append(cut(Dataflow(program, leaves, inputs, minor=True), run_flat, round_to, fold))
-    found = min(cuts, key=lambda cut: sum(x.size for x in cut.leaves))
+    flows = [Dataflow(program, leaves, inputs)]
+    if flows[0].had_choice:
+        flows.append(Dataflow(program, leaves, inputs, minor=True))
+    found = cut(flows, run_flat, round_to, fold)
     rows = []
     for index, (name, before, after) in enumerate(zip(names, leaves, found.leaves, strict=True)):
         notes = [
