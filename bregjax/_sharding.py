@@ -28,7 +28,10 @@ def may_be_split(x: jax.Array) -> bool:
 
 def gathered(x: jax.Array) -> jax.Array:
     """``x`` whole on each device: what a matrix needs before it is folded or decomposed."""
-    return jax.sharding.reshard(x, PartitionSpec(*[None] * x.ndim)) if is_sharded(x) else x
+    if not is_sharded(x):
+        return x
+    # With its mesh, as there need not be one in the context.
+    return jax.sharding.reshard(x, NamedSharding(jax.typeof(x).sharding.mesh, PartitionSpec()))
 
 
 def sharded_as(x: jax.Array, like: jax.Array) -> jax.Array:
