@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,12 +14,16 @@ import pytest
 
 SCRIPT = Path(__file__).parent / "interruptible.py"
 ROOT = SCRIPT.parents[2]
+COMPILED = tempfile.TemporaryDirectory(prefix="bregjax-interrupted-")
 
 
 def begin(folder: Path, result: Path) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
-    # What a killed process leaves half-written must not be read by other tests.
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    # What a killed process leaves half-written is read by these processes only.
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": "",
+        "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
+    }
     return subprocess.Popen(
         [sys.executable, SCRIPT, folder, result],
         env=environment,
