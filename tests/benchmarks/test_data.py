@@ -121,7 +121,9 @@ def test_mnist_has_the_known_number_of_each_digit():
     [
         pytest.param("mnist", (57_000, 3_000), (28, 28, 1), marks=needs("mnist")),
         pytest.param("fashion_mnist", (57_000, 3_000), (28, 28, 1), marks=needs("fashion_mnist")),
-        pytest.param("cifar10", (47_500, 2_500), (32, 32, 3), marks=needs("cifar10")),
+        pytest.param(
+            "cifar10", (47_500, 2_500), (32, 32, 3), marks=[needs("cifar10"), pytest.mark.slow]
+        ),
     ],
 )
 def test_sizes_are_those_of_the_paper_and_statistics_the_stated_ones(name, sizes, shape):

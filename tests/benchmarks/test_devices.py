@@ -64,7 +64,13 @@ def test_as_many_devices_as_can_have_equal_work_are_used(seeds, batch_size, shap
 
 
 @pytest.mark.parametrize(
-    ("seeds", "count"), [([0], 4), ([0, 1], 8), ([0, 1, 2], 6), ([0, 1, 2, 3, 4], 5)]
+    ("seeds", "count"),
+    [
+        pytest.param([0], 4, marks=pytest.mark.slow),
+        ([0, 1], 8),
+        ([0, 1, 2], 6),
+        pytest.param([0, 1, 2, 3, 4], 5, marks=pytest.mark.slow),
+    ],
 )
 def test_many_devices_train_as_one_does(monkeypatch, seeds, count):
     """The same random numbers, statistics of whole batches, and the mean gradient."""

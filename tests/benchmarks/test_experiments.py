@@ -58,7 +58,8 @@ def test_compaction_beside_the_same_training_without(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "network", ["convnet", pytest.param("transformer", marks=pytest.mark.slow)]
+    "network",
+    ["mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("convnet", "transformer"))],
 )
 def test_first_networks_are_told_a_density_and_a_number_of_steps(network, tmp_path):
     options = ["--network", network, "--steps", "15", "25", "--seeds", "2", "--sparsities", "0.9"]
