@@ -10,12 +10,17 @@ from benchmarks.cli.errors import BenchmarkError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """What every experiment that trains networks can be told."""
+    """What every experiment that trains networks can be told.
+
+    Each experiment has its own defaults for these two, so they are explained here, for all of them.
+
+    Attributes:
+      epochs: Passes over the training examples.
+      seeds: Number of runs of each method, each with its own initial weights and order of examples.
+    """
 
     epochs: int = 30
-    """Passes over the training images."""
     seeds: int = 5
-    """Number of runs of each method, each with its own initial weights and order of images."""
     seed: int = 0
     """The first seed; the runs take the seeds from here on."""
     data_dir: Path | None = None

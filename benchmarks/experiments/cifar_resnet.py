@@ -51,9 +51,7 @@ class CifarResNet(Experiment):
     density: tuple[float, ...] = (0.034,)
     """Shares of the weights that stay, where a method can be told; several draw a curve."""
     epochs: int = 100
-    """Passes over the training images."""
     seeds: int = 1
-    """Number of runs of each method, each with its own initial weights and order of images."""
 
     @property
     def title(self) -> str:
@@ -154,9 +152,8 @@ class CifarResNet(Experiment):
 
     def draw(self, out: Path) -> None:
         """The learning curves, accuracy over density, and the density of every layer."""
-        rows, runs = results.read_rows(out), results.read_runs(out)
-        figures.save(figures.learning_curves(rows, self.title), out, "learning_curves")
-        figure = figures.accuracy_and_density(runs, self.title)
+        super().draw(out)
+        figure = figures.accuracy_and_density(results.read_runs(out), self.title)
         figures.save(figure, out, "accuracy_and_density")
         layers = {
             # NNX sorts layers by name, which puts the first one last.

@@ -40,9 +40,7 @@ class DenoisingAutoencoder(Experiment):
     title: ClassVar[str] = "Corrupted MNIST, autoencoder of six 784-wide layers"
 
     epochs: int = 10
-    """Passes over the training images."""
     seeds: int = 1
-    """Number of runs of each case, each with its own initial weights and order of images."""
     strength: float = 0.07
     """λ of the neurons in the end; a skip connection needs √784 times as much evidence."""
     published: bool = False
@@ -92,9 +90,7 @@ class DenoisingAutoencoder(Experiment):
 
     def draw(self, out: Path) -> None:
         """The losses, the architectures that emerged, and restored images."""
-        figures.save(
-            figures.learning_curves(results.read_rows(out), self.title), out, "learning_curves"
-        )
+        super().draw(out)
         snapshots = results.read_snapshots(out)
         neurons, skips = snapshots["neurons"], snapshots.get("skips", {})
         figures.save(figures.architectures(neurons, skips, self.title), out, "architectures")

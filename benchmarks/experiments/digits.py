@@ -31,9 +31,7 @@ class Digits(Experiment):
     dataset: ClassVar[str] = "digits"
 
     epochs: int = 40
-    """Passes over the training images."""
     seeds: int = 3
-    """Number of runs of each method, each with its own initial weights and order of images."""
 
     def methods(self) -> list[methods.Recipe]:
         """Both Bregman optimizers beside their dense and shrinking counterparts."""
@@ -55,8 +53,6 @@ class Digits(Experiment):
 
     def draw(self, out: Path) -> None:
         """The four panels, and the weights that appear."""
-        figures.save(
-            figures.learning_curves(results.read_rows(out), self.title), out, "learning_curves"
-        )
+        super().draw(out)
         figure = figures.appearing_weights(results.read_snapshots(out)["live"], image_shape=(8, 8))
         figures.save(figure, out, "appearing_weights")

@@ -1,10 +1,11 @@
 """What an experiment says: its cases, what is kept and found of each, and the figures."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -16,7 +17,8 @@ from benchmarks.engine.compaction import Compaction
 from benchmarks.engine.training import Result, Task
 from benchmarks.experiments.runner import Case, Trainer, chosen_cases, train_all
 from benchmarks.methods import Recipe
-from benchmarks.report import results
+from benchmarks.report import figures, results
+from bregjax._leaves import leaf_name
 
 _TRIAL = (
     "This was a trial: it shows that everything runs, and its numbers say nothing about the"
@@ -78,8 +80,10 @@ class Experiment(TrainingOptions):
         yield from ()
 
     def draw(self, out: Path) -> None:
-        """Draw the figures from the files in ``out``."""
-        raise NotImplementedError
+        """Draw figures from the files in ``out``; a subclass may add to the learning curves."""
+        figures.save(
+            figures.learning_curves(results.read_rows(out), self.title), out, "learning_curves"
+        )
 
     @property
     def is_trial(self) -> bool:
@@ -104,45 +108,10 @@ class Experiment(TrainingOptions):
         console.print(f"Results and figures are in {out}.", soft_wrap=True)
 
 
-class Network(Protocol):
-    """What is known of a network by its name on the command line."""
-
-    @property
-    def title(self) -> str:
-        """The heading of table and figures."""
-        ...
-
-    @property
-    def dataset(self) -> str:
-        """The examples of the network."""
-        ...
-
-    @property
-    def convolutional(self) -> bool:
-        """Whether the network is."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExperimentOnNetworks(Experiment):
-    """An experiment on one of several networks, which ``--network`` chooses."""
-
-    networks: ClassVar[Mapping[str, Network]]
-    """by the values of ``--network``"""
-
-    network: str
-
-    @property
-    def title(self) -> str:
-        """See `Network`."""
-        return self.networks[self.network].title
-
-    @property
-    def dataset(self) -> str:
-        """See `Network`."""
-        return self.networks[self.network].dataset
-
-    @property
-    def convolutional(self) -> bool:
-        """See `Network`."""
-        return self.networks[self.network].convolutional
+def kernels_of(params: Any) -> dict[str, jax.Array]:
+    """The kernels of all seeds by name, with dots for slashes, which part keys of snapshots.npz."""
+    return {
+        leaf_name(path).replace("/", "."): x
+        for path, x in jax.tree_util.tree_leaves_with_path(params)
+        if x.ndim > 2  # the first axis is that of the seeds
+    }

@@ -43,9 +43,7 @@ class FashionConvNet(Experiment):
     convolutional: ClassVar[bool] = True
 
     epochs: int = 14
-    """Passes over the training images."""
     seeds: int = 1
-    """Number of runs of each method, each with its own initial weights and order of images."""
     density: float = 0.035
     """Share of the weights that pruning, SET and RigL leave."""
 
@@ -91,8 +89,7 @@ class FashionConvNet(Experiment):
 
     def draw(self, out: Path) -> None:
         """The learning curves, and the kernels of the sparsest AdaBreg network."""
-        figure = figures.learning_curves(results.read_rows(out), self.title)
-        figures.save(figure, out, "learning_curves")
+        super().draw(out)
         runs = {r.method: r for r in results.read_runs(out) if r.kind == "AdaBreg"}
         if runs:
             method = min(runs, key=lambda method: runs[method].density)

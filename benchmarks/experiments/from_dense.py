@@ -57,9 +57,9 @@ def _then(
 class FromDense(MnistExperiment):
     """Fine-tune a trained, dense network until it is sparse: ours beside magnitude pruning.
 
-    All methods share the dense training by Adam, with the same seeds, and have as many epochs for
-    the fine-tuning: AdaBreg whose dual starts at the dense weights, gradual pruning with Adam, and
-    pruning all at once with Adam on what is left.
+    All methods begin with the same dense training by Adam and then fine-tune for the same number of
+    epochs: AdaBreg, whose dual starts at the dense weights; gradual pruning with Adam; and pruning
+    all at once, with Adam on what is left. --epochs counts both parts.
     """
 
     name: ClassVar[str] = "from_dense"
@@ -67,7 +67,6 @@ class FromDense(MnistExperiment):
     sparsities: tuple[float, ...] = (0.9, 0.95, 0.98)
     """What is asked for: the shares of all weights that are to be zero."""
     epochs: int = 15
-    """Passes over the training images, dense and fine-tuning together."""
     tuning: float = 1 / 3
     """The share of the epochs that is fine-tuning."""
     rate: float = 5e-3
@@ -75,7 +74,6 @@ class FromDense(MnistExperiment):
     pruning_rate: float = 5e-3
     """Largest learning rate of Adam in the fine-tuning with pruning."""
     seeds: int = 5
-    """Number of runs of each method, each with its own initial weights and order of images."""
 
     def methods(self) -> list[Recipe]:
         """Adam on the dense network throughout, and three ways to each density."""

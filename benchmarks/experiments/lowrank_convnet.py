@@ -27,7 +27,6 @@ class LowrankConvnet(LowRank):
     convolutional: ClassVar[bool] = True
 
     epochs: int = 6
-    """Passes over the training images."""
     rank: int = 4
     """The largest rank of a layer after it has been split."""
 

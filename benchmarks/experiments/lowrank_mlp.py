@@ -45,7 +45,6 @@ class LowrankMlp(LowRank):
     hidden: tuple[int, ...] = (200, 80)
     """Widths of the hidden layers."""
     epochs: int = 12
-    """Passes over the training images."""
     tuning: int = 10
     """Epochs of Adam on the thin layers."""
 

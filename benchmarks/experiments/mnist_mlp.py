@@ -2,7 +2,6 @@
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 from typing import ClassVar
 
 from benchmarks import methods
@@ -13,7 +12,6 @@ from benchmarks.methods import SparseStart
 from benchmarks.methods.regularization import Rising, everywhere
 from benchmarks.methods.schedules import Cosine
 from benchmarks.models import MLP
-from benchmarks.report import figures, results
 from bregjax import l1
 
 
@@ -52,8 +50,3 @@ class MnistMlp(MnistExperiment):
             batch_size=128,
             settings={"published_relu": self.published_relu},
         )
-
-    def draw(self, out: Path) -> None:
-        """The paper's four panels."""
-        figure = figures.learning_curves(results.read_rows(out), self.title)
-        figures.save(figure, out, "learning_curves")

@@ -4,13 +4,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from benchmarks import methods
 from benchmarks.engine.training import Result, Task
+from benchmarks.experiments.experiment import kernels_of
 from benchmarks.experiments.mnist import MnistExperiment
 from benchmarks.experiments.runner import Trainer
 from benchmarks.measure.multiply_adds import network_costs, training_share
@@ -19,7 +19,6 @@ from benchmarks.methods.regularization import everywhere
 from benchmarks.methods.schedules import Cosine
 from benchmarks.report import figures, results
 from bregjax import l1
-from bregjax._leaves import leaf_name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,6 @@ class Multilevel(MnistExperiment):
     name: ClassVar[str] = "multilevel"
 
     seeds: int = 3
-    """Number of runs of each method, each with its own initial weights and order of images."""
     density: float = 0.05
     """Share of the weights that pruning, SET and RigL leave."""
 
@@ -72,9 +70,8 @@ class Multilevel(MnistExperiment):
     def snapshot(self, params: Any) -> dict[str, np.ndarray]:
         """The density of each kernel, by seed."""
         return {
-            _key(leaf_name(path)): np.asarray(jnp.mean(x != 0, axis=tuple(range(1, x.ndim))))
-            for path, x in jax.tree_util.tree_leaves_with_path(params)
-            if x.ndim > 2  # the first axis is that of the seeds
+            name: np.asarray(jnp.mean(x != 0, axis=tuple(range(1, x.ndim))))
+            for name, x in kernels_of(params).items()
         }
 
     def findings(
@@ -92,7 +89,7 @@ class Multilevel(MnistExperiment):
                 "multiply_adds": training_share(
                     costs,
                     {
-                        name: [result.snapshots[_key(name)][e][seed] for e in epochs]
+                        name: [result.snapshots[name.replace("/", ".")][e][seed] for e in epochs]
                         for name in costs
                     },
                     method.full_gradients,
@@ -105,10 +102,4 @@ class Multilevel(MnistExperiment):
         """Accuracy over multiply-adds, and the learning curves."""
         runs = results.read_runs(out)
         figures.save(figures.accuracy_and_cost(runs, self.title), out, "accuracy_and_cost")
-        figure = figures.learning_curves(results.read_rows(out), self.title)
-        figures.save(figure, out, "learning_curves")
-
-
-def _key(name: str) -> str:
-    """A leaf's name without the slashes that part the keys of snapshots.npz."""
-    return name.replace("/", ".")
+        super().draw(out)

@@ -13,16 +13,20 @@ from flax import nnx
 import bregjax
 from benchmarks import methods
 from benchmarks.engine.training import Result, Task, evaluate, network_of
+from benchmarks.experiments.networks import ExperimentOnNetworks
 from benchmarks.experiments.runner import Trainer
-from benchmarks.experiments.units import UnitsExperiment
+from benchmarks.experiments.units import GROUPS
 from benchmarks.measure.timing import forward_pass, speedup, time_in_turn
 from benchmarks.methods import Recipe, ToDensity
 from benchmarks.methods.schedules import Cosine
 from benchmarks.report import figures, results
 
+_TIMED = {"mlp": 500, "convnet": 100, "resnet20": 100, "transformer": 16}
+"""examples in a batch that is timed"""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shrink(UnitsExperiment):
+class Shrink(ExperimentOnNetworks):
     """Networks whose neurons, filters or heads die in training, before and after they are shrunk.
 
     `adabreg_to_density` is told which share of the weights of those units lives in the end.
@@ -38,16 +42,14 @@ class Shrink(UnitsExperiment):
     densities: tuple[float, ...] = (0.5, 0.25, 0.1)
     """What is asked for: the shares of the weights of such units that live in the end."""
     epochs: int = 5
-    """Passes over the training examples."""
     seeds: int = 1
-    """Number of runs of each method, each with its own initial weights and order of examples."""
     repeats: int = 30
     """How often each network is timed."""
 
     def methods(self) -> list[Recipe]:
         """Dense Adam, and ours at every density."""
         methods.check_shares("--densities", self.densities)
-        groups = self.networks[self.network].groups
+        groups = GROUPS[self.network]
         return [
             methods.adam(Cosine(2e-3)),
             *(ToDensity(density, groups=groups) for density in self.densities),
@@ -64,7 +66,7 @@ class Shrink(UnitsExperiment):
         ]
 
     def _shrunk(self, task: Task, network: nnx.Module) -> dict[str, Any]:
-        examples = task.dataset.test.inputs[: self.networks[self.network].timed]
+        examples = task.dataset.test.inputs[: _TIMED[self.network]]
         inputs = task.dataset.normalize(jnp.asarray(examples))
         smaller, report, _ = bregjax.shrink(network, inputs[:2])
         loss, accuracy = evaluate(task, smaller)

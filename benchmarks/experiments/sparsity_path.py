@@ -32,9 +32,7 @@ class SparsityPath(MnistExperiment):
     name: ClassVar[str] = "sparsity_path"
 
     epochs: int = 20
-    """Passes over the training images."""
     seeds: int = 1
-    """Number of runs at each strength, each with its own initial weights and order of images."""
     strengths: int = 16
     """How many λ, from --weakest to --strongest in equal ratios."""
     weakest: float = 0.05
@@ -82,7 +80,7 @@ class SparsityPath(MnistExperiment):
             )
 
     def draw(self, out: Path) -> None:
-        """Accuracy along the path, and the learning curves."""
+        """Accuracy along the path."""
         runs = [r for r in results.read_runs(out) if _ALONE not in r.kind]
         if runs:
             figure = figures.accuracy_along_path(runs, self.title, self.tolerance)

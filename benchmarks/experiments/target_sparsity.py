@@ -1,59 +1,19 @@
 """Sparsities that are asked for, on three networks, beside pruning and RigL."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 from benchmarks import methods
-from benchmarks.data import Dataset
-from benchmarks.data.augmentation import crop_and_flip
 from benchmarks.engine.training import Result, Task
-from benchmarks.experiments.experiment import ExperimentOnNetworks
-from benchmarks.experiments.mnist import PAPER, mlp_title
+from benchmarks.experiments.networks import ExperimentOnNetworks
 from benchmarks.experiments.runner import Trainer
 from benchmarks.methods import Recipe, Targeted
 from benchmarks.methods.schedules import Cosine
-from benchmarks.models import MLP, ConvNet, resnet20
 from benchmarks.report import figures, results
 
-
-class _Network(NamedTuple):
-    title: str
-    dataset: str
-    convolutional: bool
-    task: dict[str, Any]
-    sgd: float
-    """learning rate of the baselines, with momentum 0.9"""
-
-
-_NETWORKS = {
-    "mlp": _Network(
-        f"MNIST, {mlp_title()}",
-        "mnist",
-        False,
-        {"build": lambda rngs: MLP(PAPER, rngs=rngs)},
-        0.05,
-    ),
-    "convnet": _Network(
-        "Fashion-MNIST, ConvNet",
-        "fashion_mnist",
-        True,
-        {"build": lambda rngs: ConvNet(rngs=rngs), "steps_per_call": 89},
-        0.05,
-    ),
-    "resnet20": _Network(
-        "CIFAR-10, ResNet-20",
-        "cifar10",
-        True,
-        {
-            "build": lambda rngs: resnet20(rngs=rngs),
-            "steps_per_call": 53,
-            "augment": crop_and_flip,
-        },
-        0.1,
-    ),
-}
+_SGD = {"mlp": 0.05, "convnet": 0.05, "resnet20": 0.1}
+"""learning rates of the baselines, with momentum 0.9"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,22 +26,19 @@ class TargetSparsity(ExperimentOnNetworks):
     """
 
     name: ClassVar[str] = "target_sparsity"
-    networks: ClassVar[Mapping[str, _Network]] = _NETWORKS
 
     network: Literal["mlp", "convnet", "resnet20"] = "mlp"
     """MNIST, Fashion-MNIST or CIFAR-10; the convolutions take their time without a GPU."""
     sparsities: tuple[float, ...] = (0.75, 0.9, 0.95, 0.98, 0.99)
     """What is asked for: the shares of all weights that are to be zero."""
     epochs: int = 20
-    """Passes over the training images."""
     seeds: int = 3
-    """Number of runs of each method, each with its own initial weights and order of images."""
 
     def methods(self) -> list[Recipe]:
         """Ours and the baselines at every target."""
         methods.check_shares("--sparsities", self.sparsities)
         adabreg, linbreg = methods.steerable()
-        sgd = Cosine(self.networks[self.network].sgd, warmup_epochs=1)
+        sgd = Cosine(_SGD[self.network], warmup_epochs=1)
         densities = [round(1 - sparsity, 6) for sparsity in self.sparsities]
         return [
             method
@@ -93,15 +50,6 @@ class TargetSparsity(ExperimentOnNetworks):
                 methods.rigl(sgd, density, momentum=0.9),
             )
         ]
-
-    def task(self, dataset: Dataset) -> Task:
-        """The network on its images."""
-        return Task(
-            dataset,
-            batch_size=128,
-            settings={"network": self.network},
-            **self.networks[self.network].task,
-        )
 
     def findings(
         self, task: Task, method: Recipe, result: Result, trainer: Trainer

@@ -374,15 +374,18 @@ def _plain(value: Any) -> float | int | None:
     return None if isinstance(number, float) and math.isnan(number) else number
 
 
-def provenance() -> dict[str, Any]:
-    """Where a number comes from: the ``versions``, ``device`` and ``commit`` of summary.json."""
-    return {"versions": _versions(), "device": device(), "commit": _commit()}
+def provenance(*packages: str) -> dict[str, Any]:
+    """Where a number comes from: the ``versions``, ``device`` and ``commit`` of summary.json.
+
+    Args:
+      *packages: those whose versions matter besides Python, JAX and what is built on it.
+    """
+    return {"versions": _versions(*packages), "device": device(), "commit": _commit()}
 
 
-def _versions() -> dict[str, str]:
-    """Versions of Python and of the packages that matter for a number."""
+def _versions(*packages: str) -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *packages):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -4,20 +4,18 @@ import dataclasses
 import importlib.util
 import itertools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.table import Table
 
 import bregjax
 from benchmarks.cli.errors import BenchmarkError
 from benchmarks.cli.options import check_counts
-from benchmarks.cli.progress import console
 from benchmarks.measure.timing import time_in_turn
 from benchmarks.report import results
+from benchmarks.speed.command import Row, SpeedCommand, table
 from bregjax._regularizers._nuclear import Method
 
 _STEP = 1.0  # the threshold of the prox
@@ -25,7 +23,7 @@ _FULL = "jnp.linalg.svd"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LowrankSpeed:
+class LowrankSpeed(SpeedCommand):
     """The prox of the nuclear norm on square matrices of low rank.
 
     The singular values above the threshold fall from ten times to twice of it or, with --close,
@@ -48,10 +46,6 @@ class LowrankSpeed:
     """How far the matrix moves between two calls, relative to its norm."""
     repeats: int = 30
     """How often each is timed."""
-    seed: int = 0
-    """Seed of the matrices."""
-    out: Path | None = None
-    """Folder for summary.json; by default out/lowrank_speed (--quick: out/lowrank_speed-quick)."""
     quick: bool = False
     """A trial of seconds: matrices of 64 rows with rank 4, three repeats."""
 
@@ -63,29 +57,23 @@ class LowrankSpeed:
         sizes, rank = ((64,), 4) if self.quick else (self.sizes, self.rank)
         if not sizes or min(sizes) < rank:
             raise BenchmarkError(f"--sizes must be at least the rank, {rank}, got {sizes}.")
-        out = results.prepare_folder(self.out, self.name, quick=self.quick)
+        out = self.folder()
         rows = [row for size in sizes for row in self._rows(size, rank)]
-        title = f"prox of the nuclear norm, rank {rank}, float32, {results.device()}"
-        table = Table(title=title)
-        for column in ("size", "method", "ms", "relative error", "speed-up"):
-            table.add_column(column, justify="left" if column == "method" else "right")
-        for row in rows:
-            table.add_row(
-                str(row["size"]),
-                row["method"],
-                f"{row['milliseconds']:.3g}",
-                f"{row['relative_error']:.1e}",
-                f"{row['speedup_over_svd']:.1f}",
-            )
-        console.print(table)
-        results.write_summary(out, rows)
-        console.print(f"Results are in {out}.", soft_wrap=True)
+        shown = table(
+            rows,
+            ("size", "{size:d}"),
+            ("method", "{method}"),
+            ("ms", "{milliseconds:.3g}"),
+            ("relative error", "{relative_error:.1e}"),
+            ("speed-up", "{speedup_over_svd:.1f}"),
+            title=f"prox of the nuclear norm, rank {rank}, float32, {results.device()}",
+        )
+        self.report(out, rows, shown)
 
-    def _rows(self, size: int, rank: int) -> list[dict[str, Any]]:
+    def _rows(self, size: int, rank: int) -> list[Row]:
         rng = np.random.default_rng(self.seed)
         live = np.linspace(1.5, 1.01, rank) if self.close else np.linspace(10, 2, rank)
         matrices = _drifting(size, live, self.drift, rng)
-        repeats = 3 if self.quick else self.repeats
         latest: dict[str, tuple[int, Any]] = {}
 
         def call(name: str, function: Callable[[int], Any]) -> Callable[[], Any]:
@@ -100,13 +88,12 @@ class LowrankSpeed:
 
         functions = _functions(matrices, rank)
         calls = {name: call(name, function) for name, function in functions.items()}
-        seconds = time_in_turn(calls, repeats, rng)
+        seconds = time_in_turn(calls, self.rounds, rng)
         rows = []
         for name, times in seconds.items():
             index, result = latest[name]
             rows.append(
                 {
-                    "experiment": self.name,
                     "size": size,
                     "method": name,
                     "milliseconds": float(1e3 * np.median(times)),
@@ -115,9 +102,8 @@ class LowrankSpeed:
                     "rank": rank,
                     "close": self.close,
                     "drift": self.drift,
-                    "repeats": repeats,
+                    "repeats": self.rounds,
                 }
-                | results.provenance()
             )
         return rows
 
