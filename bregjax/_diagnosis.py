@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bregjax._evidence import DualReader, check_trained, leaves_with_dual
+from bregjax._evidence import DualReader, check_trained, duals_of_leaves
 from bregjax._landing import LandingState
 from bregjax._leaves import leaf_name, without_variables
-from bregjax._mirror import MirrorState
 from bregjax._plateau import PlateauState
 from bregjax._prox import ProxState
 from bregjax._regularizers._nuclear import NuclearState
@@ -82,24 +81,23 @@ def diagnose(
     """
     state, params = without_variables((state, params))
     check_trained(optimizer, state, params)
-    has_dual = leaves_with_dual(state, params)
-    if not any(has_dual):
+    found = duals_of_leaves(state, params)
+    if all(dual is None for dual in found):
         raise ValueError(
             "state has no dual of params: diagnose is for linbreg, adabreg and the like."
         )
-    paths, treedef = jax.tree.flatten_with_path(params)
+    paths = jax.tree.leaves_with_path(params)
     names = [leaf_name(path) or "the parameter" for path, _ in paths]
+    duals = {
+        name: np.asarray(dual)
+        for name, dual in zip(names, found, strict=True)
+        if dual is not None and dual.size
+    }
     weights = {
         name: np.asarray(x, np.float32)
-        for name, (_, x), mine in zip(names, paths, has_dual, strict=True)
-        if mine and x.size
+        for name, (_, x) in zip(names, paths, strict=True)
+        if name in duals
     }
-    duals = {}
-    for part in states_of(state, MirrorState):
-        for name, dual in zip(names, treedef.flatten_up_to(part.dual), strict=True):
-            if name in weights and not isinstance(dual, optax.MaskedNode):
-                duals[name] = np.asarray(dual)
-
     spoilt = [name for name, x in (weights | duals).items() if not np.isfinite(x).all()]
     if spoilt:
         return [

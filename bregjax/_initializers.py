@@ -98,8 +98,7 @@ def sparse_initializer(
         A unit that keeps no weight and has bias 0 sits in the corner of its ReLU: no gradient ever
         wakes it. Where whole neurons or kernels start at zero, start with `positive_biases`.
     """
-    density = known_number("density", density)
-    check_range("density", density, above=0, at_most=1)
+    density = known_number("density", density, above=0, at_most=1)
     groups = l1() if groups is None else groups
     check_regularizer(groups, "groups")
     check_flag("rescale", rescale)
@@ -166,8 +165,7 @@ def sparsify(
         Units that keep no weight need positive biases to wake: see `sparse_start`, which draws
         them too.
     """
-    density = known_number("density", density)
-    check_range("density", density, above=0, at_most=1)
+    density = known_number("density", density, above=0, at_most=1)
     groups = l1() if groups is None else groups
     check_regularizer(groups, "groups")
     check_key("key", key)

@@ -147,8 +147,7 @@ def _on_plateau(
     """Follows the loss, and lets ``answer`` change the inner state and the extra arguments."""
     if not isinstance(watch, str):
         raise TypeError(f"watch must be the name of an extra argument, got watch={watch!r}.")
-    check_transformation("inner", inner)
-    inner = optax.with_extra_args_support(inner)
+    inner = check_transformation("inner", inner)
     if not isinstance(plateau, optax.GradientTransformation):
         raise ValueError(_WRONG_PLATEAU.format(plateau))
 

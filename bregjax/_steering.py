@@ -267,8 +267,7 @@ def steer(
     check_flag("exact", exact)
     if exact and (rule is not None or measure is not density):
         raise ValueError(f"exact=True needs neither measure nor rule, got {measure=}, {rule=}.")
-    check_transformation("inner", inner)
-    inner = optax.with_extra_args_support(inner)
+    inner = check_transformation("inner", inner)
     rule = adaptive_rule() if rule is None else rule
     if not isinstance(rule, SteeringRule):
         raise TypeError(f"rule must be a SteeringRule such as adaptive_rule(), got {rule=}.")

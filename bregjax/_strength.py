@@ -9,7 +9,6 @@ import optax
 from bregjax._evidence import DualReader, factor_with_count, leaves_with_dual
 from bregjax._validation import (
     check_arrays,
-    check_range,
     check_transformation,
     check_whole,
     known_number,
@@ -63,10 +62,9 @@ def waking_strength(
     See Also:
         `adabreg_to_density` and `steer`, which need no strength.
     """
-    check_transformation("optimizer", optimizer)
+    optimizer = check_transformation("optimizer", optimizer)
     check_whole("steps", steps, at_least=1)
-    density = known_number("density", density)
-    check_range("density", density, above=0, at_most=1)
+    density = known_number("density", density, above=0, at_most=1)
     check_arrays("gradients", gradients)
     asleep = jax.tree.map(jnp.zeros_like, gradients)
     with raised_by("gradients, of whose shapes and dtypes the parameters are"):
@@ -77,10 +75,9 @@ def waking_strength(
             f"optimizer has no mirror_step, such as linbreg has, for any of gradients; got"
             f" {optimizer=}."
         )
-    update = optax.with_extra_args_support(optimizer).update
 
     def step(_: int, state: Any) -> Any:
-        return update(gradients, state, asleep, **extra_args)[1]
+        return optimizer.update(gradients, state, asleep, **extra_args)[1]
 
     state = jax.lax.fori_loop(0, steps, step, state)
     evidence = DualReader(optimizer, state, asleep, extra_args).evidence()

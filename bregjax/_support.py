@@ -58,8 +58,7 @@ def freeze_support(
         >>> print(optax.apply_updates(params, updates))
         [[ 1.5  0.  -1.5]]
     """
-    check_transformation("inner", inner)
-    inner = optax.with_extra_args_support(inner)
+    inner = check_transformation("inner", inner)
 
     def init(params: Any) -> FreezeSupportState:
         return FreezeSupportState(support_of(params, mask), inner.init(params))
@@ -133,8 +132,7 @@ def multilevel(
         moves by up to 5.8 times the learning rate at a full step.
     """
     check_whole("m", m)
-    check_transformation("inner", inner)
-    inner = optax.with_extra_args_support(inner)
+    inner = check_transformation("inner", inner)
 
     def init(params: Any) -> MultilevelState:
         count = jnp.zeros([], jnp.int32)

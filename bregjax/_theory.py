@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.typing import ArrayLike
 
 from bregjax._leaves import without_variables
@@ -36,10 +37,6 @@ def _check(regularizer: Regularizer, strength: ArrayLike, delta: ArrayLike) -> N
 def _inner(a: Any, b: Any) -> jax.Array:
     products = jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)
     return jnp.asarray(sum(jax.tree.leaves(products), start=0.0))
-
-
-def _minus(a: Any, b: Any) -> Any:
-    return jax.tree.map(jnp.subtract, a, b)
 
 
 def elastic_net(
@@ -102,7 +99,6 @@ def elastic_net_conjugate_grad(
         [2. 0.]
     """
     _check(regularizer, strength, delta)
-
     (dual,) = _wide(dual=dual)
 
     def params_of(v: jax.Array) -> jax.Array:
@@ -152,7 +148,7 @@ def bregman_distance(
     gap = elastic_net(params, regularizer, strength, delta) - elastic_net(
         base_params, regularizer, strength, delta
     )
-    return gap - _inner(base_dual, _minus(params, base_params))
+    return gap - _inner(base_dual, optax.tree.sub(params, base_params))
 
 
 def symmetric_bregman_distance(params: Any, dual: Any, other_params: Any, other_dual: Any) -> Any:
@@ -188,4 +184,4 @@ def symmetric_bregman_distance(params: Any, dual: Any, other_params: Any, other_
     params, dual, other_params, other_dual = _wide(
         params=params, dual=dual, other_params=other_params, other_dual=other_dual
     )
-    return _inner(_minus(dual, other_dual), _minus(params, other_params))
+    return _inner(optax.tree.sub(dual, other_dual), optax.tree.sub(params, other_params))

@@ -7,7 +7,7 @@ from bregjax._optimizers import adabreg
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._elementwise import l1
 from bregjax._steering import steer
-from bregjax._validation import check_range, check_whole, known_number
+from bregjax._validation import check_whole, known_number
 
 _RAMP = 0.8
 """share of the steps until the density is reached"""
@@ -80,12 +80,10 @@ def adabreg_to_density(
     See Also:
         `diagnose`, which says in words why a training gives nothing; `steer`; `land`.
     """
-    density = known_number("density", density)
-    check_range("density", density, above=0, at_most=1)
+    density = known_number("density", density, above=0, at_most=1)
     check_whole("steps", steps, at_least=1)
     first = max(_DENSITY_AT_FIRST, density) if initial_density is None else initial_density
-    first = known_number("initial_density", first)
-    check_range("initial_density", first, at_least=density, at_most=1)
+    first = known_number("initial_density", first, at_least=density, at_most=1)
     if learning_rate is None:
         warmup = max(1, round(_WARMUP * steps))
         learning_rate = optax.warmup_cosine_decay_schedule(

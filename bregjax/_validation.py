@@ -112,15 +112,20 @@ def _has_numbers(value: Any) -> bool:
     return jax.numpy.issubdtype(value.dtype, np.number)
 
 
-def known_number(name: str, value: Any) -> Any:
-    """An array of one number as that number; raises `ValueError` where a value is traced."""
+def known_number(name: str, value: Any, **limits: Any) -> Any:
+    """The number, also where it comes as an array; raises `ValueError` where it is traced.
+
+    With limits it is checked by `check_range` too.
+    """
     if isinstance(value, Tracer):
         raise ValueError(f"{name} must be known while tracing, got {name}={value!r}.")
-    if not _is_array(value):
-        return value
-    if value.size != 1 or not _has_numbers(value):
-        raise ValueError(f"{name} must be one number, got {name}={value!r}.")
-    return value.item()
+    if _is_array(value):
+        if value.size != 1 or not _has_numbers(value):
+            raise ValueError(f"{name} must be one number, got {name}={value!r}.")
+        value = value.item()
+    if limits:
+        check_range(name, value, **limits)
+    return value
 
 
 def check_axes(name: str, value: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -192,13 +197,14 @@ def check_flag(name: str, value: object) -> None:
         raise ValueError(f"{name} must be True or False, got {name}={value!r}.")
 
 
-def check_transformation(name: str, value: object) -> None:
-    """Raises `TypeError` unless ``value`` is an Optax transformation."""
+def check_transformation(name: str, value: Any) -> optax.GradientTransformationExtraArgs:
+    """``value`` as a transformation that takes extra arguments; raises `TypeError` for others."""
     if not isinstance(value, optax.GradientTransformation):
         raise TypeError(
             f"{name} must be an optax.GradientTransformation such as optax.adam(1e-3), got"
             f" {name}={value!r}."
         )
+    return optax.with_extra_args_support(value)
 
 
 def check_key(name: str, value: Any, *, seed: bool = False) -> None:

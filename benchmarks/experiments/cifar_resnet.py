@@ -88,14 +88,9 @@ class CifarResNet(Experiment):
             methods.lasso(rate, 1e-4, momentum=0.9),
         ]
         told = [
-            make(rate, density, momentum=0.9)
+            method
             for density in self.density
-            for make in (
-                methods.one_shot_pruning,
-                methods.gradual_pruning,
-                methods.set_training,
-                methods.rigl,
-            )
+            for method in methods.sparse_baselines(rate, density, momentum=0.9)
         ]
         return [*ours, *baselines, *told]
 

@@ -68,10 +68,7 @@ class FashionConvNet(Experiment):
                 momentum=0.9,
             ),
             methods.lasso(sgd, 1e-3, momentum=0.9),
-            methods.one_shot_pruning(sgd, self.density, momentum=0.9),
-            methods.gradual_pruning(sgd, self.density, momentum=0.9),
-            methods.set_training(sgd, self.density, momentum=0.9),
-            methods.rigl(sgd, self.density, momentum=0.9),
+            *methods.sparse_baselines(sgd, self.density, momentum=0.9),
         ]
 
     def task(self, dataset: Dataset) -> Task:

@@ -61,10 +61,7 @@ class Multilevel(MnistExperiment):
             steered(19, 0.05),
             steered(19, 0.02),
             steered(99, 0.05),
-            methods.one_shot_pruning(sgd, self.density, momentum=0.9),
-            methods.gradual_pruning(sgd, self.density, momentum=0.9),
-            methods.set_training(sgd, self.density, momentum=0.9),
-            methods.rigl(sgd, self.density, momentum=0.9),
+            *methods.sparse_baselines(sgd, self.density, momentum=0.9),
         ]
 
     def snapshot(self, params: Any) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ from benchmarks.methods.optimizers import (
     rigl,
     set_training,
     sgd,
+    sparse_baselines,
     steerable,
 )
 from benchmarks.methods.recipes import (
@@ -57,6 +58,7 @@ __all__ = [
     "rigl",
     "set_training",
     "sgd",
+    "sparse_baselines",
     "steerable",
     "steered_densities",
 ]

@@ -10,7 +10,7 @@ import optax
 
 import bregjax
 from benchmarks.cli.errors import BenchmarkError
-from benchmarks.methods.recipes import Length, Method
+from benchmarks.methods.recipes import Length, Make, Method
 from benchmarks.methods.regularization import Regularization, everywhere
 from benchmarks.methods.schedules import Cosine, LearningRate
 from benchmarks.methods.starts import ErdosRenyiStart, SparseStart, Start
@@ -61,24 +61,12 @@ def linbreg(
     keep_weights: bool = False,
 ) -> Method:
     """LinBreg, with heavy-ball or Nesterov momentum or without."""
-
-    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
-        tx = functools.partial(
-            bregjax.linbreg,
-            rate,
-            delta=delta,
-            momentum=momentum,
-            nesterov=nesterov,
-            keep_weights=keep_weights,
-        )
-        return regularization.optimizer(tx, *length)
-
-    settings = {"delta": delta, "momentum": momentum, "nesterov": nesterov}
-    settings |= {"keep_weights": keep_weights} if keep_weights else {}
-    settings |= regularization.record()
+    options = {"delta": delta, "momentum": momentum, "nesterov": nesterov}
+    options |= {"keep_weights": keep_weights} if keep_weights else {}
     kind = "" if momentum is None else "+nesterov" if nesterov else "+m"
-    family = f"LinBreg{kind}"
-    return Method(family, learning_rate, make, settings, start, strength=str(regularization))
+    return _regularized(
+        f"LinBreg{kind}", bregjax.linbreg, learning_rate, regularization, options, start
+    )
 
 
 def adabreg(
@@ -99,13 +87,24 @@ def adabreg(
         options["eps"] = eps
     if keep_weights:
         options["keep_weights"] = keep_weights
+    return _regularized("AdaBreg", bregjax.adabreg, learning_rate, regularization, options, start)
+
+
+def _regularized(
+    family: str,
+    optimizer: Callable[..., optax.GradientTransformation],
+    learning_rate: LearningRate,
+    regularization: Regularization,
+    options: dict[str, Any],
+    start: Start | None,
+) -> Method:
+    """A method with penalties, made of one of our optimizers and its options."""
 
     def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
-        tx = functools.partial(bregjax.adabreg, rate, **options)
-        return regularization.optimizer(tx, *length)
+        return regularization.optimizer(functools.partial(optimizer, rate, **options), *length)
 
     settings = options | regularization.record()
-    return Method("AdaBreg", learning_rate, make, settings, start, strength=str(regularization))
+    return Method(family, learning_rate, make, settings, start, strength=str(regularization))
 
 
 def decayed(method: Method, weight_decay: float) -> Method:
@@ -122,22 +121,19 @@ def clipped(method: Method, clip: float) -> Method:
 def _chained(
     first: optax.GradientTransformation, method: Method, settings: dict[str, Any]
 ) -> Method:
-    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
-        return optax.chain(first, method.make(rate, length))
-
-    return dataclasses.replace(method, make=make, settings=method.settings | settings)
+    return dataclasses.replace(
+        method,
+        make=lambda rate, length: optax.chain(first, method.make(rate, length)),
+        settings=method.settings | settings,
+    )
 
 
 def multilevel(method: Method, m: int) -> Method:
     """The method with m coarse steps, on its support, after each full one."""
-
-    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
-        return bregjax.multilevel(method.make(rate, length), m)
-
     return dataclasses.replace(
         method,
         note=f"m={m}",
-        make=make,
+        make=lambda rate, length: bregjax.multilevel(method.make(rate, length), m),
         settings=method.settings | {"m": m},
         full_gradients=1 / (m + 1),
     )
@@ -151,14 +147,17 @@ def prox_sgd(
     momentum: float | None = None,
 ) -> Method:
     """Proximal SGD."""
-
-    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
-        tx = functools.partial(bregjax.prox_sgd, rate, momentum=momentum)
-        return regularization.optimizer(tx, length.steps)
-
-    settings = {"momentum": momentum} | regularization.record()
-    strength = str(regularization)
-    return Method("proximal SGD", learning_rate, make, settings, start, strength=strength)
+    return Method(
+        "proximal SGD",
+        learning_rate,
+        # Without a dual no evidence is collected: a shorter training has the same strength.
+        lambda rate, length: regularization.optimizer(
+            functools.partial(bregjax.prox_sgd, rate, momentum=momentum), length.steps
+        ),
+        {"momentum": momentum} | regularization.record(),
+        start,
+        strength=str(regularization),
+    )
 
 
 def sgd(
@@ -169,34 +168,29 @@ def sgd(
     nesterov: bool = False,
 ) -> Method:
     """SGD."""
-
-    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
-        del length
-        return optax.sgd(rate, momentum=momentum, nesterov=nesterov)
-
-    settings = {"strength": 0.0, "momentum": momentum, "nesterov": nesterov}
-    return Method("SGD" if momentum is None else "SGD+m", learning_rate, make, settings, start)
+    return Method(
+        "SGD" if momentum is None else "SGD+m",
+        learning_rate,
+        lambda rate, _: optax.sgd(rate, momentum=momentum, nesterov=nesterov),
+        {"strength": 0.0, "momentum": momentum, "nesterov": nesterov},
+        start,
+    )
 
 
 def adam(learning_rate: LearningRate, *, start: Start | None = None) -> Method:
     """Adam."""
-
-    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
-        del length
-        return optax.adam(rate)
-
-    return Method("Adam", learning_rate, make, {"strength": 0.0}, start)
+    return Method("Adam", learning_rate, lambda rate, _: optax.adam(rate), {"strength": 0.0}, start)
 
 
 def lasso(learning_rate: LearningRate, strength: float, *, momentum: float | None = None) -> Method:
     """SGD on the loss with λ times the ℓ1 norm of the weights added."""
-
-    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
-        del length
-        return baselines.lasso(rate, strength, momentum=momentum)
-
-    settings = {"strength": strength, "momentum": momentum}
-    return Method("lasso", learning_rate, make, settings, strength=f"λ={strength:g}")
+    return Method(
+        "lasso",
+        learning_rate,
+        lambda rate, _: baselines.lasso(rate, strength, momentum=momentum),
+        {"strength": strength, "momentum": momentum},
+        strength=f"λ={strength:g}",
+    )
 
 
 def one_shot_pruning(
@@ -272,11 +266,19 @@ def rigl(learning_rate: LearningRate, density: float, *, momentum: float | None 
     return _told("RigL", density, learning_rate, make, {"momentum": momentum}, start, full)
 
 
+def sparse_baselines(
+    learning_rate: LearningRate, density: float, *, momentum: float | None = None
+) -> list[Method]:
+    """Pruning at once and gradually, SET and RigL, all told the same density."""
+    makers = (one_shot_pruning, gradual_pruning, set_training, rigl)
+    return [make(learning_rate, density, momentum=momentum) for make in makers]
+
+
 def _told(
     family: str,
     density: float,
     learning_rate: LearningRate,
-    make: Callable[[optax.ScalarOrSchedule, Length], optax.GradientTransformation],
+    make: Make,
     settings: dict[str, Any],
     start: Start | None = None,
     full_gradients: float = 0.0,

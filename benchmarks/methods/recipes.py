@@ -23,6 +23,10 @@ class Length(NamedTuple):
     for: a weight wakes when the evidence of so many steps exceeds λ"""
 
 
+Make = Callable[[optax.ScalarOrSchedule, Length], optax.GradientTransformation]
+"""From the learning rate, or its schedule, and the length of the training to the optimizer."""
+
+
 class _Single:
     """A recipe for one run with each seed."""
 
@@ -44,8 +48,7 @@ class Method(_Single):
     family: str
     """of optimizers, such as ``LinBreg+m``"""
     learning_rate: LearningRate
-    make: Callable[[optax.ScalarOrSchedule, Length], optax.GradientTransformation]
-    """from the learning rate, or its schedule, and the length of the training to the optimizer"""
+    make: Make
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     """what it is made of, for summary.json"""
     start: Start | None = None

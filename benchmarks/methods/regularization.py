@@ -73,11 +73,13 @@ class Regularization:
         """
         optimizers: dict[Hashable, optax.GradientTransformation] = {
             label: make(
-                penalty.regularizer, penalty.strength_over(steps, strength_share), mask=_all
+                penalty.regularizer,
+                penalty.strength_over(steps, strength_share),
+                mask=lambda _: True,
             )
             for label, penalty in self.penalties.items()
         }
-        optimizers[_PLAIN] = make(bregjax.none(), 0.0, mask=_nothing)
+        optimizers[_PLAIN] = make(bregjax.none(), 0.0, mask=lambda _: False)
 
         def labels(params: Any) -> Any:
             return jax.tree.map(
@@ -117,14 +119,6 @@ _PLAIN = "plain"
 def _in_words(strength: Any) -> str:
     """A number in short; that of a whole path is traced and has none."""
     return f"{strength:g}" if isinstance(strength, float) else str(strength)
-
-
-def _all(params: Any) -> Any:
-    return jax.tree.map(lambda _: True, params)
-
-
-def _nothing(params: Any) -> Any:
-    return jax.tree.map(lambda _: False, params)
 
 
 def _only(values: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from bregjax._numerics import widened
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._elementwise import soft_threshold
 from bregjax._regularizers._norms import Pointwise, directions, group_norms, norms_beside
-from bregjax._validation import check_axes, check_flag, check_range, known_number
+from bregjax._validation import check_axes, check_flag, known_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -369,10 +369,8 @@ def sparse_group(
     Notes:
         The authors' PyTorch class multiplies by its λ twice: its strength λ is λ² here.
     """
-    l1_weight = known_number("l1_weight", l1_weight)
-    group_weight = known_number("group_weight", group_weight)
-    check_range("l1_weight", l1_weight, at_least=0)
-    check_range("group_weight", group_weight, at_least=0)
+    l1_weight = known_number("l1_weight", l1_weight, at_least=0)
+    group_weight = known_number("group_weight", group_weight, at_least=0)
     if isinstance(axis, _GroupL2):
         group = axis
     elif isinstance(axis, Regularizer):

@@ -70,12 +70,11 @@ def svd(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     Of such a matrix LAPACK's may never return.
     """
     finite = jnp.all(jnp.isfinite(matrix))
-    u, s, vt = jnp.linalg.svd(jnp.where(finite, matrix, 0), full_matrices=False)
-    return (
-        jnp.where(finite, u, jnp.nan),
-        jnp.where(finite, s, jnp.nan),
-        jnp.where(finite, vt, jnp.nan),
+    u, s, vt = (
+        jnp.where(finite, x, jnp.nan)
+        for x in jnp.linalg.svd(jnp.where(finite, matrix, 0), full_matrices=False)
     )
+    return u, s, vt
 
 
 def singular_values(matrix: jax.Array) -> jax.Array:

@@ -27,7 +27,6 @@ from bregjax._sharding import beside
 from bregjax._validation import (
     check_axes,
     check_choice,
-    check_range,
     check_schedule,
     check_whole,
     known_number,
@@ -321,8 +320,7 @@ def nuclear(
         check_schedule("rank", rank, at_least=0)
     elif rank is not None:
         check_whole("rank", rank)
-    energy, tolerance = known_number("energy", energy), known_number("tolerance", tolerance)
-    check_range("energy", energy, above=0, at_most=1)
-    check_range("tolerance", tolerance, above=0)
+    energy = known_number("energy", energy, above=0, at_most=1)
+    tolerance = known_number("tolerance", tolerance, above=0)
     rows = None if row_axes is None else check_axes("row_axes", row_axes)
     return _Nuclear(rows, method, rank, energy, tolerance)

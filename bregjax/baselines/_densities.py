@@ -7,7 +7,7 @@ import jax
 
 from bregjax._initializers import sparsify
 from bregjax._leaves import Mask, selected_leaves
-from bregjax._validation import check_flag, check_key, check_range, known_number
+from bregjax._validation import check_flag, check_key, known_number
 
 
 def erdos_renyi_densities(
@@ -48,8 +48,7 @@ def erdos_renyi_densities(
         connectivity <https://arxiv.org/abs/1707.04780>`_, 2018 (ER); Evci et al., `Rigging the
         Lottery <https://arxiv.org/abs/1911.11134>`_, ICML 2020, Section 3 (ERK).
     """
-    density = known_number("density", density)
-    check_range("density", density, above=0, at_most=1)
+    density = known_number("density", density, above=0, at_most=1)
     check_flag("kernel", kernel)
     shapes = {path: x.shape for path, x in selected_leaves(params, mask) if x.size}
     sizes = {path: math.prod(shape) for path, shape in shapes.items()}

@@ -113,8 +113,7 @@ def dynamic_sparsity(
         raise ValueError(f'key must be given with grow="random" and only then, got key={key!r}.')
     if key is not None:
         check_key("key", key)
-    check_transformation("inner", inner)
-    inner = optax.with_extra_args_support(inner)
+    inner = check_transformation("inner", inner)
 
     def move_support(
         support: tuple[Any, Any], params: Any, grads: Any, fraction: jax.Array

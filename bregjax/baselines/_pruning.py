@@ -68,9 +68,8 @@ def cubic_density_schedule(
         Zhu, Gupta, `To prune, or not to prune <https://arxiv.org/abs/1710.01878>`_, 2017,
         equation 1.
     """
-    initial, final = known_number("initial", initial), known_number("final", final)
-    check_range("initial", initial, above=0, at_most=1)
-    check_range("final", final, above=0, at_most=initial)
+    initial = known_number("initial", initial, above=0, at_most=1)
+    final = known_number("final", final, above=0, at_most=initial)
     check_whole("start", start, at_least=0)
     check_whole("stop", stop, at_least=start + 1)
     check_whole("every", every, at_least=1)
@@ -143,8 +142,7 @@ def magnitude_pruning(
     """
     check_range("density", density, above=0, at_most=1, schedule=True)
     check_choice("scope", scope, ("global", "layer"))
-    check_transformation("inner", inner)
-    inner = optax.with_extra_args_support(inner)
+    inner = check_transformation("inner", inner)
 
     def prune(masks: Any, params: Any, target: jax.Array) -> Any:
         weights = jax.tree.leaves(params)
