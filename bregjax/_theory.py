@@ -1,8 +1,8 @@
-"""The functionals of the theory, for checking it: elastic net, its conjugate, Bregman distances.
+"""The functionals of the theory: the elastic net, its conjugate, Bregman distances.
 
 All of them take whole trees and treat every leaf alike. The dual of an optimizer has only the
-leaves that its mask marks: give the same leaves of the parameters. They compute in float32 where
-the leaves are narrower.
+leaves that its mask marks, so pass only these leaves of the parameters. Leaves narrower than
+float32 are computed in float32.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from bregjax._validation import check_arrays, check_range, check_same_shapes
 
 
 def _wide(**trees: Any) -> tuple[Any, ...]:
-    """The trees, each by its name, in their wide dtypes; they must be shaped alike."""
+    """The trees in their wide dtypes; raises `ValueError` unless all are shaped alike."""
     trees = {name: without_variables(tree) for name, tree in trees.items()}
     (first, expected), *_ = trees.items()
     for name, tree in trees.items():
@@ -90,7 +90,7 @@ def elastic_net_conjugate_grad(
       delta: δ > 0.
 
     Returns:
-        θ, a tree shaped like ``dual``, in float32 where that is narrower.
+        θ, a tree shaped like ``dual``, in its dtypes or in float32 where they are narrower.
 
     Example:
         >>> import jax.numpy as jnp, bregjax
@@ -154,7 +154,7 @@ def bregman_distance(
 def symmetric_bregman_distance(params: Any, dual: Any, other_params: Any, other_dual: Any) -> Any:
     r"""Compute :math:`\langle v - v',\, \theta - \theta'\rangle`.
 
-    It is the sum of the two Bregman distances between the points, in which the functional itself
+    It is the sum of the two Bregman distances between the points; in this sum the functional itself
     cancels. Along gradient steps without momentum, :math:`v' = v - \tau g`, the loss obeys
 
     .. math:: L(\theta') + \tfrac1\tau D^{\text{sym}}(\theta', \theta)

@@ -36,7 +36,7 @@ class MagnitudePruningState(NamedTuple):
 def cubic_density_schedule(
     final: float, start: int, stop: int, *, initial: float = 1.0, every: int = 100
 ) -> optax.Schedule:
-    r"""The density of gradual pruning: it falls fast at first and ever more slowly.
+    r"""The density of gradual pruning: it falls fast at first and then ever more slowly.
 
     With the sparsity s = 1 − density
 
@@ -97,22 +97,22 @@ def magnitude_pruning(
         \quad k = \operatorname{round}(d_t n); \qquad
         \theta \leftarrow M \odot (\theta + u(M \odot g))
 
-    with u the inner optimizer. Pruned weights are exactly 0.0 and stay it, their gradients do not
-    reach the inner optimizer and its momenta of them are zero. A density that stays leaves the mask
-    as it is: pruning once with fine-tuning is a density that drops once, gradual pruning is
-    `cubic_density_schedule`::
+    where u is the inner optimizer. Pruned weights are exactly 0.0 and stay so. Their gradients do
+    not reach the inner optimizer, and their momenta are zero. The mask changes only when the
+    density falls. For pruning once and then fine-tuning use a density that drops once; for gradual
+    pruning use `cubic_density_schedule`::
 
         magnitude_pruning(inner, optax.piecewise_constant_schedule(1.0, {step: 0.1}))
         magnitude_pruning(inner, cubic_density_schedule(0.1, start, stop))
 
-    Nothing may be chained after it, and weight decay belongs into ``inner``.
+    Nothing may be chained after this transformation; put weight decay into ``inner``.
 
     Args:
       inner: any optimizer.
       density: the share d of the weights that stay, in (0, 1], or its schedule. Exactly
-        ``round(density * n)`` do (in float32), at least one. Each fall costs a selection among all
-        weights, so a schedule should be a staircase.
-      scope: ``"global"`` ranks all weights together, ``"layer"`` those of each array.
+        ``round(density * n)`` of n weights stay (rounded in float32), at least one. Each fall costs
+        a selection among all weights, so a schedule should be a staircase.
+      scope: ``"global"`` ranks all weights together, ``"layer"`` ranks those of each array.
       mask: which leaves are pruned: a tree of booleans or a function that makes one of the
         parameters. The default is that of `bregjax.weight_mask`.
 
