@@ -1,4 +1,4 @@
-"""Training that gets cheaper as units die: the network shrinks between epochs."""
+"""Training that becomes cheaper as units die: the network shrinks between epochs."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ class Compacted(ExperimentOnNetworks):
     network: Literal["mlp", "convnet"] = "mlp"
     """The MLP on MNIST, or the ConvNet on Fashion-MNIST."""
     densities: tuple[float, ...] = (0.25, 0.1)
-    """What is asked for: the shares of the hidden layers' weights that live in the end."""
+    """The wanted shares of live weights in the hidden layers at the end."""
     epochs: int = 30
     seeds: int = 3
 
@@ -63,7 +63,7 @@ class Compacted(ExperimentOnNetworks):
         return [{"seconds": result.seconds, "compactions": result.compactions}]
 
     def remarks(self, runs: Sequence[results.Run]) -> Iterator[str]:
-        """The time beside that of dense training."""
+        """The time, compared with that of dense training."""
         dense = np.mean([run.findings["seconds"] for run in runs if run.method == "Adam"])
         for name, group in results.by_method(runs).items():
             mine = np.mean([run.findings["seconds"] for run in group])

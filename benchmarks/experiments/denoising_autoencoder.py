@@ -31,9 +31,9 @@ class DenoisingAutoencoder(Experiment):
     """Six layers of 784 neurons on corrupted MNIST: which neurons and skips are worth having?
 
     Every layer may use all 784 neurons and starts with eight. AdaBreg with whole neurons as groups
-    adds what the task needs, while λ rises over the first 60 % of the training. Four cases: noisy
-    and blurred images, without and with trainable skip connections, as in Bungert et al., arXiv
-    2106.02479.
+    adds those that the task needs, while λ rises over the first 60 % of the training. There are
+    four cases: noisy and blurred images, without and with trainable skip connections, as in Bungert
+    et al., arXiv 2106.02479.
     """
 
     name: ClassVar[str] = "denoising_autoencoder"
@@ -42,7 +42,7 @@ class DenoisingAutoencoder(Experiment):
     epochs: int = 10
     seeds: int = 1
     strength: float = 0.07
-    """λ of the neurons in the end; a skip connection needs √784 times as much evidence."""
+    """λ of the neurons in the end; the λ of a skip connection is √784 times as large."""
     published: bool = False
     """The published schedule: learning rate 1e-3, halved on a plateau, and a constant strength."""
 

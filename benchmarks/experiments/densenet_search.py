@@ -23,8 +23,8 @@ from bregjax import group_l2, per_kernel
 class DenseNetSearch(Experiment):
     """Which of the 21 connections of a dense block survive on Fashion-MNIST?
 
-    Every layer may read all feature maps before it. AdaBreg with groups of single kernels, as in
-    Bungert et al., arXiv 2106.02479, and with whole connections as groups.
+    Every layer may read all feature maps before it. AdaBreg is trained with single kernels as
+    groups, as in Bungert et al., arXiv 2106.02479, and with whole connections as groups.
     """
 
     name: ClassVar[str] = "densenet_search"

@@ -1,4 +1,4 @@
-"""What an experiment says: its cases, what is kept and found of each, and the figures."""
+"""The base class of experiments: cases, what is kept and measured of each, figures."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -28,18 +28,18 @@ _TRIAL = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment(TrainingOptions):
-    """A comparison of trainings; a subclass sets defaults and says what is trained."""
+    """A comparison of trainings; a subclass says what is trained, and may set other defaults."""
 
     name: ClassVar[str]
     title: ClassVar[str]
     dataset: ClassVar[str]
     convolutional: ClassVar[bool] = False
-    """whether to make every core of a CPU a device, see `devices.one_per_core`"""
+    """whether to make every core of the CPU a device, see `devices.one_per_core`"""
     seed_by_seed: ClassVar[bool] = False
     """whether seeds are trained one after the other instead of side by side"""
 
     def cases(self) -> Iterator[Case]:
-        """Everything that is trained: a name, what is trained on what, and how."""
+        """Everything that is trained: for each case its name, network and data, and method."""
         task = self.task(data.load(self.dataset, self.data_dir))
         for method in self.methods():
             yield method.name, task, method
@@ -53,24 +53,24 @@ class Experiment(TrainingOptions):
         raise NotImplementedError
 
     def snapshot(self, params: Any) -> dict[str, np.ndarray]:
-        """What ``snapshots.npz`` keeps of the parameters of all seeds after each epoch."""
+        """What to keep of the parameters of all seeds after each epoch, in ``snapshots.npz``."""
         del params
         return {}
 
     def exhibits(self, task: Task, network: nnx.Module) -> dict[str, np.ndarray]:
-        """What ``exhibits.npz`` keeps of the first seed's final network."""
+        """What to keep of the first seed's final network, in ``exhibits.npz``."""
         del task, network
         return {}
 
     def findings(
         self, task: Task, method: Recipe, result: Result, trainer: Trainer
     ) -> list[dict[str, Any]]:
-        """What the findings of a `results.Run` are, for each seed; may train more networks."""
+        """The findings of a `results.Run`, for each seed; it may train further networks."""
         del task, method, trainer
         return [{} for _ in result.test_loss]
 
     def compaction(self, method: Recipe) -> Compaction | None:
-        """Whether and how the network loses its dead units while it is trained by a method."""
+        """How the network loses its dead units while the method trains it; None if it does not."""
         del method
         return None
 
@@ -87,7 +87,7 @@ class Experiment(TrainingOptions):
 
     @property
     def is_trial(self) -> bool:
-        """Whether it is too short to say anything."""
+        """Whether the training is too short to say anything."""
         return self.quick or self.images is not None or self.epochs < type(self).epochs
 
     def run(self) -> None:
@@ -109,7 +109,7 @@ class Experiment(TrainingOptions):
 
 
 def kernels_of(params: Any) -> dict[str, jax.Array]:
-    """The kernels of all seeds by name, with dots for slashes, which part keys of snapshots.npz."""
+    """The kernels of all seeds by name; names have dots, as slashes separate keys of npz files."""
     return {
         leaf_name(path).replace("/", "."): x
         for path, x in jax.tree_util.tree_leaves_with_path(params)

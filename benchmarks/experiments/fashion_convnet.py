@@ -31,10 +31,10 @@ def convnet_task(dataset: Dataset) -> Task:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FashionConvNet(Experiment):
-    """The ConvNet on Fashion-MNIST: whole 5×5 kernels appear one by one, and dense weights.
+    """The ConvNet on Fashion-MNIST: whole 5×5 kernels and single dense weights appear one by one.
 
-    Group sparsity on the kernels and ℓ1 on the dense layers, as in Bungert et al. (JMLR 2022), by
-    LinBreg and AdaBreg, beside dense training, proximal and penalized SGD, pruning, SET and RigL.
+    LinBreg and AdaBreg with group sparsity on the kernels and ℓ1 on the dense layers, as in Bungert
+    et al. (JMLR 2022), beside dense training, proximal and penalized SGD, pruning, SET and RigL.
     """
 
     name: ClassVar[str] = "fashion_convnet"
@@ -61,7 +61,7 @@ class FashionConvNet(Experiment):
             methods.linbreg(Plateau(0.07), published, start=SparseStart(0.01, bias=10)),
             methods.sgd(sgd, momentum=0.9),
             methods.adam(Cosine(1e-3)),
-            # Our momentum averages where SGD's sums: ten times the rate makes the same steps.
+            # Our momentum is a mean, SGD's is a sum: ten times the rate gives the same steps.
             methods.prox_sgd(
                 Cosine(0.5, warmup_epochs=1, final=0.05),
                 kernels_and_weights(1e-3, 1e-3),

@@ -1,4 +1,4 @@
-"""What a stranger gets who follows the first page, and nothing else."""
+"""What a newcomer gets who does what the first page says."""
 
 import dataclasses
 import math
@@ -25,7 +25,7 @@ class _Network(Network):
     rate: float = 5e-3
     """the largest learning rate of Adam on the dense network"""
     sparse_rate: float | None = None
-    """that of AdaBreg, where the page names another than the default"""
+    """the largest learning rate of AdaBreg, if the page does not use the default"""
 
 
 _NETWORKS = {
@@ -63,21 +63,21 @@ _NETWORKS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FirstNetwork(ExperimentOnNetworks):
-    """Four small networks, short and long trainings, as the first page tells it.
+    """Four small networks in short and long trainings, as the first page explains it.
 
-    The network starts by `sparse_start` and is trained by `adabreg_to_density`, which are told the
-    density and the number of steps and nothing else. Beside them Adam on the dense network.
+    The network starts by `sparse_start` and is trained by `adabreg_to_density`, which are told only
+    the density and the number of steps. Adam on the dense network is trained beside it.
     """
 
     name: ClassVar[str] = "first_network"
     networks: ClassVar[Mapping[str, _Network]] = _NETWORKS
 
     network: Literal["mlp", "convnet", "batchnorm", "transformer"] = "mlp"
-    """What is trained; all but batchnorm need no dataset."""
+    """What is trained; only batchnorm needs a dataset."""
     steps: tuple[int, ...] = (300, 1000, 3000)
-    """The lengths of the trainings, at least, in steps; --epochs is not used."""
+    """The lengths of the trainings in steps, rounded up to whole epochs; --epochs is not used."""
     sparsities: tuple[float, ...] = (0.9, 0.95)
-    """What is asked for: the shares of all weights that are to be zero."""
+    """The wanted shares of zeros among all weights."""
     seeds: int = 10
 
     def cases(self) -> Iterator[Case]:
@@ -110,6 +110,6 @@ class FirstNetwork(ExperimentOnNetworks):
         ]
 
     def draw(self, out: Path) -> None:
-        """How good they are over the number of steps."""
+        """The quality of the networks over the number of steps."""
         runs = results.read_runs(out)
         figures.save(figures.quality_over_steps(runs, self.title), out, "quality_over_steps")

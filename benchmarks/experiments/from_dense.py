@@ -30,7 +30,7 @@ class _ThenState(NamedTuple):
 def _then(
     first: optax.GradientTransformation, second: optax.GradientTransformation, step: int
 ) -> optax.GradientTransformation:
-    """``first`` until that step, then ``second``, whose state starts at the parameters of then."""
+    """``first`` until that step, then ``second``, whose state is made at that step."""
 
     def init(params: Any) -> _ThenState:
         return _ThenState(jnp.zeros([], jnp.int32), first.init(params), second.init(params))
@@ -65,10 +65,10 @@ class FromDense(MnistExperiment):
     name: ClassVar[str] = "from_dense"
 
     sparsities: tuple[float, ...] = (0.9, 0.95, 0.98)
-    """What is asked for: the shares of all weights that are to be zero."""
+    """The wanted shares of zeros among all weights."""
     epochs: int = 15
     tuning: float = 1 / 3
-    """The share of the epochs that is fine-tuning."""
+    """The share of the epochs that is used for fine-tuning."""
     rate: float = 5e-3
     """Largest learning rate of AdaBreg in the fine-tuning."""
     pruning_rate: float = 5e-3
@@ -117,7 +117,7 @@ class FromDense(MnistExperiment):
         density: float | None,
         second: Callable[[int], optax.GradientTransformation],
     ) -> Method:
-        """Dense training, then what is made of the number of steps that are left."""
+        """Dense training, then the optimizer that ``second`` makes from the steps that are left."""
 
         def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
             del rate

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +28,10 @@ _TIMED = 500  # images in a batch
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LowRank(Experiment):
-    """Train, split each layer into two thin ones, tune those, and measure what was won."""
+    """Train, split each layer into two thin ones, fine-tune those, and measure the gain."""
+
+    network: ClassVar[str]
+    """the name of the network in titles"""
 
     images_of: Literal["mnist", "fashion_mnist"] = "fashion_mnist"
     """The images."""
@@ -37,11 +40,6 @@ class LowRank(Experiment):
     """The largest rank of a layer after it has been split."""
     tuning: int = 3
     """Epochs of Adam on the thin layers."""
-
-    @property
-    def network(self) -> str:
-        """What the network is called."""
-        raise NotImplementedError
 
     @property
     def title(self) -> str:
@@ -59,7 +57,7 @@ class LowRank(Experiment):
         super().run()
 
     def cases(self) -> Iterator[tuple[str, Task, Recipe]]:
-        """See `Experiment`; the settings say what is done afterwards, too."""
+        """See `Experiment`; the settings also say what is done after the training."""
         told = {"network": self.network, "rank": self.rank, "tuning_epochs": self.tuning}
         for name, task, method in super().cases():
             yield name, dataclasses.replace(task, settings=task.settings | told), method
@@ -74,7 +72,7 @@ class LowRank(Experiment):
     def findings(
         self, task: Task, method: Recipe, result: Result, trainer: Trainer
     ) -> list[dict[str, Any]]:
-        """The ranks of each network, and what became of it after it was split and tuned."""
+        """The ranks of each network, and what it is like after it was split and fine-tuned."""
         found = []
         for index in range(len(result.test_loss)):
             kernels = kernels_of(result.params)
@@ -111,7 +109,7 @@ class LowRank(Experiment):
         }
 
     def remarks(self, runs: Sequence[results.Run]) -> Iterator[str]:
-        """The ranks, and what the thin layers are worth."""
+        """The ranks, and the accuracy, size and speed of the thin layers."""
         for method, group in results.by_method(runs).items():
             found = group[0].findings
             yield (

@@ -19,15 +19,15 @@ from bregjax import l1
 class MnistMlp(MnistExperiment):
     """The paper's MLP on MNIST: 784-200-80-10, starting with 1 % of its weights.
 
-    LinBreg with a small and a large strength, SGD and proximal SGD, as in the paper (Bungert et
-    al., JMLR 2022) but with a learning rate that decays from 0.2 as a cosine, and AdaBreg with the
+    LinBreg with a small and a large strength, SGD and proximal SGD are those of the paper (Bungert
+    et al., JMLR 2022), but with a learning rate that decays from 0.2 as a cosine. AdaBreg has the
     rising strength that we recommend.
     """
 
     name: ClassVar[str] = "mnist_mlp"
 
     published_relu: bool = False
-    """Put a ReLU after the logits, as the published experiment does; it kills classes at random."""
+    """Put a ReLU after the logits, as the published experiment does; random classes then die."""
 
     def methods(self) -> list[methods.Recipe]:
         """The paper's four, and ours."""
@@ -43,7 +43,7 @@ class MnistMlp(MnistExperiment):
         ]
 
     def task(self, dataset: Dataset) -> Task:
-        """With the published ReLU where it is wanted."""
+        """The network, if wanted with the published ReLU."""
         return Task(
             dataset,
             lambda rngs: MLP(PAPER, final_relu=self.published_relu, rngs=rngs),

@@ -1,4 +1,4 @@
-"""Multilevel training: mostly on the support, at a fraction of dense training's multiply-adds."""
+"""Multilevel training: mostly on the support, with a fraction of the multiply-adds."""
 
 import dataclasses
 from pathlib import Path
@@ -27,8 +27,8 @@ class Multilevel(MnistExperiment):
 
     LinBreg and AdaBreg with up to 99 coarse steps after each full one (Lunk, Scott, Bungert,
     arXiv 2602.03535), at a given strength and steered to a given density, beside dense SGD,
-    pruning, SET and RigL. Counted are the forward pass and both parts of the backward pass, layer
-    by layer, for the weights that are live at the time.
+    pruning, SET and RigL. The count covers the forward pass and both parts of the backward pass,
+    layer by layer, for the weights that are live at the time.
     """
 
     name: ClassVar[str] = "multilevel"

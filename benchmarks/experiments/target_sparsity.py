@@ -1,4 +1,4 @@
-"""Sparsities that are asked for, on three networks, beside pruning and RigL."""
+"""Given sparsities on three networks, beside pruning and RigL."""
 
 import dataclasses
 from pathlib import Path
@@ -20,17 +20,17 @@ _SGD = {"mlp": 0.05, "convnet": 0.05, "resnet20": 0.1}
 class TargetSparsity(ExperimentOnNetworks):
     """Ask for a sparsity and get it: LinBreg and AdaBreg, steered and landed.
 
-    One setting for every target: the strength follows from the sparsity asked for, the landing
-    makes the number of weights exact, and Adam tunes those. Beside them gradual magnitude pruning
-    and RigL with as many weights and epochs.
+    One setting fits every target: steering adjusts the strength, landing makes the number of
+    weights exact, and Adam fine-tunes those weights. Gradual magnitude pruning and RigL are trained
+    beside them, with the same number of weights and epochs.
     """
 
     name: ClassVar[str] = "target_sparsity"
 
     network: Literal["mlp", "convnet", "resnet20"] = "mlp"
-    """MNIST, Fashion-MNIST or CIFAR-10; the convolutions take their time without a GPU."""
+    """MNIST, Fashion-MNIST or CIFAR-10; without a GPU convolutions take long."""
     sparsities: tuple[float, ...] = (0.75, 0.9, 0.95, 0.98, 0.99)
-    """What is asked for: the shares of all weights that are to be zero."""
+    """The wanted shares of zeros among all weights."""
     epochs: int = 20
     seeds: int = 3
 
@@ -54,7 +54,7 @@ class TargetSparsity(ExperimentOnNetworks):
     def findings(
         self, task: Task, method: Recipe, result: Result, trainer: Trainer
     ) -> list[dict[str, Any]]:
-        """The density that was steered to."""
+        """The density before the landing."""
         del task, trainer
         return methods.steered_densities(method, result.curve.density)
 

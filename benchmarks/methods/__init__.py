@@ -1,4 +1,4 @@
-"""What is compared: optimizers by name, how they start, what they are made of."""
+"""The methods that are compared: optimizers by name, learning rates, penalties, starts."""
 
 from benchmarks.methods.optimizers import (
     adabreg,

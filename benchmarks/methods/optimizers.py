@@ -18,7 +18,7 @@ from bregjax import baselines
 
 
 def check_shares(option: str, shares: Sequence[float]) -> None:
-    """Raises `BenchmarkError` unless the shares are such, and told apart in the methods' names."""
+    """Raises `BenchmarkError` unless shares are between 0 and 1, and differ in methods' names."""
     names = {f"{share:.1%}" for share in shares}
     if any(not 0 < share < 1 for share in shares) or len(names) < len(shares):
         raise BenchmarkError(
@@ -28,10 +28,10 @@ def check_shares(option: str, shares: Sequence[float]) -> None:
 
 
 def steerable() -> tuple[Method, Method]:
-    """AdaBreg and LinBreg for `Targeted`: λ is far too small, and steering finds the right one.
+    """AdaBreg and LinBreg for `Targeted`: their λ is far too small, and steering raises it.
 
     The entries of each gradient are clipped: batch norm divides by √ε where a filter has no live
-    weight, which makes the gradient 300 times larger, and more through several layers.
+    weight, which makes the gradient 300 times as large, and larger still through several layers.
     """
     start = SparseStart(0.01, gain=0.7)
     slow, fast = Cosine(5e-3, warmup_epochs=1), Cosine(1.0, warmup_epochs=1)
@@ -60,7 +60,7 @@ def linbreg(
     nesterov: bool = False,
     keep_weights: bool = False,
 ) -> Method:
-    """LinBreg, with heavy-ball or Nesterov momentum or without."""
+    """LinBreg, without momentum or with heavy-ball or Nesterov momentum."""
     options = {"delta": delta, "momentum": momentum, "nesterov": nesterov}
     options |= {"keep_weights": keep_weights} if keep_weights else {}
     kind = "" if momentum is None else "+nesterov" if nesterov else "+m"
@@ -108,7 +108,7 @@ def _regularized(
 
 
 def decayed(method: Method, weight_decay: float) -> Method:
-    """The method with weight decay in front, on the weights alone."""
+    """The method with weight decay in front, only on the weights."""
     decay = optax.add_decayed_weights(weight_decay, bregjax.weight_mask)
     return _chained(decay, method, {"weight_decay": weight_decay})
 
@@ -129,7 +129,7 @@ def _chained(
 
 
 def multilevel(method: Method, m: int) -> Method:
-    """The method with m coarse steps, on its support, after each full one."""
+    """The method with m coarse steps on its support after each full step."""
     return dataclasses.replace(
         method,
         note=f"m={m}",
@@ -200,13 +200,13 @@ def one_shot_pruning(
     dense_share: float = 0.7,
     momentum: float | None = None,
 ) -> Method:
-    """Dense training by SGD, then the smallest weights go, then the others are tuned.
+    """Dense training by SGD, then the smallest weights are pruned, then the others fine-tuned.
 
     Args:
-      learning_rate: over the whole training.
+      learning_rate: that of the whole training.
       density: the share of the weights that stay.
-      dense_share: of the training, before the pruning.
-      momentum: of SGD.
+      dense_share: the share of the training before the pruning.
+      momentum: that of SGD.
     """
 
     def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
@@ -227,7 +227,7 @@ def gradual_pruning(
     stop: float = 0.7,
     momentum: float | None = None,
 ) -> Method:
-    """Gradual magnitude pruning of dense SGD between two shares of the training."""
+    """Gradual magnitude pruning with SGD, from the share ``start`` of the training to ``stop``."""
 
     def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
         every = max(1, round((stop - start) * length.steps / 50))
@@ -243,7 +243,7 @@ def gradual_pruning(
 def set_training(
     learning_rate: LearningRate, density: float, *, momentum: float | None = None
 ) -> Method:
-    """SET: the smallest weights are dropped, and as many grown at random."""
+    """SET: the smallest weights are dropped, and as many random ones grown."""
 
     def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
         inner = optax.sgd(rate, momentum=momentum)
@@ -255,7 +255,7 @@ def set_training(
 
 
 def rigl(learning_rate: LearningRate, density: float, *, momentum: float | None = None) -> Method:
-    """RigL: the smallest weights are dropped, those with the largest gradients grown."""
+    """RigL: the smallest weights are dropped, and those with the largest gradients grown."""
 
     def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
         inner = optax.sgd(rate, momentum=momentum)
@@ -290,9 +290,9 @@ def _told(
 
 
 _RIGL_INTERVAL = 100
-_RIGL_SHARE = 0.75  # of the training, while the support moves
+_RIGL_SHARE = 0.75  # the support moves during this share of the training
 
 
 def _topology_interval(steps: int) -> int:
-    """RigL's 100 steps, fewer where the training is short."""
+    """RigL's 100 steps; fewer if the training is short."""
     return max(1, min(_RIGL_INTERVAL, steps // 50))

@@ -66,7 +66,7 @@ class Cosine(LearningRate):
 
 
 class PlateauState(NamedTuple):
-    """The loss as `optax.contrib.reduce_on_plateau` follows it, and the optimizer's own state."""
+    """The states of `optax.contrib.reduce_on_plateau` and of the optimizer."""
 
     plateau: Any
     inner_state: Any
@@ -76,10 +76,10 @@ class PlateauState(NamedTuple):
 class Plateau(LearningRate):
     """The published schedule: the rate is cut when the training loss stalls.
 
-    After more than ``patience`` epochs in a row whose mean training loss is not below
-    ``1 - threshold`` times the best one so far, the rate is multiplied by ``factor``: PyTorch's
-    ``ReduceLROnPlateau``, relative threshold, no cooldown, except that PyTorch skips reductions
-    smaller than 1e-8.
+    The rate is multiplied by ``factor`` after more than ``patience`` epochs in a row whose mean
+    training loss is not below ``1 - threshold`` times the best one so far. This is PyTorch's
+    ``ReduceLROnPlateau`` with a relative threshold and without cooldown, except that PyTorch skips
+    reductions smaller than 1e-8.
     """
 
     factor: float = 0.5

@@ -1,4 +1,4 @@
-"""What the prox of the nuclear norm costs, by every method, beside full decompositions."""
+"""The time of the prox of the nuclear norm, by every method, beside full decompositions."""
 
 import dataclasses
 import importlib.util
@@ -26,12 +26,12 @@ _FULL = "jnp.linalg.svd"
 class LowrankSpeed(SpeedCommand):
     """The prox of the nuclear norm on square matrices of low rank.
 
-    The singular values above the threshold fall from ten times to twice of it or, with --close,
-    from 1.5 times to 1.01 times; the others from a half of it to a twentieth. From call to call the
-    matrix moves by --drift of its norm, as a dual does from step to step; a method that carries a
-    basis has to follow. Compares `nuclear` by its four methods with `jnp.linalg.svd` and, where
-    PyTorch is installed, with its full and truncated decompositions. All are timed in turn; the
-    table reports medians.
+    The singular values above the threshold fall from ten times to twice the threshold or, with
+    --close, from 1.5 times to 1.01 times. The others fall from a half of it to a twentieth. From
+    call to call the matrix moves by --drift times its norm, as a dual does from step to step; a
+    method that keeps a basis has to follow. The four methods of `nuclear` are compared with
+    `jnp.linalg.svd` and, if PyTorch is installed, with its full and truncated decompositions. All
+    are timed in turn; the table reports medians.
     """
 
     name: ClassVar[str] = "lowrank_speed"
@@ -41,7 +41,7 @@ class LowrankSpeed(SpeedCommand):
     rank: int = 32
     """Singular values above the threshold."""
     close: bool = False
-    """Live singular values next to the threshold, as where many have just appeared."""
+    """Put the live singular values close to the threshold, as if many had just appeared."""
     drift: float = 1e-3
     """How far the matrix moves between two calls, relative to its norm."""
     repeats: int = 30
@@ -111,7 +111,7 @@ class LowrankSpeed(SpeedCommand):
 def _drifting(
     size: int, live: np.ndarray, drift: float, rng: np.random.Generator
 ) -> list[jax.Array]:
-    """Eight matrices, there and back: each differs from the one before by ``drift``."""
+    """Eight matrices, there and back: each differs from the previous one by ``drift``."""
     u, v = (np.linalg.qr(rng.standard_normal((size, size)))[0] for _ in range(2))
     spectrum = _STEP * np.r_[live, np.geomspace(0.5, 0.05, size - len(live))]
     matrix = (u * spectrum) @ v.T
@@ -123,7 +123,7 @@ def _drifting(
 
 
 def _functions(matrices: Sequence[jax.Array], rank: int) -> dict[str, Callable[[int], Any]]:
-    """From the number of a matrix to its prox or, for plain decompositions, to its factors."""
+    """Functions from the index of a matrix to its prox or, for decompositions, to its factors."""
     full = jax.jit(lambda x: jnp.linalg.svd(x, full_matrices=False))
     functions: dict[str, Callable[[int], Any]] = {_FULL: lambda i: full(matrices[i])}
     for method in get_args(Method):
@@ -144,7 +144,7 @@ def _functions(matrices: Sequence[jax.Array], rank: int) -> dict[str, Callable[[
 
 
 class _Prox:
-    """The prox with its state, which goes from call to call as in an optimizer."""
+    """The prox with its state, which is passed from call to call as in an optimizer."""
 
     def __init__(self, regularizer: bregjax.Regularizer, matrices: Sequence[jax.Array]):
         self._prox = jax.jit(regularizer.prox_with_state)
@@ -157,7 +157,7 @@ class _Prox:
 
 
 def _relative_error(matrix: jax.Array, result: Any) -> float:
-    """Of the prox, against NumPy in double precision."""
+    """The error of the prox, relative to NumPy in double precision."""
     u, s, vt = np.linalg.svd(np.asarray(matrix, np.float64), full_matrices=False)
     exact = u * np.maximum(s - _STEP, 0) @ vt
     if isinstance(result, tuple):

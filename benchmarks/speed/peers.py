@@ -20,19 +20,19 @@ from benchmarks.report import results
 from benchmarks.speed.command import SpeedCommand, table
 from benchmarks.speed.peer_training import CASES, Problem, Run, make_problem, ours, theirs
 
-_FIRST = 50  # steps over which the losses must agree; later rounding grows
+_FIRST = 50  # steps over which the losses must agree; later on, rounding errors have grown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Peers(SpeedCommand):
     """Our training against the authors' package `bregman-learning` for PyTorch.
 
-    The same networks (MNIST MLP, in mixed precision too, and Fashion-MNIST ConvNet), initial
-    weights and batches, in the same order. Each side trains for two epochs in a process of its own
-    that may use so many processor cores, in turn, several times; the table reports medians of the
-    second epoch's time. PyTorch's loop has the normalized images in memory and selects from them.
-    ℓ1 on dense layers; on convolutions the group norm of the kernels, for which PyTorch's side
-    reshapes them, as the package has it for matrices only.
+    Both sides have the same networks (MNIST MLP, in mixed precision too, and Fashion-MNIST
+    ConvNet), initial weights and batches, in the same order. In turn, several times, each side
+    trains for two epochs in a process of its own with a given number of processor cores. The table
+    reports medians of the second epoch's time. PyTorch's loop selects batches from normalized
+    images in memory. The regularizers are ℓ1 on dense layers and the group norm of the kernels on
+    convolutions; PyTorch's side reshapes these, because the package has groups only for matrices.
     """
 
     name: ClassVar[str] = "peers"
@@ -42,7 +42,7 @@ class Peers(SpeedCommand):
     repeats: int = 3
     """How often each side trains."""
     only: tuple[str, ...] = ()
-    """Run the cases alone whose names contain one of these."""
+    """Run only the cases whose names contain one of these words."""
     data_dir: Path | None = None
     """Folder of the tfds datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     quick: bool = False
@@ -87,14 +87,14 @@ class Peers(SpeedCommand):
 
 
 def _count_cores() -> int:
-    """The cores that this process may use, if the system says so."""
+    """The number of cores that this process may use; 1 if the system does not tell."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
 def _in_a_process(
     side: Callable[[str, Problem], Run], threads: int, name: str, problem: Problem
 ) -> Run:
-    """Train in a new process that sees so many cores from its first moment."""
+    """Train in a new process that has only this many cores from its beginning."""
     with _cores(threads):
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -103,7 +103,7 @@ def _in_a_process(
 
 @contextlib.contextmanager
 def _cores(threads: int) -> Iterator[None]:
-    """Processes started in this context have so many cores."""
+    """Processes started in this context have this many cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(before)[:threads])
     try:
@@ -113,7 +113,7 @@ def _cores(threads: int) -> Iterator[None]:
 
 
 def _compare(pairs: list[tuple[Run, Run]]) -> dict[str, Any]:
-    """Medians over the repeats; the ratios are theirs to ours, pair by pair."""
+    """Medians over the repeats; speed-ups are their time divided by ours, pair by pair."""
     seconds, updates = (
         np.array([[getattr(run, field) for run in pair] for pair in pairs])
         for field in ("seconds", "update_seconds")
@@ -135,7 +135,7 @@ def _compare(pairs: list[tuple[Run, Run]]) -> dict[str, Any]:
 
 
 def _tables(rows: list[dict[str, Any]]) -> tuple[Table, Table]:
-    """The times and the losses; in a cell with a stroke ours stands before theirs."""
+    """The times and the losses; cells with a slash have our value before theirs."""
     both = "bregjax / bregman-learning"
     label = ("case", "{case}"), ("cores", "{threads:d}")
 

@@ -1,4 +1,4 @@
-"""How much faster networks are without their dead units."""
+"""How much faster networks become without their dead units."""
 
 import dataclasses
 from collections.abc import Callable
@@ -40,9 +40,9 @@ _NETWORKS = {
 class ShrinkSpeed(SpeedCommand):
     """Forward passes of networks with dead units, and of the same networks after `bregjax.shrink`.
 
-    Random units of each hidden layer are dead: three of four neurons and filters, four of five in
-    the ResNet (in its residual sums the same ones everywhere). Both networks are timed in turn, as
-    one jitted program each; the table reports medians, and how far the outputs differ.
+    Random units of each hidden layer are dead: three of four neurons and filters, and four of five
+    in the ResNet, where all layers of a residual sum lose the same ones. Both networks are timed in
+    turn, as one jitted program each. The table reports medians, and how much the outputs differ.
     """
 
     name: ClassVar[str] = "shrink_speed"
@@ -90,7 +90,7 @@ class ShrinkSpeed(SpeedCommand):
 
 
 def _kill(model: nnx.Module, share: float, rng: np.random.Generator) -> None:
-    """Let units of all layers but the last die; layers of one width lose the same ones."""
+    """Let units of all layers but the last die; layers of the same width lose the same units."""
     chosen: dict[int, np.ndarray] = {}
     layers = [m for _, m in nnx.iter_modules(model) if isinstance(m, (nnx.Linear, nnx.Conv))]
     for layer in layers:

@@ -1,4 +1,4 @@
-"""What sparse matrices cost in a dense layer, beside zeros and beside fewer columns."""
+"""The time of a dense layer with sparse matrices, with zeros and with fewer columns."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,9 +23,9 @@ _DENSE = "dense"
 class SparseSpeed(SpeedCommand):
     """The product of a batch with a square kernel most of whose entries are zero.
 
-    Compares the dense product, zeros and all, with the formats BCSR and BCOO of
-    `jax.experimental.sparse`, and with a dense kernel of as many weights in fewer columns, which is
-    what `bregjax.shrink` leaves of dead neurons. All are timed in turn; the table reports medians,
+    The dense product, which multiplies by the zeros too, is compared with the formats BCSR and BCOO
+    of `jax.experimental.sparse`, and with a dense kernel that has the same number of weights in
+    fewer columns, as `bregjax.shrink` leaves it. All are timed in turn; the table reports medians,
     and quartiles of the ratios.
     """
 
@@ -88,9 +88,9 @@ class SparseSpeed(SpeedCommand):
 def products(
     inputs: jax.Array, size: int, density: float, rng: np.random.Generator
 ) -> dict[str, Callable[[], jax.Array]]:
-    """The same layer in every way, and the one of as many weights in its first columns.
+    """The same layer in every format, and one with as many weights in its first columns.
 
-    The sparse kernels are transposed: on a CPU JAX has a kernel for BCSR times dense alone.
+    The sparse kernels are transposed: on a CPU JAX has a fast program only for BCSR times dense.
     """
     kernel = rng.standard_normal((size, size))
     live = rng.permutation(size**2).reshape(size, size) < round(density * size**2)

@@ -1,4 +1,4 @@
-"""What an optimizer's step costs, beside its dense counterpart, in one run."""
+"""The time of an optimizer's step, compared with that of its dense counterpart."""
 
 import dataclasses
 import functools
@@ -58,7 +58,7 @@ class StepCost(SpeedCommand):
                 "method": name,
                 "baseline": baseline,
                 "milliseconds": float(1e3 * np.median(seconds[name])),
-                # Pair by pair, so that what slows the machine for a while slows both.
+                # Pair by pair: if the machine is slow for a while, it is slow for both.
                 "ratio": float(np.median(seconds[name] / seconds[baseline])),
                 "weights": _count(),
                 "repeats": len(seconds[name]),
@@ -112,7 +112,8 @@ def _time_all(
 ) -> dict[str, np.ndarray]:
     """Seconds of each repeat of each step; buffers are donated, as in training.
 
-    In rounds with new buffers, as their place in memory makes a step faster or slower.
+    There are several rounds, each with new buffers, because the place of buffers in memory makes a
+    step faster or slower.
     """
     rng = np.random.default_rng(seed)
 

@@ -1,4 +1,4 @@
-"""What a whole training step costs, by optimizer, and how much of the machine it uses."""
+"""The time of a whole training step, by optimizer, and the share of the peak that it reaches."""
 
 import dataclasses
 from collections.abc import Callable
@@ -35,11 +35,12 @@ Named = tuple[str, Method]
 class TrainingCost(SpeedCommand):
     """The time of a training step, from the images to the new weights, by optimizer.
 
-    It is the step of the experiments: real images, augmentation, gradient, optimizer, many steps
-    in one program. Compares LinBreg with SGD with momentum, AdaBreg with Adam, and groups and the
+    It is the step of the experiments: real images, augmentation, gradient, optimizer, many steps in
+    one program. LinBreg is compared with SGD with momentum, AdaBreg with Adam, and groups and the
     nuclear norm with ℓ1. All are timed in turn, in random order, many times; the table reports
-    medians. The share of the peak is that of the network's multiply-adds, forward and backward, in
-    what a large product of matrices reaches in the same run; dense, as zeros are not skipped.
+    medians. The peak is the speed of a large product of matrices in the same run. The share of the
+    peak counts the network's multiply-adds, forward and backward; zeros count too, because they are
+    not skipped.
     """
 
     name: ClassVar[str] = "training_cost"
@@ -47,13 +48,13 @@ class TrainingCost(SpeedCommand):
     network: Literal["mlp", "convnet", "resnet20", "resnet18"] = "mlp"
     """MNIST, Fashion-MNIST or CIFAR-10."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the residual networks' computation; parameters and duals are float32."""
+    """The dtype of the residual networks' computation; parameters and duals are float32."""
     batch_size: int = 128
     """Images in a batch."""
     steps: int = 20
     """Training steps that are timed together."""
     only: tuple[str, ...] = ()
-    """Only the steps with one of these words in their names, and what they are compared with."""
+    """Time only the steps with one of these words in their names, and their baselines."""
     data_dir: Path | None = None
     """Folder of the tfds datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     quick: bool = False
@@ -137,7 +138,7 @@ class TrainingCost(SpeedCommand):
 
     @property
     def _size(self) -> int:
-        """Rows and columns of the matrices whose product tells the peak."""
+        """Rows and columns of the matrices whose product gives the peak."""
         return 2048 if jax.default_backend() == "cpu" else 8192
 
     def _product(self) -> Callable[[], jax.Array]:
@@ -178,7 +179,7 @@ def _comparisons() -> list[tuple[Named, Named]]:
 
 
 def _training(task: Task, method: Method, steps: int, seed: int) -> Callable[[], jax.Array]:
-    """A function that trains on the first so many batches of an epoch, again and again."""
+    """A function that trains on the first ``steps`` batches of an epoch each time it is called."""
     batches = task.batches
     programs = Programs(task, lambda _: method.optimizer(1, batches.steps), method.start, 1)
     keys = jax.random.key(seed)[None]
