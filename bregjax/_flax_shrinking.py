@@ -27,7 +27,8 @@ def shrink(model: nnx.Module, *example: Any, round_to: int = 1, fold: bool = Tru
     Args:
       model: a module; it is not changed. `nnx.Linear`, `nnx.LinearGeneral`, `nnx.Conv`,
         `nnx.Embed`, `nnx.MultiHeadAttention` and the norms may shrink. The attributes of other
-        modules are not changed: an array without whose old size a module does not run keeps it.
+        modules are not changed; if such a module does not run with a smaller array, the array keeps
+        its size.
       *example: inputs, a few different examples.
       round_to: sizes that shrink are rounded up to multiples of this, such as 8.
       fold: as in `shrink_params`.

@@ -120,10 +120,10 @@ def layouts_of(leaves: Mapping[str, Any], stacked: Collection[str] = ()) -> dict
 def weight_mask(params: Any) -> Any:
     """Mark every kernel: arrays of two or more dimensions that are not biases and not of norms.
 
-    It is the default mask of the optimizers, of `sparsify` and of the counts. It leaves out all
-    leaves called ``bias``, ``scale`` or ``offset``, and ``b`` beside a ``w``, however many
-    dimensions they have: so the biases (heads, head_dim) of Flax's attention layers, the biases of
-    Equinox's convolutions and the norms of stacked layers.
+    It is the default mask of the optimizers, of `sparsify` and of the counts. Leaves called
+    ``bias``, ``scale`` or ``offset``, and ``b`` beside a ``w``, are not marked, however many
+    dimensions they have. Examples are the biases (heads, head_dim) of Flax's attention layers, the
+    biases of Equinox's convolutions, and norms of stacked layers.
 
     Args:
       params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).

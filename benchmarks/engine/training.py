@@ -101,6 +101,12 @@ class Task:
         """The training images."""
         return Batches(self.dataset.train, self.batch_size)
 
+    def shapes(self) -> nnx.Module:
+        """The dense network in evaluation mode, with shapes in place of arrays."""
+        network = nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
+        network.eval()
+        return network
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -119,7 +125,7 @@ class Result:
     snapshots: dict[str, dict[int, np.ndarray]]
     """what was kept of the parameters, by name and epoch"""
     seconds_per_epoch: float
-    """of all seeds together, without epochs that compile; NaN if there is no other"""
+    """the median, for all seeds together; NaN if every epoch compiled, as these do not count"""
     seconds: float
     """of the whole training of all seeds, from its beginning (or the checkpoint from which it
     continued) until after the test, with compilation"""
@@ -227,11 +233,7 @@ def train(
     compactor = None
     if compaction:
         checkpoints = None
-        if (
-            len(seeds) > 1
-            or select == "best"
-            or not isinstance(optimizer, optax.GradientTransformation)
-        ):
+        if len(seeds) > 1 or select == "best" or callable(optimizer):
             raise ValueError(
                 f"compaction is for the last network of one seed, got {seeds=} and {select=}."
             )
@@ -268,7 +270,7 @@ def train(
             for piece in batches.pieces(epoch_keys, size, skip=first // size):
                 jax.block_until_ready(finished)  # one program runs while the next is prepared
                 state, finished = programs.advance(state, piece, step_keys, first, data)
-                steps = jax.tree.leaves(piece)[0].shape[1]
+                steps = piece.shape[1]
                 first += steps
                 progress.advance(steps)
                 if first < batches.steps:
@@ -313,12 +315,10 @@ def train(
 
 def network_of(task: Task, result: Result, index: int = 0) -> nnx.Module:
     """The trained network of the ``index``-th seed, in evaluation mode, on the first device."""
-    model = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
-    model.eval()
     params, other = jax.device_put(
         jax.tree.map(lambda x: x[index], (result.params, result.other)), jax.devices()[0]
     )
-    return nnx.merge(nnx.graphdef(model), params, other)
+    return nnx.merge(nnx.graphdef(task.shapes()), params, other)
 
 
 def evaluate(task: Task, network: nnx.Module) -> tuple[float, float]:
@@ -437,8 +437,7 @@ class Programs:
             )
             return state, None
 
-        steps = jax.tree.leaves(piece)[0].shape[0]
-        state, _ = jax.lax.scan(step, state, (first + jnp.arange(steps), piece))
+        state, _ = jax.lax.scan(step, state, (first + jnp.arange(len(piece)), piece))
         return state, jnp.copy(state.loss)  # the state will be donated, the copy can be waited for
 
     def _finish(

@@ -75,7 +75,7 @@ class FirstNetwork(ExperimentOnNetworks):
     network: Literal["mlp", "convnet", "batchnorm", "transformer"] = "mlp"
     """What is trained; only batchnorm needs a dataset."""
     steps: tuple[int, ...] = (300, 1000, 3000)
-    """The lengths of the trainings in steps, rounded up to whole epochs; --epochs is not used."""
+    """The lengths of the trainings in steps, at least; --epochs is not used."""
     sparsities: tuple[float, ...] = (0.9, 0.95)
     """The wanted shares of zeros among all weights."""
     seeds: int = 10

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from benchmarks import methods
 from benchmarks.engine.training import Result, Task
@@ -77,9 +76,7 @@ class Multilevel(MnistExperiment):
         """The multiply-adds."""
         del trainer
         assert isinstance(method, (Method, Targeted))
-        network = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
-        network.eval()
-        costs = network_costs(network, task.dataset)
+        costs = network_costs(task.shapes(), task.dataset)
         epochs = range(len(result.curve.nonzero))
         return [
             {

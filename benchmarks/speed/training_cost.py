@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from benchmarks import data, methods
 from benchmarks.cli.errors import BenchmarkError
@@ -197,7 +196,5 @@ def _training(task: Task, method: Method, steps: int, seed: int) -> Callable[[],
 
 def _flops(task: Task) -> int:
     """Floating-point operations of a dense training step: two for each multiply-add."""
-    network = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
-    network.eval()
-    costs = network_costs(network, task.dataset).values()
+    costs = network_costs(task.shapes(), task.dataset).values()
     return 2 * task.batch_size * sum(c.multiply_adds * (2 if c.first else 3) for c in costs)

@@ -28,8 +28,7 @@ def erdos_renyi_densities(
       kernel: whether the size k_h·k_w of a kernel counts (ERK), or only the last two axes, input
         and output, as in the original Erdős–Rényi densities (ER). For dense layers both are the
         same formula.
-      mask: which leaves are sparse: a tree of booleans or a function that makes one of the
-        parameters. The default is that of `bregjax.weight_mask`.
+      mask: which leaves are sparse, as in `linbreg`; by default those of `weight_mask`.
 
     Returns:
         A tree of floats with the structure of ``params``; 1.0 at leaves that the mask does not

@@ -71,8 +71,7 @@ def dynamic_sparsity(
       grow: ``"gradient"``: the score is the magnitude of the gradient; ``"random"``: it is random.
       key: a PRNG key, for random growth. The initial parameters are folded into it, so that
         networks trained side by side under `jax.vmap` grow differently.
-      mask: which leaves are sparse: a tree of booleans or a function that makes one of the
-        parameters. The default is that of `bregjax.weight_mask`.
+      mask: which leaves are sparse, as in `linbreg`; by default those of `weight_mask`.
 
     Returns:
         The optimizer, with a `DynamicSparsityState`.

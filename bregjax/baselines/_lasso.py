@@ -34,8 +34,7 @@ def add_penalty(
     Args:
       regularizer: J, such as `l1`; where the weight is zero, p is zero.
       strength: λ ≥ 0, a number, an array or a schedule.
-      mask: which leaves are penalized: a tree of booleans or a function that makes one of the
-        parameters. The default is that of `bregjax.weight_mask`.
+      mask: which leaves are penalized, as in `linbreg`; by default those of `weight_mask`.
 
     Returns:
         An `optax.GradientTransformation`; its state holds a `PenaltyState`.

@@ -113,8 +113,7 @@ def magnitude_pruning(
         ``round(density * n)`` of n weights stay (rounded in float32), at least one. Each fall costs
         a selection among all weights, so a schedule should be a staircase.
       scope: ``"global"`` ranks all weights together, ``"layer"`` ranks those of each array.
-      mask: which leaves are pruned: a tree of booleans or a function that makes one of the
-        parameters. The default is that of `bregjax.weight_mask`.
+      mask: which leaves are pruned, as in `linbreg`; by default those of `weight_mask`.
 
     Returns:
         The optimizer, with a `MagnitudePruningState`.
