@@ -156,11 +156,7 @@ def relative_rank(
 
 
 def regularizer_value(
-    params: Any,
-    regularizer: Regularizer,
-    strength: ArrayLike = 1.0,
-    *,
-    mask: Mask | None = None,
+    params: Any, regularizer: Regularizer, strength: ArrayLike = 1.0, *, mask: Mask | None = None
 ) -> jax.Array:
     r"""Compute :math:`\lambda \sum_\ell J(\theta_\ell)` over the regularized leaves.
 

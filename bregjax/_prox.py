@@ -56,9 +56,7 @@ def apply_prox(regularizer: Regularizer, points: Any, steps: Any, state: Any) ->
 
 
 def prox_of_points(
-    regularizer: Regularizer,
-    strength: optax.ScalarOrSchedule,
-    step_size: optax.ScalarOrSchedule,
+    regularizer: Regularizer, strength: optax.ScalarOrSchedule, step_size: optax.ScalarOrSchedule
 ) -> tuple[Callable, Callable]:
     """The ``init_fn`` of `prox_step`, and a function from points to their prox and a new state.
 

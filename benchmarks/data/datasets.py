@@ -252,12 +252,7 @@ _RECIPES = {
     "fashion_mnist": _Recipe(
         functools.partial(_prepared, "fashion_mnist"), 3000, mean=0.2860, std=0.3530
     ),
-    "cifar10": _Recipe(
-        _cifar10,
-        2500,
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
-    ),
+    "cifar10": _Recipe(_cifar10, 2500, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
     "digits": _Recipe(_digits, 137, mean=0.3053, std=0.3759),
     "python_help": _Recipe(_python_help, 300, mean=0.0, std=1.0),
 }

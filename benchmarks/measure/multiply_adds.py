@@ -66,9 +66,7 @@ def network_costs(network: nnx.Module, dataset: Dataset) -> dict[str, LayerCost]
 
 
 def training_share(
-    costs: Mapping[str, LayerCost],
-    densities: Mapping[str, Sequence[float]],
-    full_gradients: float,
+    costs: Mapping[str, LayerCost], densities: Mapping[str, Sequence[float]], full_gradients: float
 ) -> float:
     r"""The multiply-adds of a sparse training as a share of a dense one with as many steps.
 
@@ -112,10 +110,7 @@ def _union(sources: Iterable[_Source]) -> _Source:
 
 
 def _follow(
-    program: core.Jaxpr,
-    inputs: Sequence[_Source],
-    times: int,
-    found: list[tuple[str, LayerCost]],
+    program: core.Jaxpr, inputs: Sequence[_Source], times: int, found: list[tuple[str, LayerCost]]
 ) -> list[_Source]:
     """Adds the costs in ``program`` to ``found``; returns the sources of its outputs."""
     nothing = _Source(frozenset(), False)

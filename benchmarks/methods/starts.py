@@ -108,11 +108,7 @@ class LowRankStart:
 
     def record(self) -> dict[str, Any]:
         """See `Start`."""
-        return {
-            "initial_rank": self.share,
-            "initial_gain": self.gain,
-            "initial_bias": self.bias,
-        }
+        return {"initial_rank": self.share, "initial_gain": self.gain, "initial_bias": self.bias}
 
 
 @dataclasses.dataclass(frozen=True)

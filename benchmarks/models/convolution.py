@@ -14,11 +14,7 @@ _CHUNK = 2**17  # numbers in the patches and outputs that are made at once: half
 
 
 def convolution(
-    lhs: jax.Array,
-    rhs: jax.Array,
-    window_strides: Any,
-    padding: Any,
-    **options: Any,
+    lhs: jax.Array, rhs: jax.Array, window_strides: Any, padding: Any, **options: Any
 ) -> jax.Array:
     """A replacement of `jax.lax.conv_general_dilated` for ``nnx.Conv``.
 

@@ -331,10 +331,7 @@ def _groups(
 
 
 def sparse_group(
-    axis: int | tuple[int, ...] | Regularizer,
-    *,
-    l1_weight: float = 1.0,
-    group_weight: float = 1.0,
+    axis: int | tuple[int, ...] | Regularizer, *, l1_weight: float = 1.0, group_weight: float = 1.0
 ) -> Regularizer:
     r"""The sparse group lasso: sparse groups, and sparse entries within the live ones.
 

@@ -24,13 +24,7 @@ from bregjax._regularizers._spectral import (
     shrink_leading,
 )
 from bregjax._sharding import beside
-from bregjax._validation import (
-    check_axes,
-    check_choice,
-    check_schedule,
-    check_whole,
-    known_number,
-)
+from bregjax._validation import check_axes, check_choice, check_schedule, check_whole, known_number
 
 Method = Literal["svd", "gram", "randomized", "warm"]
 

@@ -265,11 +265,7 @@ class _Ritz(NamedTuple):
 
 
 def _iterate(
-    matrix: jax.Array,
-    shrinkage: Shrinkage,
-    v: jax.Array,
-    tolerance: float,
-    least: jax.Array,
+    matrix: jax.Array, shrinkage: Shrinkage, v: jax.Array, tolerance: float, least: jax.Array
 ) -> tuple[jax.Array, _Ritz]:
     """Subspace iteration with Rayleigh-Ritz steps, from u to v and from v to u in turn.
 

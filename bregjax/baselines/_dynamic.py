@@ -166,10 +166,7 @@ def dynamic_sparsity(
         waiting = (optax.tree.zeros_like(stepped[0]), inner_state)
         new_updates, inner_state = optax.tree.where(due, waiting, stepped)
         next_state = DynamicSparsityState(
-            jnp.asarray(optax.safe_increment(state.count)),
-            key_data,
-            masks,
-            inner_state,
+            jnp.asarray(optax.safe_increment(state.count)), key_data, masks, inner_state
         )
         return set_dead_to_zero(new_updates, params, masks), next_state
 

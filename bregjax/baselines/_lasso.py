@@ -21,9 +21,7 @@ class PenaltyState(NamedTuple):
 
 
 def add_penalty(
-    regularizer: Regularizer,
-    strength: optax.ScalarOrSchedule,
-    mask: Mask | None = None,
+    regularizer: Regularizer, strength: optax.ScalarOrSchedule, mask: Mask | None = None
 ) -> optax.GradientTransformationExtraArgs:
     r"""Add a subgradient of the penalty to the gradient.
 
