@@ -54,9 +54,12 @@ class TargetSparsity(ExperimentOnNetworks):
     def findings(
         self, task: Task, method: Recipe, result: Result, trainer: Trainer
     ) -> list[dict[str, Any]]:
-        """The density before the landing."""
-        del task, trainer
-        return methods.steered_densities(method, result.curve.density)
+        """The density to which steering led, before the landing made it exact."""
+        if not isinstance(method, Targeted):
+            return super().findings(task, method, result, trainer)
+        densities = result.curve.density
+        steered = densities[method.steered_epochs(len(densities) - 1)]
+        return [{"steered_density": float(density)} for density in steered]
 
     def draw(self, out: Path) -> None:
         """Accuracy over sparsity, and how the steering went."""

@@ -27,7 +27,6 @@ from benchmarks.methods.recipes import (
     Steered,
     Targeted,
     ToDensity,
-    steered_densities,
 )
 from benchmarks.methods.starts import ErdosRenyiStart, FirstStart, LowRankStart, SparseStart
 
@@ -60,5 +59,4 @@ __all__ = [
     "sgd",
     "sparse_baselines",
     "steerable",
-    "steered_densities",
 ]

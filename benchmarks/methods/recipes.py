@@ -308,19 +308,3 @@ class Path:
 
 Recipe = Method | Targeted | Steered | ToDensity | Path
 """What trains the networks of an experiment."""
-
-
-def steered_densities(recipe: Recipe, densities: np.ndarray) -> list[dict[str, Any]]:
-    """The density to which steering led, before the landing made it exact, for each seed.
-
-    Args:
-      recipe: what was trained.
-      densities: after each epoch, (epochs + 1, seeds).
-
-    Returns:
-        A finding for each seed; it is empty if there was no landing.
-    """
-    if not isinstance(recipe, Targeted):
-        return [{} for _ in densities[0]]
-    steered = densities[recipe.steered_epochs(len(densities) - 1)]
-    return [{"steered_density": float(density)} for density in steered]

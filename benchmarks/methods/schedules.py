@@ -1,6 +1,5 @@
 """Learning rates over a training: constant, cosine, or halved on a plateau of the loss."""
 
-import abc
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,17 +11,22 @@ MakeOptimizer = Callable[[optax.ScalarOrSchedule], optax.GradientTransformation]
 
 
 @dataclasses.dataclass(frozen=True)
-class LearningRate(abc.ABC):
+class LearningRate:
     """How the learning rate of an optimizer changes while it trains."""
 
     learning_rate: float
-    """the first one, or the largest"""
+    """the first rate, or the largest"""
 
-    @abc.abstractmethod
+    def schedule(self, steps: int, steps_per_epoch: int) -> optax.ScalarOrSchedule:
+        """The rate, or its schedule, over a training of so many steps."""
+        del steps, steps_per_epoch
+        return self.learning_rate
+
     def build(
         self, make: MakeOptimizer, epochs: int, steps_per_epoch: int
     ) -> optax.GradientTransformation:
         """The optimizer of a training of ``epochs`` epochs."""
+        return make(self.schedule(epochs * steps_per_epoch, steps_per_epoch))
 
     def record(self) -> dict[str, Any]:
         """The settings, for summary.json."""
@@ -32,13 +36,6 @@ class LearningRate(abc.ABC):
 @dataclasses.dataclass(frozen=True)
 class Constant(LearningRate):
     """The same rate throughout."""
-
-    def build(
-        self, make: MakeOptimizer, epochs: int, steps_per_epoch: int
-    ) -> optax.GradientTransformation:
-        """See `LearningRate`."""
-        del epochs, steps_per_epoch
-        return make(self.learning_rate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,16 +50,13 @@ class Cosine(LearningRate):
     final: float = 0.0
     """the rate at the end, as a share of ``learning_rate``"""
 
-    def build(
-        self, make: MakeOptimizer, epochs: int, steps_per_epoch: int
-    ) -> optax.GradientTransformation:
-        """See `LearningRate`."""
-        steps = epochs * steps_per_epoch
+    def schedule(self, steps: int, steps_per_epoch: int) -> optax.Schedule:
+        """See `LearningRate`; the warm-up takes at most half of the training."""
         if self.warmup_epochs == 0:
-            return make(optax.cosine_decay_schedule(self.learning_rate, steps, self.final))
-        warmup = round(min(self.warmup_epochs, epochs / 2) * steps_per_epoch)
+            return optax.cosine_decay_schedule(self.learning_rate, steps, self.final)
+        warmup = round(min(self.warmup_epochs * steps_per_epoch, steps / 2))
         end = self.final * self.learning_rate
-        return make(optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, warmup, steps, end))
+        return optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, warmup, steps, end)
 
 
 class PlateauState(NamedTuple):
