@@ -39,7 +39,7 @@ def shrink_state(optimizer: optax.GradientTransformation, state: Any, shrunk: Sh
     ``round_to``.
 
     Args:
-      optimizer: that of the training.
+      optimizer: the optimizer of the training.
       state: its state, shaped like the network before. A target of ``steer(…, exact=True)``
         remains a share of the network at ``init``.
       shrunk: what `shrink_params` returned.
@@ -118,7 +118,7 @@ def unshrink_state(
     r"""Take an optimizer's state back to the shapes that its network had before it was shrunk.
 
     Args:
-      optimizer: that of the training.
+      optimizer: the optimizer of the training.
       state: its state, of the smaller network.
       shrunk: what `shrink_params` returned.
       before: the state before it was shrunk, from which the removed units get their entries.

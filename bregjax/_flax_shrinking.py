@@ -146,7 +146,7 @@ def shrink_optimizer(optimizer: nnx.Optimizer, shrunk: Shrunk) -> nnx.Optimizer:
     It is `shrink_state` for `flax.nnx.Optimizer`.
 
     Args:
-      optimizer: that of the larger model; it is not changed.
+      optimizer: the optimizer of the larger model; it is not changed.
       shrunk: what `shrink` returned. Its network is in evaluation mode: call ``train()``.
 
     Returns:

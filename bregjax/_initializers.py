@@ -198,7 +198,7 @@ def positive_biases(key: jax.Array, params: Any, *, scale: float = 1.0) -> Any:
     Args:
       key: a PRNG key.
       params: a tree of arrays (Flax NNX state, Linen parameters, any pytree). A bias is a leaf
-        called ``bias`` or ``b``; its fan in is that of the ``kernel``, ``weight`` or ``w`` beside
+        called ``bias`` or ``b``; its fan-in is that of the ``kernel``, ``weight`` or ``w`` beside
         it. A bias without such a kernel, as in a norm, takes the number of biases instead.
       scale: a factor on the bound, at least 0.
 

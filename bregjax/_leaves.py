@@ -47,7 +47,7 @@ _KERNELS = ("kernel", "weight", "w")
 
 
 def kernels_of_biases(leaves: Mapping[str, Any]) -> dict[str, str | None]:
-    """From the name of each bias among named leaves to that of the kernel beside it, if any.
+    """From the name of each bias to the name of the kernel beside it, or None.
 
     They are called ``bias`` and ``kernel`` in Flax, ``bias`` and ``weight`` in Equinox, ``b`` and
     ``w`` in Haiku.

@@ -210,7 +210,7 @@ def steer(
 
     At each step the evidence of sleeping weights grows by some share, and the strength has to grow
     as fast. With a rule the density therefore stays above its target until the learning rate decays
-    to zero; the gap is about this share divided by the rule's α. With ``exact=True`` there is none.
+    to zero; the gap is about this share divided by the rule's α. ``exact=True`` closes it.
 
     Start with a strength that is too small rather than too large: when a large one falls, the
     weights of the sparse start grow by δ times its fall.

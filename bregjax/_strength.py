@@ -23,7 +23,7 @@ def waking_strength(
     density: float,
     **extra_args: Any,
 ) -> jax.Array:
-    r"""The strength λ at which a share of the weights has woken after so many steps.
+    r"""The strength λ at which a given share of the weights has woken after a number of steps.
 
     A sleeping weight wakes at the step at which the evidence in its dual exceeds λ. If the
     gradients stayed as they are, its dual after T steps would be :math:`\sum_{t<T} u_t`, where

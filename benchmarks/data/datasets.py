@@ -53,9 +53,9 @@ class Dataset:
     validation: Split
     test: Split
     mean: float | tuple[float, ...]
-    """of the training and validation images before any corruption; a tuple has one a channel"""
+    """of the training and validation images before any corruption; a tuple has one per channel"""
     std: float | tuple[float, ...]
-    """likewise"""
+    """like ``mean``, the standard deviation"""
     classes: int = 10
 
     def first(self, training: int | None, others: int | None) -> "Dataset":
@@ -70,7 +70,7 @@ class Dataset:
     def all_for_training(self) -> "Dataset":
         """The dataset with the validation images among the training images.
 
-        The learning curve then shows as many of the test images. Use it only where nothing is
+        The learning curve then shows test images in their place. Use it only where nothing is
         chosen by the validation images.
         """
         train = Split(*map(np.concatenate, zip(self.train[:], self.validation[:], strict=True)))

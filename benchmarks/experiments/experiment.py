@@ -113,5 +113,5 @@ def kernels_of(params: Any) -> dict[str, jax.Array]:
     return {
         leaf_name(path).replace("/", "."): x
         for path, x in jax.tree_util.tree_leaves_with_path(params)
-        if x.ndim > 2  # the first axis is that of the seeds
+        if x.ndim > 2  # the first axis counts the seeds
     }

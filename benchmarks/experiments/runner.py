@@ -126,7 +126,7 @@ def chosen_cases(experiment: "Experiment") -> list[Case]:
 
 
 def _cut(task: Task, options: TrainingOptions) -> Task:
-    """The task with as many images as the options say."""
+    """The task with the number of images and the batch size of the options."""
     if options.quick or options.images:
         limits = (2000, 500) if options.quick else (options.images, None)
         task = dataclasses.replace(task, dataset=task.dataset.first(*limits))

@@ -40,7 +40,7 @@ class Shrink(ExperimentOnNetworks):
     """Neurons on MNIST, filters and neurons on Fashion-MNIST, channels within the blocks on
     CIFAR-10, heads and neurons on the texts of Python's help."""
     densities: tuple[float, ...] = (0.5, 0.25, 0.1)
-    """The wanted shares of live weights of such units at the end."""
+    """The wanted shares of live weights, among those of such units, at the end."""
     epochs: int = 5
     seeds: int = 1
     repeats: int = 30

@@ -5,8 +5,8 @@ import bregjax
 GROUPS = {
     "mlp": {"layers/[01]/kernel": bregjax.per_neuron()},
     "convnet": {"conv?/kernel": bregjax.per_filter(), "linear1/kernel": bregjax.per_neuron()},
-    # Not filters: batch norm makes a constant of what a dead filter puts out. But nobody reads an
-    # input channel without live weights.
+    # Input channels, not filters: batch norm turns the output of a dead filter into a constant, but
+    # an input channel without live weights is not read at all.
     "resnet20": {"*/second/conv/kernel": bregjax.per_input_channel()},
     "transformer": {
         "*/attention/out/kernel": bregjax.per_head(head_axis=-3),

@@ -68,7 +68,7 @@ def network_costs(network: nnx.Module, dataset: Dataset) -> dict[str, LayerCost]
 def training_share(
     costs: Mapping[str, LayerCost], densities: Mapping[str, Sequence[float]], full_gradients: float
 ) -> float:
-    r"""The multiply-adds of a sparse training as a share of a dense one with as many steps.
+    r"""The multiply-adds of a sparse training as a share of those of a dense one.
 
     Let a layer have M multiply-adds and, at the time, density d, and let a share f of the steps
     need the gradient of sleeping weights too. Then on average a step takes

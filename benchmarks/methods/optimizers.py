@@ -203,10 +203,10 @@ def one_shot_pruning(
     """Dense training by SGD, then the smallest weights are pruned, then the others fine-tuned.
 
     Args:
-      learning_rate: that of the whole training.
+      learning_rate: the learning rate of the whole training.
       density: the share of the weights that stay.
       dense_share: the share of the training before the pruning.
-      momentum: that of SGD.
+      momentum: the momentum of SGD.
     """
 
     def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:

@@ -189,7 +189,7 @@ class Targeted(_Ramped):
 
 @dataclasses.dataclass(frozen=True)
 class Steered(_Ramped):
-    """Steered so that the density is exactly that of the ramp at each step.
+    """Steered so that at each step the density is exactly on the ramp.
 
     The method keeps its weights when λ changes.
     """

@@ -18,7 +18,7 @@ class LearningRate:
     """the first rate, or the largest"""
 
     def schedule(self, steps: int, steps_per_epoch: int) -> optax.ScalarOrSchedule:
-        """The rate, or its schedule, over a training of so many steps."""
+        """The rate, or its schedule, over a training of this many steps."""
         del steps, steps_per_epoch
         return self.learning_rate
 

@@ -50,10 +50,10 @@ class Autoencoder(nnx.Module):
     they are not built then.
 
     Args:
-      width: the number of neurons in each state, that of the image's pixels.
+      width: the number of neurons in each state, which is the number of pixels of an image.
       depth: the number of weight matrices.
       skips: build the skip connections.
-      dtype: of the computation; None is that of images and parameters.
+      dtype: the dtype of the computation; by default that of images and parameters.
       rngs: the random streams.
     """
 

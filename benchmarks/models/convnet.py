@@ -20,7 +20,7 @@ class ConvNet(nnx.Module):
 
     Args:
       classes: the number of logits.
-      dtype: of the computation; None is that of images and parameters.
+      dtype: the dtype of the computation; by default that of images and parameters.
       rngs: the random streams.
     """
 

@@ -55,7 +55,7 @@ class DenseNet(nnx.Module):
       image_shape: (height, width, channels) of the images.
       classes: the number of logits.
       final_relu: put a ReLU after the last layer too, as published; see `MLP`.
-      dtype: of the computation; None is that of images and parameters.
+      dtype: the dtype of the computation; by default that of images and parameters.
       rngs: the random streams.
     """
 
@@ -103,7 +103,7 @@ class DenseNet(nnx.Module):
         """Euclidean norm of every connection, (depth + 1, depth + 1).
 
         Row t − 1 and column s hold the connection from feature map s to layer t. A connection
-        survives where its norm is not zero; it is zero too where there is none (s ≥ t).
+        survives where its norm is not zero. Where there is no connection (s ≥ t), the norm is 0.
         """
         size = len(self.targets)
         norms = [jnp.stack([jnp.linalg.norm(k[...]) for k in t.kernels]) for t in self.targets]

@@ -47,7 +47,7 @@ def conv(
       padding: the number of zeros added on every side. It is the same on all sides, as in PyTorch;
         ``"SAME"`` padding is one pixel off if the stride is 2.
       bias: add a trainable constant to every channel.
-      dtype: of the computation; None is that of input and parameters.
+      dtype: the dtype of the computation; by default that of input and parameters.
       rngs: the random streams.
     """
     return nnx.Conv(
@@ -88,7 +88,7 @@ class ConvNorm(nnx.Module):
       outputs: channels of the output.
       size: height and width of a kernel, odd.
       stride: steps between outputs, in pixels.
-      bias: give the convolution a bias; that of the normalization makes it superfluous.
+      bias: whether the convolution has a bias, beside that of the normalization.
       dtype: of the convolution.
       rngs: the random streams.
     """

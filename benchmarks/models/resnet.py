@@ -52,10 +52,10 @@ class ResNet(nnx.Module):
 
     Args:
       depths: the number of blocks in each stage.
-      widths: the width of the blocks in each stage; the first convolution has that of the first.
+      widths: the width of the blocks in each stage; the first convolution is as wide as the first.
       channels: channels of the images.
       classes: the number of logits.
-      dtype: of the computation; None is that of images and parameters.
+      dtype: the dtype of the computation; by default that of images and parameters.
       rngs: the random streams.
     """
 
@@ -96,8 +96,8 @@ def resnet18(**options: Any) -> ResNet:
 def resnet20(**options: Any) -> ResNet:
     """The narrow ResNet-20 for CIFAR-10, 272,474 parameters; the options of `ResNet`.
 
-    It is that of Section 4.2 of He et al. (2016), except for the two shortcuts that change shape.
-    Here these are 1×1 convolutions, as in the larger networks (their option B). Theirs pad with
-    zeros (option A), which needs 2,752 parameters fewer.
+    It is the network of Section 4.2 of He et al. (2016), except for the two shortcuts that change
+    shape. Here these are 1×1 convolutions, as in the larger networks (their option B). Theirs pad
+    with zeros (option A), which needs 2,752 parameters fewer.
     """
     return ResNet((3, 3, 3), (16, 32, 64), **options)

@@ -25,7 +25,7 @@ class SpeedCommand:
     repeats: int = 20
     """How often each is timed."""
     seed: int = 0
-    """Seed of the weights, the inputs and all else that is random."""
+    """Seed of the weights, the inputs and everything else that is random."""
     out: Path | None = None
     """Folder for summary.json and figures; by default out/NAME, with --quick out/NAME-quick."""
     quick: bool = False
@@ -61,7 +61,7 @@ def table(rows: Iterable[Row], *columns: tuple[str, str], **options: Any) -> Tab
     """A table with a line for each row.
 
     Args:
-      rows: what it shows.
+      rows: the entries to show.
       *columns: for each column its heading and a format such as ``{milliseconds:.3g}``; a format
         without a colon is for text, which is aligned to the left.
       **options: such as its ``title``.

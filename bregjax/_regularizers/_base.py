@@ -75,7 +75,7 @@ class Regularizer(abc.ABC):
         axes = self.group_axes(x.ndim)
         shape = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
 
-        # The order of non-negative floats is that of their bits read as integers.
+        # Non-negative floats have the same order as their bits read as integers.
         def set_bit(i: jax.Array, found: jax.Array) -> jax.Array:
             candidate = found | (jnp.uint32(1) << jnp.asarray(30 - i, jnp.uint32))
             step = lax.bitcast_convert_type(candidate, jnp.float32)
