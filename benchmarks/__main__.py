@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str, status: int) -> int:
-    """Say what is wrong in one line."""
+    """Print one line that says what is wrong; returns the exit status."""
     sys.stderr.write(f"error: {message}\n")
     return status
 

@@ -6,12 +6,7 @@ from bregjax import baselines
 from bregjax._compaction import shrink_state, unshrink, unshrink_state
 from bregjax._diagnosis import diagnose
 from bregjax._export import load_sparse, save_sparse
-from bregjax._initializers import (
-    positive_biases,
-    sparse_initializer,
-    sparse_start,
-    sparsify,
-)
+from bregjax._initializers import positive_biases, sparse_initializer, sparse_start, sparsify
 from bregjax._landing import LandingState, land, landing
 from bregjax._leaves import label_by_kind, label_by_path, leaf_name, weight_mask
 from bregjax._measures import (

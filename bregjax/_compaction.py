@@ -1,4 +1,4 @@
-"""Going on with the training of a network that was shrunk, and back to its old shapes."""
+"""Training on after a network was shrunk, and the way back to its old shapes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,25 +22,26 @@ from bregjax._validation import check_arrays, check_same_shapes, check_transform
 def shrink_state(optimizer: optax.GradientTransformation, state: Any, shrunk: Shrunk) -> Any:
     r"""Take an optimizer's state to the network that `shrink_params` has left: compaction.
 
-    Duals, momenta, supports and all else that is shaped like the parameters are gathered at the
-    indices that are left, :math:`s \leftarrow s[I_1 \times I_2 \times \dots]`; counts, strengths
-    and targets stay. The duals of live weights are then set anew,
-    :math:`v \leftarrow \theta/\delta + \lambda p` with :math:`p \in \partial J(\theta)`, as a
-    group has lost the weights that led on from dead units. The same optimizer goes on with
-    the smaller network, whose steps cost less.
+    Duals, momenta, supports and everything else that is shaped like the parameters keep only the
+    entries of the indices that are left, :math:`s \leftarrow s[I_1 \times I_2 \times \dots]`.
+    Counts, strengths and targets stay as they are. Then the duals of live weights are recomputed,
+    :math:`v \leftarrow \theta/\delta + \lambda p` with :math:`p \in \partial J(\theta)`, because
+    groups have lost the weights that read dead units. The same optimizer trains the smaller
+    network, and its steps cost less.
 
-    The training is the one that it would have been, up to rounding, if the units that went would
-    have slept on (in the coarse steps of `multilevel`, after a `landing`, under `freeze_support`),
-    put out nothing (``fold=False``), and the regularizer is `l1` or does not act any more. Else
-    they can wake no more, and what they put out trains in the biases that it was folded into.
+    Up to rounding, the training goes on as it would have gone without compaction if three things
+    hold: the removed units would have stayed asleep (as in the coarse steps of `multilevel`, after
+    a `landing`, under `freeze_support`), their outputs were zero (``fold=False``), and the
+    regularizer is `l1` or no longer acts. Otherwise the removed units cannot wake any more, and
+    their constant outputs are trained as a part of the biases that they were folded into.
 
-    Each compaction changes shapes, so that the step is compiled anew: do it a few times, with
+    Each compaction changes shapes, so the step is compiled again: do it only a few times, with
     ``round_to``.
 
     Args:
-      optimizer: that of the training.
-      state: its state, shaped like the network before. A target of ``steer(…, exact=True)`` goes
-        on to be a share of the network at ``init``.
+      optimizer: the optimizer of the training.
+      state: its state, shaped like the network before. A target of ``steer(…, exact=True)``
+        remains a share of the network at ``init``.
       shrunk: what `shrink_params` returned.
 
     Returns:
@@ -48,9 +49,9 @@ def shrink_state(optimizer: optax.GradientTransformation, state: Any, shrunk: Sh
 
     Raises:
         ValueError: if an array of the state is neither shaped like its parameter nor broadcasts to
-          it, or is a basis of `nuclear`; if a parameter with a dual has taken in what dead units
-          put out; if a `landing` has not landed yet, or `steer` without ``exact=True`` follows a
-          density, as both would take that of the smaller network.
+          it, or is a basis of `nuclear`; if outputs of dead units were folded into a parameter
+          that has a dual; if a `landing` has not landed yet, or `steer` without ``exact=True``
+          follows a density, because both would measure the smaller network.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, bregjax
@@ -70,7 +71,7 @@ def shrink_state(optimizer: optax.GradientTransformation, state: Any, shrunk: Sh
          [0 0]]
 
     Notes:
-        `bregjax.baselines` take their densities of the network that they see.
+        The densities of `bregjax.baselines` are shares of the network that they see.
 
     See Also:
         `shrink_optimizer`, for Flax NNX; `unshrink`, the way back.
@@ -107,7 +108,7 @@ def gather_state(
     state = _map_named(lambda x, name: _gather(x, name, shrunk), params, state)
     if not states_of(state, MirrorState) or states_of(state, LandingState):
         return state
-    # Live groups have lost what led on from dead units: their norms are others.
+    # Live groups have lost the weights that read dead units, so their norms have changed.
     return jax.jit(lambda state: DualReader(optimizer, state, params, {}).renewed())(state)
 
 
@@ -117,10 +118,10 @@ def unshrink_state(
     r"""Take an optimizer's state back to the shapes that its network had before it was shrunk.
 
     Args:
-      optimizer: that of the training.
+      optimizer: the optimizer of the training.
       state: its state, of the smaller network.
       shrunk: what `shrink_params` returned.
-      before: the state before. The units that went get theirs from it.
+      before: the state before it was shrunk, from which the removed units get their entries.
 
     Returns:
         The state for the network that `unshrink` gives.
@@ -157,15 +158,15 @@ def unshrink(params: Any, shrunk: Shrunk, before: Any = None) -> Any:
       params: a tree of the smaller network's arrays, such as its parameters, its gradient or
         ``nnx.state(model, nnx.Param)``.
       shrunk: what `shrink_params` or `shrink` returned.
-      before: the tree that the units that went get theirs from; zeros by default.
+      before: the tree from which the removed units get their entries; zeros by default.
 
     Returns:
         The larger tree. With zeros, or where nothing was folded into biases, the larger network
         has the outputs of the smaller one.
 
     Raises:
-        ValueError: if ``before`` is given and what dead units put out was folded into biases: it
-          would count twice.
+        ValueError: if ``before`` is given and outputs of dead units were folded into biases, as
+          these outputs would count twice.
 
     Example:
         >>> import jax.numpy as jnp, bregjax
@@ -199,7 +200,7 @@ def _shrunk(shrunk: Any) -> Shrunk:
 
 
 def _shapes_before(params: Any, shrunk: Shrunk) -> Any:
-    """What the smaller network's arrays were, by their shapes; raises if they are not its."""
+    """The old shapes of the smaller network's arrays; raises `ValueError` for other arrays."""
 
     def before(path: tuple, x: Any) -> jax.ShapeDtypeStruct:
         name = leaf_name(path)
@@ -214,10 +215,10 @@ def _shapes_before(params: Any, shrunk: Shrunk) -> Any:
 
 
 def _map_named(function: Callable[..., Any], params: Any, state: Any, *rest: Any) -> Any:
-    """Map over all of ``state`` that mirrors a parameter, with the parameter's name.
+    """Map over the arrays in ``state`` that mirror a parameter, each with the parameter's name.
 
-    It is told by the end of its path: `optax.tree_map_params` asks a partition for the labels of a
-    tree without leaves.
+    The end of an array's path tells which parameter it mirrors. `optax.tree_map_params` does not
+    serve here: it asks a partition for the labels of a tree without leaves.
     """
     names = [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
 
@@ -230,7 +231,7 @@ def _map_named(function: Callable[..., Any], params: Any, state: Any, *rest: Any
 
 
 def _gather(x: Any, name: str, shrunk: Shrunk) -> jax.Array:
-    """The entries that are left of an array that is as large as a parameter, or broadcasts."""
+    """The entries that are left of an array shaped like a parameter, or broadcasting to it."""
     sizes = shrunk.report[name].before
     broadcasts = zip(np.shape(x), sizes, strict=False)
     if np.ndim(x) != len(sizes) or any(n not in (1, size) for n, size in broadcasts):

@@ -1,4 +1,4 @@
-"""Why a sparse training gives nothing, in words."""
+"""What is wrong with a sparse training, in words."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bregjax._evidence import DualReader, check_trained, leaves_with_dual
+from bregjax._evidence import DualReader, check_trained, duals_of_leaves
 from bregjax._landing import LandingState
 from bregjax._leaves import leaf_name, without_variables
-from bregjax._mirror import MirrorState
 from bregjax._plateau import PlateauState
 from bregjax._prox import ProxState
 from bregjax._regularizers._nuclear import NuclearState
@@ -20,13 +19,13 @@ from bregjax._steering import SteerState
 from bregjax._validation import check_array
 
 _NEAR = 0.5
-"""the share of the evidence it needs from which a sleeping weight is near waking"""
+"""A sleeping weight with this share of the evidence that it needs is near waking."""
 _NEARLY_ALL = 0.95
 _GAP = 0.1
-"""what steering may be off its target, as a share of that"""
+"""how far steering may be off its target, as a share of the target"""
 _FEW_STEPS = 100
 _ROUNDING = 1e-4
-"""what the parameters may be off the prox of their dual, as a share of their norm"""
+"""how far the parameters may be off the prox of their dual, as a share of their norm"""
 _EARLIEST_END = 0.4
 """of a ramp, as a share of the steps"""
 
@@ -40,22 +39,22 @@ def diagnose(
 ) -> list[str]:
     """Say in sentences what is wrong with a sparse training, and what helps.
 
-    It finds: numbers that are not finite; parameters that are not what the dual says, as something
-    changes them behind the step; layers without a live weight; units that no gradient has
+    It finds: numbers that are not finite; parameters that differ from what the dual says, because
+    something changes them after the step; layers without a live weight; units that no gradient has
     reached; a strength at which nothing is near waking, or at which nearly everything is awake;
     steering that is off its target, or whose target fell too early; and, in the outputs, dead
-    networks and dead classes. Call it after some steps, and again at the end; it costs three
-    updates of the optimizer.
+    networks and dead classes. Call it after some steps, and again at the end; it costs as much as
+    three updates of the optimizer.
 
     Args:
       optimizer: what the network is trained with, as in `land`.
-      state: its state, of `flax.nnx.Optimizer` its ``opt_state``.
+      state: its state; for a `flax.nnx.Optimizer`, its ``opt_state``.
       params: the parameters, such as ``nnx.state(model, nnx.Param)``.
-      outputs: what the network puts out for a batch of different examples, (examples, …, classes).
+      outputs: the network's outputs for a batch of different examples, (examples, …, classes).
       **extra_args: passed to the optimizer's ``update``, where it needs any.
 
     Returns:
-        The sentences; none where nothing was found. Not for use under `jax.jit`.
+        The sentences; an empty list if nothing was found. Not for use under `jax.jit`.
 
     Raises:
         TypeError: if ``optimizer`` is not an `optax.GradientTransformation`, or ``params`` or
@@ -78,28 +77,27 @@ def diagnose(
         smaller strength, more steps, or adabreg_to_density.
 
     See Also:
-        `sparsity_report`, the table of what lives.
+        `sparsity_report`, a table of what lives.
     """
     state, params = without_variables((state, params))
     check_trained(optimizer, state, params)
-    has_dual = leaves_with_dual(state, params)
-    if not any(has_dual):
+    found = duals_of_leaves(state, params)
+    if all(dual is None for dual in found):
         raise ValueError(
             "state has no dual of params: diagnose is for linbreg, adabreg and the like."
         )
-    paths, treedef = jax.tree.flatten_with_path(params)
+    paths = jax.tree.leaves_with_path(params)
     names = [leaf_name(path) or "the parameter" for path, _ in paths]
+    duals = {
+        name: np.asarray(dual)
+        for name, dual in zip(names, found, strict=True)
+        if dual is not None and dual.size
+    }
     weights = {
         name: np.asarray(x, np.float32)
-        for name, (_, x), mine in zip(names, paths, has_dual, strict=True)
-        if mine and x.size
+        for name, (_, x) in zip(names, paths, strict=True)
+        if name in duals
     }
-    duals = {}
-    for part in states_of(state, MirrorState):
-        for name, dual in zip(names, treedef.flatten_up_to(part.dual), strict=True):
-            if name in weights and not isinstance(dual, optax.MaskedNode):
-                duals[name] = np.asarray(dual)
-
     spoilt = [name for name, x in (weights | duals).items() if not np.isfinite(x).all()]
     if spoilt:
         return [
@@ -130,13 +128,13 @@ def _of_what_comes_behind(
 ) -> Iterator[str]:
     """Compares the parameters with what the dual said in the last step."""
     landed = any(int(part.wanted) for part in states_of(state, LandingState))
-    if landed or states_of(state, PlateauState):  # tuned, or of a strength that is not known
+    if landed or states_of(state, PlateauState):  # fine-tuned, or the strength is not known
         return
     kept = [part.regularizer_state for part in states_of(state, ProxState)]
     if any(x is not None and not isinstance(x, NuclearState) for x in kept):
-        return  # may be drawn at random
+        return  # the prox may be random
 
-    # The strength was that of the last step: of a schedule its value then, of steering its factor.
+    # The last step used the schedule's value at that step, and steering's factor at that step.
     def last(path: tuple, x: Any) -> Any:
         name = getattr(path[-1], "name", None) if path else None
         return jnp.maximum(x - 1, 0) if name == "count" else x
@@ -151,7 +149,7 @@ def _of_what_comes_behind(
     changed = []
     for name, x, *gaps in zip(names, jax.tree.leaves(params), *moves, strict=True):
         if name in duals:
-            # The dual of a small weight may be large, and its rounding error with it.
+            # The dual of a small weight may be large, and then its rounding error is large too.
             share = max(_ROUNDING, 4 * float(jnp.finfo(x.dtype).eps))
             rounding = 16 * np.finfo(duals[name].dtype).eps * _norm(duals[name])
             if min(map(_norm, gaps)) > share * _norm(x) + rounding:

@@ -1,4 +1,4 @@
-"""Files that are as small as a sparse network: its non-zero values, and a bit for each entry."""
+"""Files without zeros: the non-zero values of a network, and one bit for each entry."""
 
 import math
 import os
@@ -19,20 +19,20 @@ def save_sparse(path: str | os.PathLike, params: Any) -> int:
     r"""Write parameters to a safetensors file without their zeros.
 
     An array of n entries of b bytes and density d takes :math:`d\,n\,b + n/8` bytes:
-    ``NAME.values`` has its non-zero entries in row-major order, ``NAME.nonzero`` a bit for each
-    entry, the first one highest, and the file's metadata its shape. Arrays that this makes no
-    smaller are written as they are, under ``NAME``. The file appears whole or not at all.
+    ``NAME.values`` holds its non-zero entries in row-major order, ``NAME.nonzero`` a bit for each
+    entry, the highest bit of a byte first, and the file's metadata its shape. Arrays that would not
+    become smaller are written as they are, under ``NAME``. The file is written whole or not at all.
 
     Args:
       path: of the file.
       params: a tree of arrays; names are those of `leaf_name`.
 
     Returns:
-        The bytes of the file.
+        The number of bytes in the file.
 
     Raises:
         ValueError: if two leaves have the same name.
-        TypeError: if ``path`` is no path, or a leaf no array of numbers.
+        TypeError: if ``path`` is not a path, or a leaf is not an array of numbers.
         ModuleNotFoundError: if safetensors is not installed.
 
     Example:
@@ -84,9 +84,9 @@ def load_sparse(path: str | os.PathLike, like: Any = None) -> Any:
         A tree of the structure of ``like``, or a dictionary.
 
     Raises:
-        ValueError: if the file is not one of `save_sparse`, or names or shapes differ from those of
+        ValueError: if `save_sparse` did not write the file, or names or shapes differ from those of
           ``like``.
-        TypeError: if ``path`` is no path.
+        TypeError: if ``path`` is not a path.
         ModuleNotFoundError: if safetensors is not installed.
 
     Example:
@@ -105,7 +105,7 @@ def load_sparse(path: str | os.PathLike, like: Any = None) -> Any:
         metadata = file.metadata() or {}
         if metadata.get(_FORMAT) != "1":
             raise ValueError(f"path must be a file that save_sparse wrote, got path={path!r}.")
-        for name in file.keys():  # noqa: SIM118, it is no dictionary
+        for name in file.keys():  # noqa: SIM118, it is not a dictionary
             if not name.endswith((_VALUES, _MARKS)) or name in metadata:
                 found[name] = file.get_tensor(name)
         for name, text in metadata.items():
@@ -122,7 +122,7 @@ def load_sparse(path: str | os.PathLike, like: Any = None) -> Any:
 
 
 def _check_path(path: object) -> None:
-    """Raises `TypeError` for what `open` would take for the number of an open file."""
+    """Raises `TypeError` unless it is a path; `open` would also accept the number of a file."""
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path must be a string or a path, got path={path!r}.")
 

@@ -1,6 +1,6 @@
-"""What is about Flax modules: a trained network of low rank becomes one of thin layers.
+"""Flax modules of low rank: their layers are replaced by thin ones.
 
-The package loads it when a name of it is asked for, as it needs Flax.
+This module needs Flax, so the package imports it only when one of its names is used.
 """
 
 from collections.abc import Sequence
@@ -29,31 +29,31 @@ def factorize(
     .. math:: K = U \operatorname{diag}(\sigma)\, V^\top = \bigl(U_r \sqrt{\sigma_r}\bigr)
         \bigl(\sqrt{\sigma_r}\, V_r^\top\bigr)
 
-    A dense layer (in, out) of rank r becomes (in, r) without bias and (r, out), which takes
-    r·(in + out) instead of in·out weights and multiply-adds. The outputs stay what they were, up to
-    rounding. Layers for which two are no cheaper than one are left alone.
+    A dense layer (in, out) of rank r becomes two layers, (in, r) without bias and (r, out). They
+    need r·(in + out) instead of in·out weights and multiply-adds. The outputs stay the same, up to
+    rounding. Layers for which two thin ones are not cheaper are left alone.
 
     Args:
       model: a module with `nnx.Linear` and `nnx.Conv` in it, at any depth; it is not changed.
       tolerance: singular values up to this one count as zero; by default those that are rounding
         error, max(m, n)·ε·σ₁.
-      rank: keep at most so many singular values of a layer, the largest. What is cut off changes
-        the outputs; train on afterwards.
-      conv: how a convolution is split. ``"channels"`` takes the matrix (kh·kw·in, out) apart, as
+      rank: keep at most this many singular values of each layer, the largest. Cutting off others
+        changes the outputs: continue the training afterwards.
+      conv: how a convolution is split. ``"channels"`` factorizes the matrix (kh·kw·in, out), as
         ``nuclear()`` sees it: kh × kw kernels from in to r channels, then 1 × 1 ones from r to out.
-        ``"separable"`` takes (kh·in, kw·out) apart, as ``nuclear(row_axes=(0, 2))`` sees it:
+        ``"separable"`` factorizes (kh·in, kw·out), as ``nuclear(row_axes=(0, 2))`` sees it:
         kh × 1 kernels from in to r channels, then 1 × kw ones from r to out.
 
     Returns:
         A model with `nnx.Sequential` in place of the layers that were split; a layer that is used
-        in several places stays shared. Left alone are subclasses of the two, convolutions with
-        groups, input dilation or a mask (``"separable"``: other than two-dimensional ones too),
-        layers stacked by `nnx.vmap`, and those inside plain tuples. Metadata of the kernels, such
-        as their sharding, is not carried over.
+        in several places stays shared. Not split are: subclasses of the two; convolutions with
+        groups, input dilation or a mask; with ``"separable"``, convolutions that are not
+        two-dimensional; layers stacked by `nnx.vmap`; layers inside plain tuples. Metadata of the
+        kernels, such as their sharding, is lost.
 
     Raises:
         TypeError: if ``model`` is not an `nnx.Module`.
-        ValueError: if ``conv`` is something else, ``tolerance`` negative, or ``rank`` less than 1.
+        ValueError: if ``conv`` is unknown, ``tolerance`` negative, or ``rank`` less than 1.
 
     Example:
         >>> import jax, jax.numpy as jnp, bregjax
@@ -84,7 +84,7 @@ def factorize(
     modules = [module for _, module in nnx.iter_modules(model)]
     thin: dict[int, Any] = {}
     for module in modules:
-        # Not their subclasses, which may do more with the kernel.
+        # Not subclasses of them: these may do more with the kernel.
         if type(module) is nnx.Linear:
             thin[id(module)] = _split_linear(module, limits)
         elif type(module) is nnx.Conv:
@@ -147,7 +147,7 @@ def _split_conv(layer: nnx.Conv, limits: _Limits, *, separable: bool) -> nnx.Seq
     inputs, outputs = kernel.shape[-2:]
     shared = _settings(layer, "conv_general_dilated")
     rank = factors[0].shape[1]
-    axes = (0,) if separable else tuple(range(dimensions))  # those that the first layer works on
+    axes = (0,) if separable else tuple(range(dimensions))  # the axes of the first layer's kernel
 
     def one_of_two(first: bool) -> nnx.Conv:
         def mine(value: Any, otherwise: Any) -> list:

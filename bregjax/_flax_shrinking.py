@@ -1,6 +1,6 @@
-"""The network without its dead units, for Flax NNX modules.
+"""Removing the dead units of Flax NNX modules.
 
-The package loads it when a name of it is asked for, as it needs Flax.
+This module needs Flax, so the package imports it only when one of its names is used.
 """
 
 import math
@@ -19,22 +19,23 @@ from bregjax._shrinking._shrink import Shrunk, shrink_tree
 
 
 def shrink(model: nnx.Module, *example: Any, round_to: int = 1, fold: bool = True) -> Shrunk:
-    """Remove the dead units of a Flax NNX model, so that it is smaller and faster for real.
+    """Remove the dead units of a Flax NNX model, which makes it smaller and faster.
 
-    It is `shrink_params` on all variables of the model in evaluation mode: parameters, and
-    statistics of batch norm. The sizes that its layers keep as attributes are set anew.
+    It applies `shrink_params` to all variables of the model in evaluation mode: to the parameters
+    and to the statistics of batch norm. Layers that keep their sizes as attributes get new ones.
 
     Args:
       model: a module; it is not changed. `nnx.Linear`, `nnx.LinearGeneral`, `nnx.Conv`,
-        `nnx.Embed`, `nnx.MultiHeadAttention` and the norms may shrink. What other modules keep as
-        attributes is theirs: what does not run without its old size stays.
+        `nnx.Embed`, `nnx.MultiHeadAttention` and the norms may shrink. The attributes of other
+        modules are not changed; if such a module does not run with a smaller array, the array keeps
+        its size.
       *example: inputs, a few different examples.
       round_to: sizes that shrink are rounded up to multiples of this, such as 8.
       fold: as in `shrink_params`.
 
     Returns:
-        A `Shrunk`: ``network`` is a smaller model of the same class, in evaluation mode; ``report``
-        prints as a table that also says which dead units stay, and why.
+        A `Shrunk`. Its ``network`` is a smaller model of the same class, in evaluation mode; its
+        ``report`` prints as a table that also says which dead units stay, and why.
 
     Raises:
         TypeError: if ``model`` is not an `nnx.Module`.
@@ -57,11 +58,12 @@ def shrink(model: nnx.Module, *example: Any, round_to: int = 1, fold: bool = Tru
         True
 
     Notes:
-        A dead filter whose bias is positive puts out a constant. In front of a convolution that
-        pads it cannot be folded into a bias, as it ends at the border, and the filter stays.
+        The output of a dead filter with a positive bias is constant. If the next convolution pads
+        its input, this constant ends at the border and cannot be folded into a bias: then the
+        filter stays.
 
     See Also:
-        `factorize`, for networks of low rank; `shrink_optimizer`, to train on.
+        `factorize`, for networks of low rank; `shrink_optimizer`, to continue the training.
     """
     model, variables, merge = _taken_apart(model)
 
@@ -83,12 +85,12 @@ def shrink(model: nnx.Module, *example: Any, round_to: int = 1, fold: bool = Tru
 def shrunk_share(
     model: nnx.Module, *example: Any, of: Currency = "parameters"
 ) -> Callable[[Any], jax.Array]:
-    """Make the measure of how large a model would be after `shrink`, as a share of what it is.
+    """Make a function that measures how large a model would be after `shrink`, as a share.
 
     It is `shrunk_share_params` for Flax NNX.
 
     Args:
-      model: a module; of it the shapes count.
+      model: a module; only its shapes matter.
       *example: inputs.
       of: ``"parameters"``, ``"multiply_adds"`` or ``"bytes"``.
 
@@ -98,10 +100,10 @@ def shrunk_share(
 
     Raises:
         TypeError: if ``model`` is not an `nnx.Module`.
-        ValueError: if ``of`` is none of the three.
+        ValueError: if ``of`` is not one of the three.
 
     Example:
-        A quarter of the multiply-adds, exactly met by the number of neurons that is next below:
+        As many neurons as a quarter of the multiply-adds allows:
 
         >>> import jax, jax.numpy as jnp, bregjax
         >>> from flax import nnx
@@ -139,19 +141,19 @@ def _apply(merge: Callable[[Any], Any]) -> Callable[..., Any]:
 
 
 def shrink_optimizer(optimizer: nnx.Optimizer, shrunk: Shrunk) -> nnx.Optimizer:
-    """Take an optimizer to the model that `shrink` has left, to train that on: compaction.
+    """Take an optimizer to the model that `shrink` has left, to train it further: compaction.
 
     It is `shrink_state` for `flax.nnx.Optimizer`.
 
     Args:
-      optimizer: that of the model before; it is not changed.
+      optimizer: the optimizer of the larger model; it is not changed.
       shrunk: what `shrink` returned. Its network is in evaluation mode: call ``train()``.
 
     Returns:
         An optimizer of ``shrunk.network``, with the gathered state and the same count of steps.
 
     Raises:
-        TypeError: if ``optimizer`` is not an `nnx.Optimizer` or ``shrunk`` not of a model.
+        TypeError: if ``optimizer`` is not an `nnx.Optimizer`, or `shrink` did not make ``shrunk``.
         ValueError: as `shrink_state`.
 
     Example:
@@ -199,7 +201,7 @@ def _shape(module: Any, name: str) -> tuple[int, ...]:
 
 
 def _set_sizes(module: Any, before: Any) -> None:
-    """The attributes of a layer that say how large it is, from the shapes of its variables."""
+    """Sets the attributes of a layer that are sizes, from the shapes of its variables."""
     if isinstance(module, nnx.LinearGeneral):
         shape = _shape(module, "kernel")
         inputs = len(np.atleast_1d(before.in_features))

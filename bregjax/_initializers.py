@@ -27,7 +27,10 @@ from bregjax._validation import (
 def _thin_out(
     key: jax.Array, x: jax.Array, density: float, groups: Regularizer, rescale: bool
 ) -> jax.Array:
-    """Zeroes all but round(density·n), at least one, of the n groups of ``x``, or of each layer."""
+    """Sets all but round(density·n) of the n groups of ``x`` to zero; at least one group stays.
+
+    Where layers are stacked, this is done in each layer.
+    """
     if isinstance(groups, Batched):
         one = functools.partial(_thin_out, density=density, groups=groups.inner, rescale=rescale)
         keys = jax.random.split(key, x.shape[groups.axis])
@@ -61,14 +64,14 @@ def sparse_initializer(
     .. math:: \theta_0 = \frac{1}{\sqrt r}\, W \odot M
 
     with :math:`W` drawn by ``base``, :math:`M` a random 0/1 mask on groups and :math:`r` its share
-    of ones. The factor keeps the variance of what the layer puts out:
+    of ones. The factor keeps the variance of the layer's outputs:
     :math:`\operatorname{Var}[\theta_0] = \operatorname{Var}[W]`.
 
     Args:
       density: the share of groups that survive, in (0, 1]. Exactly ``round(density * n)`` of the
         n groups do, at least one.
-      base: draws the dense kernel; the default is `jax.nn.initializers.he_normal`. What it draws as
-        zero is zero, survivor or not.
+      base: draws the dense kernel; the default is `jax.nn.initializers.he_normal`. An entry that it
+        draws as zero is zero even if it survives.
       groups: what survives or not, named by a regularizer with these groups: ``l1()``, the
         default, for entries, ``per_neuron()``, ``per_kernel()``, ``per_filter()`` and so on.
       rescale: False leaves out the factor.
@@ -77,7 +80,8 @@ def sparse_initializer(
         An initializer: a function of ``(key, shape, dtype)``.
 
     Raises:
-        ValueError: if ``density`` is out of range or a traced value: it says how many survive.
+        ValueError: if ``density`` is out of range, or a traced value: how many groups survive must
+          be known.
         TypeError: if ``groups`` is not a `Regularizer` or ``base`` not a function.
 
     Example:
@@ -95,11 +99,10 @@ def sparse_initializer(
     Notes:
         The paper draws the mask of each entry independently; here the count is exact.
 
-        A unit that keeps no weight and has bias 0 sits in the corner of its ReLU: no gradient ever
-        wakes it. Where whole neurons or kernels start at zero, start with `positive_biases`.
+        A unit without a live weight and with bias 0 is at the kink of its ReLU: no gradient ever
+        wakes it. Where whole neurons or kernels start at zero, use `positive_biases`.
     """
-    density = known_number("density", density)
-    check_range("density", density, above=0, at_most=1)
+    density = known_number("density", density, above=0, at_most=1)
     groups = l1() if groups is None else groups
     check_regularizer(groups, "groups")
     check_flag("rescale", rescale)
@@ -139,10 +142,10 @@ def sparsify(
       groups: what survives or not, as in `sparse_initializer`.
       mask: which leaves become sparse, as in `linbreg`; by default those of `weight_mask`.
       stacked: which leaves hold a kernel for each of several layers, along their first axis, such
-        as ``label_by_path({"blocks/*": True}, default=False)``. Each layer keeps as many groups;
-        ``groups`` are those of one layer.
+        as ``label_by_path({"blocks/*": True}, default=False)``. Each layer keeps the same number of
+        groups; ``groups`` are those of one layer.
       rescale: whether survivors are multiplied by one over the root of the surviving share, so
-        that the variance of what a layer puts out stays. Use False for trained parameters.
+        that the variance of a layer's outputs stays. Use False for trained parameters.
 
     Returns:
         Parameters of the same structure, shapes and dtypes.
@@ -163,11 +166,9 @@ def sparsify(
             nnx.update(model, bregjax.sparsify(key, nnx.state(model, nnx.Param), 0.01))
 
     Notes:
-        Units that keep no weight need positive biases to wake: see `sparse_start`, which draws
-        them too.
+        Units without a live weight need positive biases to wake; `sparse_start` draws these too.
     """
-    density = known_number("density", density)
-    check_range("density", density, above=0, at_most=1)
+    density = known_number("density", density, above=0, at_most=1)
     groups = l1() if groups is None else groups
     check_regularizer(groups, "groups")
     check_key("key", key)
@@ -190,14 +191,14 @@ def sparsify(
 def positive_biases(key: jax.Array, params: Any, *, scale: float = 1.0) -> Any:
     r"""Draw the biases that are not positive from [0, scale/√fan_in], uniformly.
 
-    A unit whose weights are all zero puts out its bias. With bias 0 it sits in the corner of its
-    ReLU, where the gradient is zero, and never wakes. With a positive one its weights get gradients
-    from the first step.
+    A unit whose weights are all zero puts out its bias. With bias 0 it is at the kink of its ReLU,
+    where the gradient is zero, and never wakes. With a positive bias its weights get gradients from
+    the first step.
 
     Args:
       key: a PRNG key.
       params: a tree of arrays (Flax NNX state, Linen parameters, any pytree). A bias is a leaf
-        called ``bias`` or ``b``; its fan in is that of the ``kernel``, ``weight`` or ``w`` beside
+        called ``bias`` or ``b``; its fan-in is that of the ``kernel``, ``weight`` or ``w`` beside
         it. A bias without such a kernel, as in a norm, takes the number of biases instead.
       scale: a factor on the bound, at least 0.
 
@@ -215,7 +216,7 @@ def positive_biases(key: jax.Array, params: Any, *, scale: float = 1.0) -> Any:
         [ True  True]
 
     References:
-        The authors' `code <https://github.com/TimRoith/BregmanLearning>`_ starts so.
+        The authors' `code <https://github.com/TimRoith/BregmanLearning>`_ starts this way.
     """
     check_range("scale", scale, at_least=0)
     check_key("key", key)
@@ -254,9 +255,9 @@ def sparse_start(
     Args:
       key: a PRNG key.
       params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).
-      density: the share of groups that survive in each array, in (0, 1]. By default half of them,
-        where the ramp of `adabreg_to_density` begins. The paper starts with 0.01, where λ is
-        fixed; a training of some hundred steps needs a start that is no sparser than its end.
+      density: the share of groups that survive in each array, in (0, 1]. The default is one half,
+        where the ramp of `adabreg_to_density` begins. The paper, with a fixed λ, starts with 0.01.
+        A training of a few hundred steps needs a start that is not sparser than its end.
       groups: what survives or not, as in `sparsify`: the regularizer of the optimizer.
       mask: which leaves become sparse, as in `sparsify`.
       stacked: which leaves hold several layers, as in `sparsify`.

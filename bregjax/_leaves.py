@@ -1,4 +1,4 @@
-"""Which parameters: names and kinds of leaves, masks and labels for `optax.partition`."""
+"""Names and kinds of parameters, masks, and labels for `optax.partition`."""
 
 import fnmatch
 import sys
@@ -13,8 +13,8 @@ from jax.core import Tracer
 from bregjax._validation import check_array, raised_by
 
 Mask = Any
-"""A tree of booleans shaped like the parameters or a prefix of that, or a function that makes one
-of them."""
+"""A tree of booleans shaped like the parameters or like a prefix of them, or a function from the
+parameters to such a tree."""
 
 
 def leaf_name(path: tuple) -> str:
@@ -47,7 +47,7 @@ _KERNELS = ("kernel", "weight", "w")
 
 
 def kernels_of_biases(leaves: Mapping[str, Any]) -> dict[str, str | None]:
-    """From the name of each bias among named leaves to that of the kernel beside it, if any.
+    """From the name of each bias to the name of the kernel beside it, or None.
 
     They are called ``bias`` and ``kernel`` in Flax, ``bias`` and ``weight`` in Equinox, ``b`` and
     ``w`` in Haiku.
@@ -63,10 +63,10 @@ def kernels_of_biases(leaves: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def without_variables(tree: Any) -> Any:
-    """``tree`` with the arrays of Flax NNX variables in their place.
+    """``tree`` with each Flax NNX variable replaced by its array.
 
-    `flax.nnx.Optimizer` keeps its state in variables of another type than the parameters, so that
-    the trees do not fit each other.
+    `flax.nnx.Optimizer` keeps its state in variables of another type than those of the parameters,
+    so the structures of the two trees differ.
     """
     nnx = sys.modules.get("flax.nnx")
     return tree if nnx is None else nnx.as_pure(tree)
@@ -82,13 +82,13 @@ class Layout(NamedTuple):
 
 
 _NO_KERNELS = ("bias", "scale", "offset")
-"""Flax's and Haiku's names of what is not a kernel, however many dimensions it has."""
+"""Flax's and Haiku's names for arrays that are no kernels, however many dimensions they have."""
 _EMBEDDINGS = ("embedding", "embeddings")
 _PROJECTIONS = ("query", "key", "value")
 
 
 def layouts_of(leaves: Mapping[str, Any], stacked: Collection[str] = ()) -> dict[str, Layout]:
-    """The `Layout` of each of the named leaves; those of ``stacked`` have an axis of layers first.
+    """The `Layout` of each named leaf; the leaves in ``stacked`` begin with an axis of layers.
 
     Kernels called ``weight`` are Equinox's, (out, in, …); all others (…, in, out). Flax's attention
     layers have kernels (features, heads, head_dim) and, behind them, (heads, head_dim, features).
@@ -120,10 +120,10 @@ def layouts_of(leaves: Mapping[str, Any], stacked: Collection[str] = ()) -> dict
 def weight_mask(params: Any) -> Any:
     """Mark every kernel: arrays of two or more dimensions that are not biases and not of norms.
 
-    It is the default mask of the optimizers, of `sparsify` and of the counts. Left out, however
-    many dimensions they have, are leaves called ``bias``, ``scale`` or ``offset``, and ``b`` beside
-    a ``w``: the biases (heads, head_dim) of Flax's attention layers, those of Equinox's
-    convolutions, and norms of stacked layers.
+    It is the default mask of the optimizers, of `sparsify` and of the counts. Leaves called
+    ``bias``, ``scale`` or ``offset``, and ``b`` beside a ``w``, are not marked, however many
+    dimensions they have. Examples are the biases (heads, head_dim) of Flax's attention layers, the
+    biases of Equinox's convolutions, and norms of stacked layers.
 
     Args:
       params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).
@@ -164,8 +164,8 @@ def label_by_kind(params: Any) -> Any:
         ... )
 
     Notes:
-        The kernels of stacked dense layers have three dimensions and are ``"conv"`` here. Where
-        that is wrong use `label_by_path`.
+        The kernels of stacked dense layers have three dimensions and are labelled ``"conv"``. Use
+        `label_by_path` where this is wrong.
     """
     paths, _ = jax.tree.flatten_with_path(params)
     layouts = layouts_of({leaf_name(path): x for path, x in paths})
@@ -187,8 +187,8 @@ def label_by_path(rules: Mapping[str, Any], *, default: Any = None) -> Callable[
 
     Raises:
         TypeError: if ``rules`` is not a mapping from strings.
-        ValueError: when applied, if a pattern matches no leaf, or a leaf no pattern and there is
-          no default.
+        ValueError: when applied, if a pattern matches no leaf, or if a leaf matches no pattern and
+          there is no default.
 
     Example:
         >>> import jax.numpy as jnp, bregjax
@@ -225,10 +225,10 @@ def label_by_path(rules: Mapping[str, Any], *, default: Any = None) -> Callable[
 
 
 def marks_of(params: Any, mask: Mask | None = None, name: str = "mask") -> Any:
-    """The tree of booleans, shaped like ``params``, that the mask called ``name`` stands for.
+    """The mask as a tree of booleans shaped like ``params``; by default that of `weight_mask`.
 
-    By default that of `weight_mask`. Raises `ValueError` unless the mask is made of booleans and
-    has the structure of ``params`` or a prefix of it.
+    Raises `ValueError`, which calls the mask ``name``, unless it consists of booleans and has the
+    structure of ``params`` or of a prefix of it.
     """
     mask = weight_mask if mask is None else mask
     with raised_by(f"{name}={mask!r}"):
@@ -259,7 +259,7 @@ def _is_boolean(mark: Any) -> bool:
 
 
 def stacked_leaves(params: Any, stacked: Mask | None) -> set[str]:
-    """The names of the leaves that hold several layers, which no mask marks by default."""
+    """The names of the leaves that ``stacked`` marks as holding several layers; by default none."""
     if stacked is None:
         return set()
     return {leaf_name(path) for path, _ in selected_leaves(params, stacked, "stacked")}
@@ -268,7 +268,7 @@ def stacked_leaves(params: Any, stacked: Mask | None) -> set[str]:
 def selected_matrices(
     params: Any, mask: Mask | None, several: Collection[str]
 ) -> list[tuple[tuple, jax.Array]]:
-    """Those of `selected_leaves` that have entries; those of ``several`` have an axis of layers.
+    """The `selected_leaves` that have entries; leaves in ``several`` have an axis of layers.
 
     Raises `ValueError` where a layer has fewer than two dimensions.
     """

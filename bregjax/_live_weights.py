@@ -1,4 +1,4 @@
-"""Live and dead weights: where they are, and updates that keep the dead ones at zero."""
+"""Which weights are live, and updates that keep the dead ones at zero."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def keep_live(tree: Any, masks: Any) -> Any:
 
 
 def keep_live_state(inner: optax.GradientTransformation, state: Any, masks: Any) -> Any:
-    """The optimizer's state with zeros in the momenta (all that mirrors params) of dead weights."""
+    """The optimizer's state with zeros for dead weights in all that mirrors the parameters."""
 
     def keep(x: Any, live: jax.Array) -> Any:
         return x if isinstance(x, optax.MaskedNode) else jnp.where(live, x, 0)
@@ -40,7 +40,7 @@ def keep_live_state(inner: optax.GradientTransformation, state: Any, masks: Any)
 
 
 def set_dead_to_zero(updates: Any, params: Any, masks: Any) -> Any:
-    """Updates after which the dead weights are exactly 0.0 and the live ones as they were meant."""
+    """The updates, changed so that dead weights become exactly 0.0."""
     return jax.tree.map(
         lambda u, x, live: jnp.where(live, u, -x.astype(u.dtype)), updates, params, masks
     )

@@ -1,4 +1,4 @@
-"""How sparse it is: densities, live groups, ranks and the value of the regularizer."""
+"""Measures of sparsity: densities, live groups, ranks and the value of the regularizer."""
 
 import math
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def live_groups(x: jax.Array, groups: Regularizer) -> jax.Array:
 
     Returns:
         Booleans, one for each group, in the shape of ``x`` without the axes of a group. Their sum
-        is the number of live groups, their mean the share.
+        is the number of live groups, their mean the share of live groups.
 
     Example:
         >>> import jax.numpy as jnp, bregjax
@@ -76,7 +76,7 @@ def density(
     total = sum(math.prod(live.shape) for live in lives)
     if total < 2**32:
         return count_true(lives).astype(jnp.float32) / float(total)
-    # No integer of 32 bits holds that many: the counts of rows do, and their sum is rounded.
+    # 32 bits are too few for the number of entries, but enough for a row; the sum is rounded.
     rows = [jnp.sum(jnp.atleast_1d(live), axis=-1, dtype=jnp.uint32) for live in lives]
     alive = sum((jnp.sum(x.astype(jnp.float32)) for x in rows), start=jnp.float32(0))
     return alive / float(total)
@@ -86,8 +86,8 @@ def effective_rank(x: jax.Array, tolerance: ArrayLike | None = None) -> jax.Arra
     r"""Count the singular values of one array above a tolerance.
 
     Args:
-      x: an array of two or more dimensions; all axes but the last make the rows of the matrix. Of
-        stacked layers `jax.vmap` takes the rank of each.
+      x: an array of two or more dimensions; all axes but the last make the rows of the matrix. For
+        stacked layers use `jax.vmap`.
       tolerance: the largest singular value that counts as zero, in the unit of ``x``. The default
         is rounding error, :math:`\max(m, n)\,\epsilon\,\sigma_1`.
 
@@ -121,19 +121,19 @@ def relative_rank(
     tolerance: ArrayLike | None = None,
     stacked: Mask | None = None,
 ) -> jax.Array:
-    """Compute the share of the rank that the arrays could have: a target for `steer`.
+    """Compute the rank of all arrays as a share of their largest possible rank, for `steer`.
 
     Args:
       params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).
       mask: which leaves count, as in `linbreg`; by default those of `weight_mask`.
-      tolerance: as in `effective_rank`; parameters narrower than float32 need one, as their
-        rounding makes every rank full.
+      tolerance: as in `effective_rank`. Parameters narrower than float32 need one, because their
+        rounding errors give every array full rank.
       stacked: which leaves hold a kernel for each of several layers, along their first axis, as in
         `sparsity_report`.
 
     Returns:
-        The sum of the `effective_rank` of all leaves by the sum of their largest possible ranks:
-        a scalar in [0, 1], float32; jittable.
+        The sum of the `effective_rank` of all leaves, divided by the sum of their largest possible
+        ranks: a scalar in [0, 1], float32; jittable.
 
     Raises:
         ValueError: if ``mask`` marks no entry, marks a vector or does not fit.
@@ -156,11 +156,7 @@ def relative_rank(
 
 
 def regularizer_value(
-    params: Any,
-    regularizer: Regularizer,
-    strength: ArrayLike = 1.0,
-    *,
-    mask: Mask | None = None,
+    params: Any, regularizer: Regularizer, strength: ArrayLike = 1.0, *, mask: Mask | None = None
 ) -> jax.Array:
     r"""Compute :math:`\lambda \sum_\ell J(\theta_\ell)` over the regularized leaves.
 
@@ -195,8 +191,8 @@ def sparsest_within(scores: Sequence[float], densities: Sequence[float], toleran
       tolerance: how far below the best score is good enough, at least 0, in the unit of the scores.
 
     Returns:
-        The index of the run; of equally sparse ones that of the best, and then the first. Runs
-        whose score is NaN are passed over.
+        The index of the run. Among equally sparse runs it is the one with the best score, and among
+        these the first. Runs whose score is NaN are ignored.
 
     Raises:
         ValueError: if the lists differ in length, no score is a number, or ``tolerance`` is
@@ -219,6 +215,6 @@ def sparsest_within(scores: Sequence[float], densities: Sequence[float], toleran
     if not known:
         raise ValueError(f"no run has a score, got scores={list(scores)}.")
     best = max(scores[index] for index in known)
-    # Half a millionth of slack, as scores in float32 are rounded.
+    # Half a millionth of slack, because scores in float32 are rounded.
     good = [index for index in known if scores[index] >= best - tolerance - 5e-7]
     return min(good, key=lambda index: (densities[index], -scores[index]))

@@ -31,12 +31,12 @@ def points_of_dual(
     delta: float | jax.Array,
     keep_weights: bool,
 ) -> tuple[Callable, Callable]:
-    """The ``init_fn`` of `mirror_step`, and the function from updates to points δ·v and a state.
+    """The ``init_fn`` of `mirror_step`, and a function from updates to the points δ·v and a state.
 
-    Of the extra arguments of ``update`` it takes ``strength_scale``, a factor on the strength,
-    ``hold_dual``, which leaves the updates uncollected, ``evidence``, which keeps the dual from
-    following a change of the strength, and ``renew_dual``, which sets it anew from the parameters
-    where they live.
+    This function understands four extra arguments of ``update``. ``strength_scale`` is a factor on
+    the strength. With ``hold_dual`` the dual does not collect the updates. With ``evidence`` it
+    does not follow a change of the strength. With ``renew_dual`` it is recomputed from the
+    parameters wherever they live.
     """
     check_regularizer(regularizer)
     check_range("strength", strength, at_least=0, schedule=True)
@@ -98,7 +98,7 @@ def points_of_dual(
 def _keep_weights(
     regularizer: Regularizer, dual: jax.Array, delta: Any, before: Any, now: Any
 ) -> jax.Array:
-    """The dual after λ changed, such that what lives before and after keeps its weight."""
+    """The dual after a change of λ; weights that live before and after it keep their values."""
     delta, before, now = (jnp.asarray(x, dual.dtype) for x in (delta, before, now))
     weights = regularizer.prox(delta * dual, delta * before)
     stays = regularizer.prox(delta * dual, delta * now) != 0
@@ -113,7 +113,7 @@ def mirror_step(
     *,
     keep_weights: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Collect the updates in a dual variable and move to the point it stands for.
+    r"""Collect the updates in a dual variable and move to the point that it stands for.
 
     .. math::
         v_0 = \theta_0/\delta + \lambda p_0,\quad p_0 \in \partial J(\theta_0); \qquad
@@ -126,23 +126,24 @@ def mirror_step(
     in :math:`v` exceeds λ.
 
     Both steps come last in an `optax.chain`, this one right before `prox_step`, and both need
-    ``params``. The parameters are a function of the dual alone: what another transformation does
-    to them afterwards is undone by the next step, so that clipping, momentum and
-    `optax.add_decayed_weights` go in front.
+    ``params``. The parameters are a function of the dual alone, so the next step undoes what
+    another transformation does to them afterwards. Put clipping, momentum and
+    `optax.add_decayed_weights` in front.
 
     Args:
       regularizer: J, such as `l1`. It only gives the initial dual its subgradient.
       strength: λ ≥ 0, a number, an array or a schedule. Only its value at step 0 is used here.
       delta: δ > 0, a number or an array, the step from the dual to the parameters. A larger δ
-        leaves the threshold λ of the dual as it is and makes the live weights larger.
-      keep_weights: whether a change Δλ of the strength takes the duals of the live weights along,
+        makes the live weights larger; the threshold λ of the dual stays the same.
+      keep_weights: whether live weights keep their values when the strength changes by Δλ. Their
+        duals then follow the change,
 
         .. math:: v \leftarrow v + \Delta\lambda\, p, \qquad p \in \partial J(\theta),
 
-        wherever the weight lives before and after the change: then a λ that rises puts weights to
-        sleep, one that falls wakes some, and all others stay as they are. Without it they shrink
-        by δ times the rise, and grow by δ times the fall. For regularizers without a state; where
-        entries of a live sparse group come or go, its others follow the group's norm.
+        wherever a weight lives before and after it. A rising λ puts some weights to sleep, a
+        falling one wakes some, and all others stay as they are. Without it live weights shrink by
+        δ times the rise, and grow by δ times the fall. Only for regularizers without a state. Where
+        entries of a live sparse group come or go, its other entries follow the group's norm.
 
     Returns:
         An `optax.GradientTransformation` with a `MirrorState`.
@@ -205,14 +206,14 @@ def bregman_step(
 
     The state is that of ``optax.chain(mirror_step(…), prox_step(…, step_size=delta))`` and the
     updates are equal up to rounding. The chain passes the point on as a difference to the
-    parameters; here the prox reads the dual itself, which rounds once less and spares group
-    regularizers a copy of the network (on a CPU the step takes about a third of the time).
+    parameters. Here the prox reads the dual itself: there is one rounding less, and group
+    regularizers need no copy of the network (on a CPU the step takes about a third of the time).
 
     Args:
       regularizer: J, such as `l1` or ``per_kernel()``.
       strength: λ ≥ 0, a number, an array or a schedule.
       delta: δ > 0, a number or an array.
-      keep_weights: whether λ changes without changing the live weights, as in `mirror_step`.
+      keep_weights: whether live weights keep their values when λ changes, as in `mirror_step`.
 
     Returns:
         An `optax.GradientTransformation`; the state is a pair of `MirrorState` and `ProxState`.

@@ -1,4 +1,4 @@
-"""The dtype in which duals, updates and norms are kept, sums in it, units, schedules' values."""
+"""Small numerical helpers: the dtype of duals and updates, units of scale, values of schedules."""
 
 from typing import Any
 
@@ -27,11 +27,11 @@ def add_widened(x: ArrayLike, update: jax.Array) -> jax.Array:
 
 
 def power_of_two_near(x: jax.Array) -> jax.Array:
-    """The unit 2ᵏ in which x is about 1, so that squares of such numbers do not overflow or vanish.
+    """A unit 2ᵏ in which x is about 1, so that squares of x/2ᵏ neither overflow nor vanish.
 
     For zero it is 1. It stays some orders of magnitude within the range of the dtype, so that
-    products with 1/2ᵏ are exact: XLA's CPU backend makes such products of all quotients, and takes
-    1/x of the largest numbers x for zero.
+    products with 1/2ᵏ are exact. This matters because XLA's CPU backend turns quotients into such
+    products, and its 1/x is zero for the largest numbers x.
     """
     most = 3 * jnp.finfo(x.dtype).maxexp // 4
     _, exponent = jnp.frexp(x)
@@ -44,9 +44,9 @@ def add_updates(params: Any, updates: Any) -> Any:
 
 
 def key_from(data: jax.Array, like: jax.Array) -> jax.Array:
-    """The PRNG key that such data are, of the kind of the key ``like``.
+    """The PRNG key that has these data, of the kind of the key ``like``.
 
-    States have the data, as serialization does not know typed keys.
+    States hold the data, because serialization does not know typed keys.
     """
     typed = jnp.issubdtype(like.dtype, jax.dtypes.prng_key)
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(like) if typed else None)

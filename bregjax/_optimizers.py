@@ -30,7 +30,7 @@ def _on_weights(
     step: optax.GradientTransformation, mask: Mask | None
 ) -> optax.GradientTransformationExtraArgs:
     if isinstance(mask, (bool, np.bool_, jax.Array, np.ndarray)):
-        # optax.inject_hyperparams has taken the mask for a schedule and called it with a count.
+        # optax.inject_hyperparams took the mask for a schedule and called it with a count.
         raise ValueError(
             f"mask must be a tree of booleans or a function of the parameters, got mask={mask!r}."
             " With a mask use optax.inject_hyperparams(…, static_args=('mask',))."
@@ -60,17 +60,17 @@ def linbreg(
     :math:`v \leftarrow v - m` (heavy ball) or
     :math:`v \leftarrow v - \beta m - (1-\beta)\tau g` (Nesterov).
 
-    It is ``optax.chain(scale_by_learning_rate(τ), mirror_step(J, λ, δ), prox_step(J, λ, δ))``, the
-    last two done as one `bregman_step`. Put clipping and `optax.add_decayed_weights` in front of
-    it and nothing behind it. Start from few weights: see `sparsify` and `sparse_initializer`.
+    It is ``optax.chain(scale_by_learning_rate(τ), mirror_step(J, λ, δ), prox_step(J, λ, δ))``, with
+    the last two done as one `bregman_step`. Put clipping and `optax.add_decayed_weights` in front
+    of it and nothing behind it. Start from few weights: see `sparsify` and `sparse_initializer`.
 
     Args:
       learning_rate: τ ≥ 0, a number, an array or a schedule.
       regularizer: J, such as `l1` or ``per_kernel()``.
-      strength: λ ≥ 0, a number, an array or a schedule. A dormant weight wakes when the evidence
-        in its dual exceeds λ. If λ changes while training, the dual keeps what it has collected:
-        live weights shrink at once by δ times the rise of λ (and grow with its fall), and those
-        below the new threshold go to sleep.
+      strength: λ ≥ 0, a number, an array or a schedule. A sleeping weight wakes when the evidence
+        in its dual exceeds λ. If λ changes during the training, the dual keeps what it has
+        collected: live weights shrink at once by δ times the rise of λ (or grow by δ times its
+        fall), and those below the new threshold go to sleep.
       delta: δ > 0, the elastic-net parameter. The loss decreases monotonically for
         τ < 2/(δL) with L the Lipschitz constant of its gradient.
       momentum: β in [0, 1), or None.
@@ -78,8 +78,9 @@ def linbreg(
       keep_weights: whether the live weights stay as they are when λ changes, see `mirror_step`.
       mask: which leaves are regularized: a tree of booleans shaped like the parameters or a prefix
         of that, or a function that makes one of them. The default is all arrays of two or more
-        dimensions, so that biases and norms are not. The others get plain SGD and have no dual.
-        Under Flax NNX pass a function, as the optimizer sees variables once and arrays later.
+        dimensions, without biases and norms, see `weight_mask`. The other leaves get plain SGD and
+        have no dual. With Flax NNX pass a function, because the optimizer sees variables at
+        ``init`` and arrays later.
 
     Returns:
         The optimizer. With ``optax.inject_hyperparams(linbreg)(…)`` its current values can be
@@ -113,9 +114,9 @@ def linbreg(
         <https://arxiv.org/abs/2105.04319>`_, JMLR 23, 2022, Algorithms 1 and 2.
 
     Notes:
-        For parameters narrower than float32 (bfloat16): the updates are float32, as in `prox_step`,
-        which `optax.apply_if_finite` refuses; and `optax.inject_hyperparams` rounds the values to
-        the parameters' dtype unless it gets ``hyperparam_dtype=jnp.float32``.
+        For parameters narrower than float32 (bfloat16) the updates are float32, as in `prox_step`;
+        `optax.apply_if_finite` does not accept that. `optax.inject_hyperparams` rounds its values
+        to the parameters' dtype unless it gets ``hyperparam_dtype=jnp.float32``.
 
     See Also:
         `adabreg`, `prox_sgd`.
@@ -146,20 +147,20 @@ def adabreg(
         \theta \leftarrow \operatorname{prox}_{\delta\lambda J}(\delta v)
 
     with :math:`\hat m, \hat n` Adam's bias-corrected moments of the gradient. It is
-    `optax.scale_by_adam`, the learning rate and a `bregman_step`; what goes in front and behind is
-    as in `linbreg`.
+    `optax.scale_by_adam`, the learning rate and a `bregman_step`. As with `linbreg`, put clipping
+    in front of it and nothing behind it.
 
     Args:
-      learning_rate: τ ≥ 0, a number, an array or a schedule. The dual moves by about τ a step
-        whatever the size of the gradient: a weight wakes no sooner than after λ/τ steps.
+      learning_rate: τ ≥ 0, a number, an array or a schedule. Each step moves the dual by about
+        τ, whatever the size of the gradient: a weight wakes after λ/τ steps at the earliest.
       regularizer: J, such as `l1` or ``per_kernel()``.
-      strength: λ ≥ 0, as in `linbreg`, with larger values for the same sparsity.
+      strength: λ ≥ 0, as in `linbreg`; the same sparsity needs larger values.
       delta: δ > 0, the elastic-net parameter.
       b1: decay of the first moment, in [0, 1).
       b2: decay of the second moment, in [0, 1).
       eps: ε ≥ 0, added to the root.
       weight_decay: ω ≥ 0, added as ω·θ to Adam's direction on the regularized leaves, as in
-        `optax.adamw`; it pulls live weights alone, a sleeping one is zero.
+        `optax.adamw`. It acts only on live weights, as sleeping ones are zero.
       keep_weights: as in `linbreg`.
       mask: which leaves are regularized, as in `linbreg`; the others get plain Adam.
 
@@ -192,8 +193,9 @@ def adabreg(
     Notes:
         The authors' code before 30 January 2024 left out the correction of the first moment.
 
-        For parameters narrower than float32 as in `linbreg`: b2 = 0.999 is 1 in bfloat16, and
-        without ``hyperparam_dtype=jnp.float32`` no parameter would move.
+        For parameters narrower than float32 see `linbreg`. In bfloat16 b2 = 0.999 is rounded to 1,
+        so under `optax.inject_hyperparams` without ``hyperparam_dtype=jnp.float32`` no parameter
+        would move.
 
     See Also:
         `linbreg`, `prox_sgd`.
@@ -262,7 +264,7 @@ def prox_sgd(
         Trends in Optimization 1, 2014, Section 4.2.
 
     Notes:
-        For parameters narrower than float32 as in `linbreg`.
+        For parameters narrower than float32 see `linbreg`.
     """
     return optax.chain(
         _gradient_step(learning_rate, momentum, nesterov),

@@ -1,4 +1,4 @@
-"""What answers to a loss that stalls: a strength that falls, a rank that grows."""
+"""Two answers to a loss that stalls: lower the strength, or raise the limit of the rank."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -33,14 +33,14 @@ def relax_on_plateau(
 
     .. math:: \lambda \leftarrow \text{factor} \cdot \lambda \quad\text{on each plateau}
 
-    What waits below the threshold comes in, largest evidence first. All `prox_step` and
+    Weights below the threshold then wake, those with the most evidence first. All `prox_step` and
     `bregman_step` of ``inner`` get the same factor; live units grow by δ times the fall of λ.
 
     Args:
       inner: an optimizer of ours, or a chain or partition with one in it.
-      plateau: `optax.contrib.reduce_on_plateau`, which says what a plateau is; its factor is that
-        of the strength, 0.5 halves it. Give it ``accumulation_size=steps_per_epoch`` to compare
-        epochs.
+      plateau: `optax.contrib.reduce_on_plateau`, which says what a plateau is. Its factor
+        multiplies the strength: 0.5 halves it. Give it ``accumulation_size=steps_per_epoch`` to
+        compare epochs.
       watch: the extra argument of ``update`` that is the loss, such as ``"validation_loss"``.
 
     Returns:
@@ -48,8 +48,8 @@ def relax_on_plateau(
         ``state.plateau.scale``.
 
     Raises:
-        ValueError: at ``init``, if ``inner`` has no prox step or ``plateau`` is something else; at
-          ``update``, if ``params`` or the loss is missing.
+        ValueError: at ``init``, if ``inner`` has no prox step or ``plateau`` is not such a
+          transformation; at ``update``, if ``params`` or the loss is missing.
 
     Example:
         >>> import jax.numpy as jnp, optax, bregjax
@@ -78,18 +78,18 @@ def grow_rank_on_plateau(
     *,
     watch: str = "value",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Let matrices have a small rank, and a larger one whenever a loss stalls.
+    r"""Limit the rank of matrices, and raise the limit whenever a loss stalls.
 
     .. math:: \operatorname{rank} \le \lceil \text{rank} / s \rceil, \qquad
         s \leftarrow \text{factor} \cdot s \quad\text{on each plateau},\; s_0 = 1
 
-    The limit is that of every `nuclear` in ``inner``, besides its own.
+    The limit holds for every `nuclear` in ``inner``, in addition to that regularizer's own limits.
 
     Args:
       inner: an optimizer of ours with `nuclear` in it.
       rank: the limit at the start, at least 1.
-      plateau: as in `relax_on_plateau`; its factor 0.5 doubles the limit.
-      watch: likewise.
+      plateau: as in `relax_on_plateau`; a factor of 0.5 doubles the limit.
+      watch: as in `relax_on_plateau`.
 
     Returns:
         An `optax.GradientTransformationExtraArgs` with a `PlateauState`; the limits are in the
@@ -97,8 +97,8 @@ def grow_rank_on_plateau(
 
     Raises:
         ValueError: if ``rank`` is not a positive whole number; at ``init``, if ``inner`` has no
-          `nuclear` or ``plateau`` is something else; at ``update``, if ``params`` or the loss is
-          missing.
+          `nuclear` or ``plateau`` is not such a transformation; at ``update``, if ``params`` or the
+          loss is missing.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, bregjax
@@ -120,7 +120,7 @@ def grow_rank_on_plateau(
     check_whole("rank", rank, at_least=1)
 
     def answer(inner_state: Any, scale: jax.Array, extra_args: dict) -> tuple[Any, dict]:
-        # A little less, as 1/scale may be rounded up.
+        # A little less than rank / scale, which may have been rounded up.
         limit = jnp.ceil(rank / scale * (1 - 1e-6)).astype(jnp.int32)
 
         def limited(node: Any) -> Any:
@@ -147,8 +147,7 @@ def _on_plateau(
     """Follows the loss, and lets ``answer`` change the inner state and the extra arguments."""
     if not isinstance(watch, str):
         raise TypeError(f"watch must be the name of an extra argument, got watch={watch!r}.")
-    check_transformation("inner", inner)
-    inner = optax.with_extra_args_support(inner)
+    inner = check_transformation("inner", inner)
     if not isinstance(plateau, optax.GradientTransformation):
         raise ValueError(_WRONG_PLATEAU.format(plateau))
 

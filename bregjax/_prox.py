@@ -20,15 +20,15 @@ class ProxState(NamedTuple):
     count: jax.Array | None
     """steps done, shape (), int32; None where neither the strength nor the step is a schedule"""
     regularizer_state: Any
-    """what the regularizer's ``init_state`` makes, each array of it a tree of such arrays that is
-    shaped like the parameters; None where it makes nothing"""
+    """the state that the regularizer's ``init_state`` makes, with a tree shaped like the parameters
+    in place of each of its arrays; None if the regularizer has no state"""
 
 
 def init_regularizer(regularizer: Regularizer, params: Any) -> Any:
     """The regularizer's state for all parameters.
 
-    It is one state of trees that are shaped like the parameters, as `flax.nnx.Optimizer` and
-    `optax.tree_map_params` expect, and not a tree of states.
+    `flax.nnx.Optimizer` and `optax.tree_map_params` expect trees shaped like the parameters. So it
+    is one state whose fields are such trees, and not a tree of states.
     """
     if not has_state(regularizer):
         return None
@@ -56,14 +56,13 @@ def apply_prox(regularizer: Regularizer, points: Any, steps: Any, state: Any) ->
 
 
 def prox_of_points(
-    regularizer: Regularizer,
-    strength: optax.ScalarOrSchedule,
-    step_size: optax.ScalarOrSchedule,
+    regularizer: Regularizer, strength: optax.ScalarOrSchedule, step_size: optax.ScalarOrSchedule
 ) -> tuple[Callable, Callable]:
-    """The ``init_fn`` of `prox_step`, and the function from points to their prox and a new state.
+    """The ``init_fn`` of `prox_step`, and a function from points to their prox and a new state.
 
-    Of the extra arguments of ``update`` it takes ``strength_scale``, a factor on the strength, and
-    ``evidence``: then it tells, instead of the prox, the factor up to which each entry lives.
+    This function understands two extra arguments of ``update``: ``strength_scale`` is a factor on
+    the strength; with ``evidence`` it returns, instead of the prox, the largest factor on the
+    strength at which each entry lives.
     """
     check_regularizer(regularizer)
     check_range("strength", strength, at_least=0, schedule=True)
@@ -108,7 +107,7 @@ def prox_of_points(
 
 
 def scaled_by(scale: ArrayLike, extra_args: dict[str, Any]) -> dict[str, Any]:
-    """The extra arguments with a factor on the strength, beside one that comes from outside."""
+    """The extra arguments with a further factor on the strength."""
     outer = extra_args.get("strength_scale")
     return extra_args | {"strength_scale": scale if outer is None else outer * scale}
 
@@ -157,9 +156,9 @@ def prox_step(
         Trends in Optimization 1, 2014, Section 4.2.
 
     Notes:
-        Updates for parameters narrower than float32 are emitted in float32, as small survivors
-        beside a large old value would vanish in bfloat16; `optax.apply_updates` casts the sum.
-        `optax.apply_if_finite` refuses that, as it expects updates in the gradient's dtype.
+        Updates for parameters narrower than float32 are emitted in float32: in bfloat16 a small new
+        value would vanish beside a large old one. `optax.apply_updates` casts the sum.
+        `optax.apply_if_finite` expects updates in the gradient's dtype and does not accept this.
     """
     init_fn, apply_fn = prox_of_points(regularizer, strength, step_size)
 
@@ -177,7 +176,7 @@ def prox_step(
 def updates_to(points: Any, params: Any, /, evidence: bool = False, **_: Any) -> Any:
     """The updates that carry the parameters to the points, in the points' dtypes.
 
-    Where the evidence was asked for, the points are that and stay as they are.
+    With ``evidence`` the points are the evidence, which is returned as it is.
     """
     if evidence:
         return points

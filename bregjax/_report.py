@@ -26,7 +26,7 @@ from bregjax._validation import check_flag
 
 @dataclasses.dataclass(frozen=True)
 class LayerSparsity:
-    """What `sparsity_report` says of one array; pairs are (live, all)."""
+    """What `sparsity_report` says about one array; pairs are (live, all)."""
 
     name: str
     kind: str
@@ -38,10 +38,10 @@ class LayerSparsity:
     kernels: tuple[int, int] | None
     """(kh, kw) slices; None where the array is not a Conv kernel"""
     rank: tuple[int, int] | None
-    """None where it was not asked for"""
+    """None unless ranks were asked for"""
     asleep: int | None = None
-    """outputs without a live weight whose bias is not positive: behind a ReLU they never wake;
-    None where there is no bias beside the kernel"""
+    """outputs that have no live weight and no positive bias: behind a ReLU they never wake; None
+    where there is no bias beside the kernel"""
 
     @property
     def density(self) -> float:
@@ -147,9 +147,9 @@ def sparsity_report(
         array.
 
     Returns:
-        A `SparsityReport`, which prints as a table: non-zero weights, live outputs (neurons or
-        filters), outputs that a ReLU lets never wake, live inputs, live convolution kernels, and
-        rank of each array.
+        A `SparsityReport`. It prints as a table with the non-zero weights of each array, its live
+        outputs (neurons or filters), the outputs that never wake behind a ReLU, its live inputs and
+        convolution kernels, and its rank.
 
     Raises:
         ValueError: if there is nothing to show, or ``mask`` does not fit or marks a vector.
@@ -185,7 +185,7 @@ def sparsity_report(
 def _layer(
     name: str, shape: tuple[int, ...], x: np.ndarray, layout: Layout, bias: Any, ranks: bool
 ) -> LayerSparsity:
-    """The row of ``x``, in which one layer or more are stacked along the first axis."""
+    """The row of ``x``, which holds one or more layers along its first axis."""
     layout = layout if layout.out_axes else Layout(layout.kind, (-2,), (-1,))
     lives = x != 0
 

@@ -1,4 +1,4 @@
-"""Finding our states in the state of a whole optimizer."""
+"""Finding the states of this library in the state of an optimizer."""
 
 from typing import Any, TypeVar
 
@@ -8,14 +8,14 @@ StateT = TypeVar("StateT")
 
 
 def states_of(opt_state: Any, kind: type[StateT]) -> list[StateT]:
-    """Find all states of one type, however deep chains, masks and wrappers have put them.
+    """Find all states of one type, however deep they are in chains, masks and wrappers.
 
     Args:
       opt_state: an optimizer's state.
       kind: a type of states, such as `MirrorState`, `SteerState` or `NuclearState`.
 
     Returns:
-        The states, in the order of the tree; a state inside another one of ``kind`` is left out.
+        The states, in the order of the tree, without those inside another state of ``kind``.
 
     Raises:
         TypeError: if ``kind`` is not a type.

@@ -1,4 +1,4 @@
-"""Steering: the strength λ follows from the sparsity that is asked for."""
+"""Steering: the strength λ is adjusted until the sparsity is the wanted one."""
 
 import itertools
 from collections.abc import Callable
@@ -26,11 +26,11 @@ from bregjax._validation import (
     require_params,
 )
 
-_LARGEST_SCALE = 1e15  # an unreachable target must not lead to where there is no way back
+_LARGEST_SCALE = 1e15  # with an unreachable target the factor must not become zero or infinite
 
 
 class SteeringRule(NamedTuple):
-    """How the factor on the strength answers to the gap; see `adaptive_rule`."""
+    """How the factor on the strength responds to the gap; see `adaptive_rule`."""
 
     init: Callable[[], Any]
     """makes the rule's state"""
@@ -44,7 +44,7 @@ class AdaptiveState(NamedTuple):
     rate: jax.Array
     """α, shape ()"""
     sign: jax.Array
-    """of the last gap that was not zero, shape (); 0 before the first"""
+    """sign of the last gap that was not zero, shape (); 0 before the first"""
 
 
 class DiscrepancyState(NamedTuple):
@@ -69,8 +69,8 @@ class SteerState(NamedTuple):
     gap: jax.Array
     """measured − target at the last measurement, shape (), float32"""
     total: jax.Array
-    """with ``exact``, the entries that the target is a share of, shape (), uint32: those of the
-    network at ``init``, however small `shrink_state` has made it since; else 0"""
+    """with ``exact`` the number of entries of which the target is a share, shape (), uint32: those
+    of the network at ``init``, even if `shrink_state` has made it smaller; otherwise 0"""
     rule_state: Any
 
 
@@ -88,10 +88,11 @@ def adaptive_rule(
     The factor on λ stays between 1e-15 and 1e15.
 
     Args:
-      rate: α > 0 at the start: too dense by 100 % of the weights, λ grows by this share.
+      rate: α > 0 at the start. If the density is too large by 100 % of the weights, λ grows by this
+        share in one step.
       shrink: ρ in (0, 1]; 1 keeps α.
-      minimum_rate: α_min ≥ 0, so that λ can follow a target or a network that still moves; a rate
-        that begins below it stays.
+      minimum_rate: α_min ≥ 0, so that λ can still follow a moving target or a changing network. A
+        rate that begins below it stays as it is.
 
     Returns:
         A `SteeringRule` for `steer`.
@@ -135,14 +136,14 @@ def adaptive_rule(
 def discrepancy_rule(
     increment: float = 0.05, *, warmup: int = 0, cooldown: int = 0
 ) -> SteeringRule:
-    r"""Add to the strength while there are too many weights, take away while there are too few.
+    r"""Raise the strength while there are too many weights, lower it while there are too few.
 
     .. math::
         s \leftarrow \begin{cases} s + \iota & \text{too dense} \\
         \max(s - \iota, 0) & \text{else} \end{cases}
 
-    after ``warmup`` measurements, at every (``cooldown`` + 1)-th one; s is the factor on the
-    strength.
+    where s is the factor on the strength. It changes at every (``cooldown`` + 1)-th measurement,
+    after the first ``warmup`` ones.
 
     Args:
       increment: ι > 0, in units of the strength that the optimizer was given.
@@ -167,9 +168,9 @@ def discrepancy_rule(
         1.0
 
     Notes:
-        The λ scheduler in the authors' code addresses an attribute that its regularizers do not
-        have and raises at its first step. It would also set the dual anew from the parameters at
-        each change, which throws away the evidence for every sleeping weight; here the dual stays.
+        The λ scheduler in the authors' code uses an attribute that its regularizers do not have,
+        and raises an error at its first step. It would also recompute the dual from the parameters
+        at each change, which discards the evidence for every sleeping weight; here the dual stays.
     """
     check_range("increment", increment, above=0)
     check_whole("warmup", warmup)
@@ -199,37 +200,38 @@ def steer(
     every: int = 1,
     exact: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Let the strength follow from the sparsity that is asked for.
+    r"""Adjust the strength until the sparsity is the one that is asked for.
 
-    Before each step the density of the parameters is measured; the rule turns its gap to the
-    target into a factor s, and every `prox_step` and `bregman_step` of ``inner`` uses s·λ. Inside
-    `optax.partition` all parts get the same factor, so that their strengths keep their ratio. The
-    dual keeps what it has collected: a larger strength puts those weights to sleep for which there
-    is least evidence, and makes all others smaller by δ times the change.
+    Before each step the density of the parameters is measured. The rule turns the gap between
+    density and target into a factor s, and every `prox_step` and `bregman_step` of ``inner`` uses
+    s·λ. Inside `optax.partition` all parts get the same factor, so their strengths keep their
+    ratio. The dual keeps what it has collected: a larger strength puts the weights with the least
+    evidence to sleep, and makes all others smaller by δ times the change.
 
-    The evidence of sleeping weights grows by some share at each step, and the strength has to grow
-    as fast. With a rule the density therefore stays above its target, by about that share divided
-    by the rule's α, until the learning rate decays to zero. With ``exact=True`` there is no gap.
+    At each step the evidence of sleeping weights grows by some share, and the strength has to grow
+    as fast. With a rule the density therefore stays above its target until the learning rate decays
+    to zero; the gap is about this share divided by the rule's α. ``exact=True`` closes it.
 
     Start with a strength that is too small rather than too large: when a large one falls, the
     weights of the sparse start grow by δ times its fall.
 
     Args:
       inner: an optimizer of ours, or a chain or partition with one in it.
-      target: what ``measure`` is to be at the end, a number, an array or a schedule of the step,
-        such as ``optax.polynomial_schedule(0.5, 0.05, power=3, transition_steps=1000)`` for a
-        cubic ramp; ``power=1`` is a linear one.
+      target: the wanted value of ``measure``: a number, an array or a schedule, such as the cubic
+        ramp ``optax.polynomial_schedule(0.5, 0.05, power=3, transition_steps=1000)``; with
+        ``power=1`` the ramp is linear.
       measure: from the parameters to a number in [0, 1] that falls as the strength rises, such as
         ``lambda params: bregjax.density(params, bregjax.per_neuron())`` for live neurons or
         `relative_rank`. The default is the density of all weights.
       rule: `adaptive_rule` (the default) or `discrepancy_rule`.
-      exact: if True, there is no rule. At each step λ is set right below the k-th largest evidence,
-        so that exactly k = ``round(target * n)`` of the n regularized entries live (more where
-        several have the same evidence; groups stay whole). ``inner`` needs a mirror step, and no
-        regularizer may be `nuclear`. As λ may jump, build ``inner`` with ``keep_weights=True``, or
-        each rise shrinks every live weight.
-      every: measure and change the strength at every so many steps. Around `multilevel`, where
-        nothing wakes in between, m + 1 unless the target only falls.
+      exact: if True, there is no rule. Each step sets λ right below the k-th largest evidence, so
+        that exactly k = ``round(target * n)`` of the n regularized entries live (more where several
+        have the same evidence; groups stay whole). ``inner`` needs a mirror step, and no
+        regularizer may be `nuclear`. Build ``inner`` with ``keep_weights=True``, because λ may jump
+        and each rise would shrink every live weight.
+      every: how many steps lie between two measurements and changes of the strength. Around
+        `multilevel`, where nothing wakes between full steps, use m + 1 unless the target only
+        falls.
 
     Returns:
         An `optax.GradientTransformationExtraArgs` with a `SteerState`, whose ``strength_scale``,
@@ -257,7 +259,7 @@ def steer(
         Bregman-Based Optimizers <https://arxiv.org/abs/2605.07892>`_, 2026.
 
     See Also:
-        `land`, which makes the number of weights exact afterwards.
+        `land`, which makes the number of weights exact after the training.
     """
     check_range("target", target, at_least=0, at_most=1, schedule=True)
     if callable(target):
@@ -267,8 +269,7 @@ def steer(
     check_flag("exact", exact)
     if exact and (rule is not None or measure is not density):
         raise ValueError(f"exact=True needs neither measure nor rule, got {measure=}, {rule=}.")
-    check_transformation("inner", inner)
-    inner = optax.with_extra_args_support(inner)
+    inner = check_transformation("inner", inner)
     rule = adaptive_rule() if rule is None else rule
     if not isinstance(rule, SteeringRule):
         raise TypeError(f"rule must be a SteeringRule such as adaptive_rule(), got {rule=}.")
@@ -298,7 +299,7 @@ def steer(
         with raised_by(f"{measure=}"):
             measured = jnp.asarray(measure(params), jnp.float32).reshape(()) - aim
         answer = measured, *rule.update(state.strength_scale, measured, state.rule_state)
-        # A select, as a branch would make a GPU wait for the host.
+        # A select, because with a branch a GPU would wait for the host.
         due = state.count % every == 0
         gap, scale, rule_state = jax.tree.map(
             lambda new, old: jnp.where(due, new, old),
@@ -316,7 +317,7 @@ def steer(
     def meet_the_count(
         updates: Any, state: SteerState, params: Any, aim: jax.Array, extra_args: dict[str, Any]
     ) -> tuple[Any, SteerState]:
-        # First the step at the strength of before, then that at which so many live.
+        # First a step at the old strength, then the strength at which the wanted number lives.
         moved, inner_state = inner.update(
             updates, state.inner_state, params, **scaled_by(state.strength_scale, extra_args)
         )
@@ -349,7 +350,7 @@ def steer(
     ) -> tuple[Any, SteerState]:
         require_params(params)
         if exact and extra_args.get("hold_dual", False):
-            # No step: what the dual says at the strength of the last one, see DualReader.
+            # This is no step: the dual is read at the strength of the last step, see DualReader.
             read = scaled_by(state.strength_scale, extra_args)
             updates, inner_state = inner.update(updates, state.inner_state, params, **read)
             return updates, state._replace(inner_state=inner_state)

@@ -1,4 +1,4 @@
-"""A strength to begin with, where λ is chosen by hand."""
+"""A first guess of the strength λ, where it is chosen by hand."""
 
 from typing import Any
 
@@ -9,7 +9,6 @@ import optax
 from bregjax._evidence import DualReader, factor_with_count, leaves_with_dual
 from bregjax._validation import (
     check_arrays,
-    check_range,
     check_transformation,
     check_whole,
     known_number,
@@ -24,31 +23,31 @@ def waking_strength(
     density: float,
     **extra_args: Any,
 ) -> jax.Array:
-    r"""The strength λ at which a share of the weights has woken after so many steps.
+    r"""The strength λ at which a given share of the weights has woken after a number of steps.
 
-    A sleeping weight lives from the step on at which the evidence in its dual passes λ. If the
-    gradients stayed as they are, its dual after T steps would be :math:`\sum_{t<T} u_t`, with
-    :math:`u_t` what the optimizer makes of them, and
+    A sleeping weight wakes at the step at which the evidence in its dual exceeds λ. If the
+    gradients stayed as they are, its dual after T steps would be :math:`\sum_{t<T} u_t`, where
+    :math:`u_t` are the updates that the optimizer makes of them. Then
 
     .. math:: \lambda = k\text{-th largest evidence of } \sum_{t<T} u_t, \qquad
         k = \operatorname{round}(d\,n).
 
-    For ``adabreg`` and `l1` each :math:`|u_t|` is the learning rate τ, so that λ = T·τ whatever d
-    is; for ``linbreg`` it is :math:`\tau|g|`. Real gradients fall and change their signs, and less
-    than d wakes: take it for the right order of magnitude.
+    For ``adabreg`` with `l1` each :math:`|u_t|` is the learning rate τ, so λ = T·τ whatever d is;
+    for ``linbreg`` it is :math:`\tau|g|`. Real gradients become smaller and change their signs, so
+    fewer weights wake: take the result as the right order of magnitude.
 
     Args:
-      optimizer: built with ``strength=1``: `linbreg`, `adabreg`, or a chain or partition of them,
-        with the learning rate and the regularizer that are to be used.
-      gradients: those of the network before training, of one batch, shaped like the parameters.
-      steps: T, after how many steps the share lives; a tenth of the whole training is a good
-        choice.
+      optimizer: `linbreg`, `adabreg`, or a chain or partition of them, built with ``strength=1``
+        and with the learning rate and the regularizer of the training.
+      gradients: the gradients of one batch before training, shaped like the parameters.
+      steps: T, the number of steps after which the share lives; a tenth of the whole training is a
+        good choice.
       density: d, the share of the regularized entries, in (0, 1].
       **extra_args: passed to the optimizer's ``update``, where it needs any.
 
     Returns:
-        λ, a scalar, float32; jittable. Where ``optimizer`` was built with another strength, the
-        factor on that.
+        λ, a scalar, float32; jittable. If ``optimizer`` was built with another strength, the result
+        is a factor on that strength.
 
     Raises:
         ValueError: if ``density`` or ``steps`` is out of range, or the optimizer keeps no dual.
@@ -63,10 +62,9 @@ def waking_strength(
     See Also:
         `adabreg_to_density` and `steer`, which need no strength.
     """
-    check_transformation("optimizer", optimizer)
+    optimizer = check_transformation("optimizer", optimizer)
     check_whole("steps", steps, at_least=1)
-    density = known_number("density", density)
-    check_range("density", density, above=0, at_most=1)
+    density = known_number("density", density, above=0, at_most=1)
     check_arrays("gradients", gradients)
     asleep = jax.tree.map(jnp.zeros_like, gradients)
     with raised_by("gradients, of whose shapes and dtypes the parameters are"):
@@ -77,10 +75,9 @@ def waking_strength(
             f"optimizer has no mirror_step, such as linbreg has, for any of gradients; got"
             f" {optimizer=}."
         )
-    update = optax.with_extra_args_support(optimizer).update
 
     def step(_: int, state: Any) -> Any:
-        return update(gradients, state, asleep, **extra_args)[1]
+        return optimizer.update(gradients, state, asleep, **extra_args)[1]
 
     state = jax.lax.fori_loop(0, steps, step, state)
     evidence = DualReader(optimizer, state, asleep, extra_args).evidence()

@@ -1,4 +1,4 @@
-"""Fixed supports: fine-tuning on the weights that are there, and multilevel training."""
+"""Fixed supports: fine-tuning of the live weights, and multilevel training."""
 
 from typing import Any, NamedTuple
 
@@ -37,8 +37,8 @@ def freeze_support(
 
     .. math:: \theta \leftarrow M \odot (\theta + u(M \odot g)), \qquad M = [\theta_0 \neq 0]
 
-    with u the inner optimizer: the fine-tuning after `land`. Nothing may be chained after it;
-    weight decay belongs into ``inner``.
+    where u is the inner optimizer. Use it for fine-tuning after `land`. Nothing may be chained
+    after it; put weight decay into ``inner``.
 
     Args:
       inner: any optimizer, usually a dense one such as `optax.adam`.
@@ -58,8 +58,7 @@ def freeze_support(
         >>> print(optax.apply_updates(params, updates))
         [[ 1.5  0.  -1.5]]
     """
-    check_transformation("inner", inner)
-    inner = optax.with_extra_args_support(inner)
+    inner = check_transformation("inner", inner)
 
     def init(params: Any) -> FreezeSupportState:
         return FreezeSupportState(support_of(params, mask), inner.init(params))
@@ -80,21 +79,21 @@ def freeze_support(
 def multilevel(
     inner: optax.GradientTransformation, m: int, *, mask: Mask | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Alternate one full step with m coarse steps, which move the support's weights alone.
+    r"""Alternate one full step with m coarse steps, which move only the weights on the support.
 
-    A full step is one of ``inner``. In the m steps after it every weight that it left at zero is
-    frozen, with its dual and its momenta:
+    A full step is one of ``inner``. In the m steps after it every weight that is zero after the
+    full step is frozen, with its dual and its momenta:
 
     .. math::
         v^{k+1} = v^k - \tau\, M^k \odot g(\theta^k), \qquad
         M^k = \begin{cases} 1 & k \equiv 0 \pmod{m + 1} \\
         [\theta^{k_0} \neq 0] & \text{else} \end{cases}
 
-    (here for LinBreg; k₀ is right after the last full step), so that a coarse step needs the
-    gradient of the support's weights alone. With sparse kernels, its forward pass and both parts of
-    its backward pass would cost a share of the dense ones that equals the density. Only such
-    kernels save time: JAX's dense products take as long as before. A coarse step may put a weight
-    to sleep and wake it again. A weight outside the support wakes only at a full step.
+    (here for LinBreg; k₀ is right after the last full step). So a coarse step needs the gradient of
+    the live weights only. With sparse kernels, the cost of its forward pass and of both parts of
+    its backward pass, as a share of the dense cost, would be the density. Only such kernels save
+    time: JAX's dense products take as long as before. A coarse step may put a weight to sleep, and
+    a later one may wake it again. A weight outside the support wakes only at a full step.
 
     Args:
       inner: an optimizer of ours, or a chain or partition with one in it.
@@ -133,8 +132,7 @@ def multilevel(
         moves by up to 5.8 times the learning rate at a full step.
     """
     check_whole("m", m)
-    check_transformation("inner", inner)
-    inner = optax.with_extra_args_support(inner)
+    inner = check_transformation("inner", inner)
 
     def init(params: Any) -> MultilevelState:
         count = jnp.zeros([], jnp.int32)
@@ -144,7 +142,7 @@ def multilevel(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, MultilevelState]:
         require_params(params)
-        # Reading the parameters off the dual, as land does, is not a step: everything may move.
+        # With hold_dual the parameters are only read off the dual, as by land: all may move.
         full = (state.count % (m + 1) == 0) | extra_args.get("hold_dual", False)
         moving = jax.tree.map(lambda support: full | support, state.support)
         updates, proposed = inner.update(
@@ -168,7 +166,7 @@ def _marks_of_state(inner: optax.GradientTransformation, state: Any, marks: Any)
     def mark(x: Any, marked: jax.Array) -> Any:
         if isinstance(x, optax.MaskedNode):
             return x
-        # What a stateful regularizer keeps, such as a random key, need not have an entry each.
+        # The state of a regularizer, such as a random key, may have another shape.
         return marked if jnp.shape(x) == jnp.shape(marked) else True
 
     return optax.tree_map_params(

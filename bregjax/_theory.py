@@ -1,14 +1,15 @@
-"""The functionals of the theory, for checking it: elastic net, its conjugate, Bregman distances.
+"""The functionals of the theory: the elastic net, its conjugate, Bregman distances.
 
 All of them take whole trees and treat every leaf alike. The dual of an optimizer has only the
-leaves that its mask marks: give the same leaves of the parameters. They compute in float32 where
-the leaves are narrower.
+leaves that its mask marks, so pass only these leaves of the parameters. Leaves narrower than
+float32 are computed in float32.
 """
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.typing import ArrayLike
 
 from bregjax._leaves import without_variables
@@ -18,7 +19,7 @@ from bregjax._validation import check_arrays, check_range, check_same_shapes
 
 
 def _wide(**trees: Any) -> tuple[Any, ...]:
-    """The trees, each by its name, in their wide dtypes; they must be shaped alike."""
+    """The trees in their wide dtypes; raises `ValueError` unless all are shaped alike."""
     trees = {name: without_variables(tree) for name, tree in trees.items()}
     (first, expected), *_ = trees.items()
     for name, tree in trees.items():
@@ -36,10 +37,6 @@ def _check(regularizer: Regularizer, strength: ArrayLike, delta: ArrayLike) -> N
 def _inner(a: Any, b: Any) -> jax.Array:
     products = jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)
     return jnp.asarray(sum(jax.tree.leaves(products), start=0.0))
-
-
-def _minus(a: Any, b: Any) -> Any:
-    return jax.tree.map(jnp.subtract, a, b)
 
 
 def elastic_net(
@@ -93,7 +90,7 @@ def elastic_net_conjugate_grad(
       delta: δ > 0.
 
     Returns:
-        θ, a tree shaped like ``dual``, in float32 where that is narrower.
+        θ, a tree shaped like ``dual``, in its dtypes or in float32 where they are narrower.
 
     Example:
         >>> import jax.numpy as jnp, bregjax
@@ -102,7 +99,6 @@ def elastic_net_conjugate_grad(
         [2. 0.]
     """
     _check(regularizer, strength, delta)
-
     (dual,) = _wide(dual=dual)
 
     def params_of(v: jax.Array) -> jax.Array:
@@ -152,13 +148,13 @@ def bregman_distance(
     gap = elastic_net(params, regularizer, strength, delta) - elastic_net(
         base_params, regularizer, strength, delta
     )
-    return gap - _inner(base_dual, _minus(params, base_params))
+    return gap - _inner(base_dual, optax.tree.sub(params, base_params))
 
 
 def symmetric_bregman_distance(params: Any, dual: Any, other_params: Any, other_dual: Any) -> Any:
     r"""Compute :math:`\langle v - v',\, \theta - \theta'\rangle`.
 
-    It is the sum of the two Bregman distances between the points, in which the functional itself
+    It is the sum of the two Bregman distances between the points; in this sum the functional itself
     cancels. Along gradient steps without momentum, :math:`v' = v - \tau g`, the loss obeys
 
     .. math:: L(\theta') + \tfrac1\tau D^{\text{sym}}(\theta', \theta)
@@ -188,4 +184,4 @@ def symmetric_bregman_distance(params: Any, dual: Any, other_params: Any, other_
     params, dual, other_params, other_dual = _wide(
         params=params, dual=dual, other_params=other_params, other_dual=other_dual
     )
-    return _inner(_minus(dual, other_dual), _minus(params, other_params))
+    return _inner(optax.tree.sub(dual, other_dual), optax.tree.sub(params, other_params))

@@ -1,4 +1,4 @@
-"""Sparse training that is told the density and the number of steps, and nothing else."""
+"""Sparse training that needs to know only the density and the number of steps."""
 
 import optax
 
@@ -7,16 +7,16 @@ from bregjax._optimizers import adabreg
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._elementwise import l1
 from bregjax._steering import steer
-from bregjax._validation import check_range, check_whole, known_number
+from bregjax._validation import check_whole, known_number
 
 _RAMP = 0.8
-"""share of the steps until the density is reached"""
+"""the share of the steps after which the density is reached"""
 _DENSITY_AT_FIRST = 0.5
 _LEARNING_RATE = 2e-2
 _WARMUP = 0.1
-"""share of the steps until the learning rate is at its largest"""
+"""the share of the steps after which the learning rate is largest"""
 _UNIT = 1e-3
-"""the strength that steering multiplies; what it is does not matter"""
+"""the strength that steering multiplies; its value does not matter"""
 
 
 def adabreg_to_density(
@@ -28,33 +28,33 @@ def adabreg_to_density(
     initial_density: float | None = None,
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""AdaBreg that ends with the wanted share of the weights: no strength to choose.
+    r"""AdaBreg that ends with the wanted share of the weights, without a strength to choose.
 
-    After each step exactly ``round(d * n)`` of the n regularized weights live, those with the most
-    evidence in their dual. With T steps the share of step t is
+    After each step exactly ``round(d_t * n)`` of the n regularized weights live: those with the
+    most evidence in their dual. In a training of T steps the share at step t is
 
     .. math:: d_t = d + (d_0 - d)\,\bigl(1 - \min(t / 0.8\,T,\, 1)\bigr)^3,
         \qquad d_0 = \max(1/2, d).
 
-    From a trained, dense network it starts with ``initial_density=1``, a smaller learning rate and
-    no `sparse_start`: the dual starts at the weights.
+    Prepare the network by `sparse_start`. For a trained, dense network leave that out, and use
+    ``initial_density=1`` and a smaller learning rate: the dual then starts at the weights.
 
-    It is ``steer(adabreg(…, keep_weights=True), optax.polynomial_schedule(…), exact=True)``: build
-    that yourself where you want another ramp or `linbreg`. Prepare the network by `sparse_start`.
+    It is ``steer(adabreg(…, keep_weights=True), optax.polynomial_schedule(…), exact=True)``. Build
+    this yourself if you want another ramp or `linbreg`.
 
     Args:
       density: d, the share of the regularized entries that live in the end, in (0, 1].
       steps: T, the number of updates of the whole training, at least 1.
       learning_rate: a number or a schedule; the default rises to 0.02 over the first tenth of
-        the steps and falls to zero as a cosine. Give transformers one that rises to 0.01.
-      regularizer: what lives and dies; `l1` by default. Groups stay whole, so that up to one group
-        more lives. With ``per_neuron()`` and the like leave the output layer out by ``mask``, or
-        whole classes die.
+        the steps and falls to zero as a cosine. For transformers use one that rises to 0.01.
+      regularizer: its groups live or die whole; `l1` by default. The last group may exceed the
+        share. With ``per_neuron()`` and the like leave the output layer out by ``mask``, or whole
+        classes die.
       initial_density: d₀, where the ramp begins, at least ``density`` and at most 1.
       mask: which leaves are regularized and counted, as in `linbreg`.
 
     Returns:
-        The optimizer, with a `SteerState`. Clipping goes in front of it, in an `optax.chain`.
+        The optimizer, with a `SteerState`. Put clipping in front of it, in an `optax.chain`.
 
     Raises:
         ValueError: if ``density``, ``steps`` or ``initial_density`` is out of range.
@@ -78,14 +78,12 @@ def adabreg_to_density(
         [3 7]
 
     See Also:
-        `diagnose`, which says in words why a training gives nothing; `steer`; `land`.
+        `diagnose`, which says in words what is wrong with a training; `steer`; `land`.
     """
-    density = known_number("density", density)
-    check_range("density", density, above=0, at_most=1)
+    density = known_number("density", density, above=0, at_most=1)
     check_whole("steps", steps, at_least=1)
     first = max(_DENSITY_AT_FIRST, density) if initial_density is None else initial_density
-    first = known_number("initial_density", first)
-    check_range("initial_density", first, at_least=density, at_most=1)
+    first = known_number("initial_density", first, at_least=density, at_most=1)
     if learning_rate is None:
         warmup = max(1, round(_WARMUP * steps))
         learning_rate = optax.warmup_cosine_decay_schedule(

@@ -68,7 +68,7 @@ def check_schedule(
 
 @contextlib.contextmanager
 def raised_by(what: str) -> Iterator[None]:
-    """Around calls of a function that is an argument: what it raises gets a note that names it."""
+    """Adds a note to errors from a function that was passed as an argument, which names it."""
     try:
         yield
     except Exception as error:
@@ -91,12 +91,12 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 
 def real(value: Any) -> Any:
-    """A Python integer as a float: of integers JAX takes only those that an int32 holds."""
+    """A Python integer as a float, because JAX takes only integers that fit into an int32."""
     return float(value) if isinstance(value, int) else value
 
 
 def check_numbers(name: str, values: Any) -> None:
-    """Raises `TypeError` unless ``values`` is a sequence of real numbers, of which some are NaN."""
+    """Raises `TypeError` unless ``values`` is a sequence of real numbers; they may be NaN."""
     numeric = (int, float, np.integer, np.floating)
     if _is_array(values) and values.ndim == 1 and _has_numbers(values):
         values = values.tolist()
@@ -112,15 +112,20 @@ def _has_numbers(value: Any) -> bool:
     return jax.numpy.issubdtype(value.dtype, np.number)
 
 
-def known_number(name: str, value: Any) -> Any:
-    """An array of one number as that number; raises `ValueError` where a value is traced."""
+def known_number(name: str, value: Any, **limits: Any) -> Any:
+    """The number, also where it comes as an array; raises `ValueError` where it is traced.
+
+    With limits it is checked by `check_range` too.
+    """
     if isinstance(value, Tracer):
         raise ValueError(f"{name} must be known while tracing, got {name}={value!r}.")
-    if not _is_array(value):
-        return value
-    if value.size != 1 or not _has_numbers(value):
-        raise ValueError(f"{name} must be one number, got {name}={value!r}.")
-    return value.item()
+    if _is_array(value):
+        if value.size != 1 or not _has_numbers(value):
+            raise ValueError(f"{name} must be one number, got {name}={value!r}.")
+        value = value.item()
+    if limits:
+        check_range(name, value, **limits)
+    return value
 
 
 def check_axes(name: str, value: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -146,14 +151,14 @@ def check_array(name: str, value: Any) -> None:
         fits = _has_numbers(value) or value.dtype == bool
     else:
         small = isinstance(value, int) and abs(value) <= _LARGEST_COUNT
-        # A variable of Flax NNX is one by that method.
+        # Variables of Flax NNX have this method.
         fits = small or isinstance(value, (float, complex)) or hasattr(value, "__jax_array__")
     if not fits:
         raise TypeError(f"{name} must be an array of numbers, got {name}={value!r}.")
 
 
 def check_same_shapes(name: str, tree: Any, like: str, expected: Any) -> None:
-    """Raises `ValueError` unless a tree has the structure and the shapes of the one ``like`` it."""
+    """Raises `ValueError` unless a tree has the structure and shapes of the one called ``like``."""
     (one, mine), (other, theirs) = map(jax.tree.flatten, (tree, expected))
     if mine != theirs or list(map(np.shape, one)) != list(map(np.shape, other)):
         shown, wanted = (jax.tree.map(np.shape, x) for x in (tree, expected))
@@ -174,10 +179,7 @@ def check_floating(path: tuple, leaf: object) -> None:
 
 
 def check_whole(name: str, value: object, *, at_least: int = 0) -> None:
-    """Raises `ValueError` unless ``value`` is a whole number that is not too small for its use.
-
-    Steps are counted in int32.
-    """
+    """Raises `ValueError` unless ``value`` is a whole number, large enough and within int32."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < at_least:
         raise ValueError(
             f"{name} must be a whole number, at least {at_least}, got {name}={value!r}."
@@ -192,13 +194,14 @@ def check_flag(name: str, value: object) -> None:
         raise ValueError(f"{name} must be True or False, got {name}={value!r}.")
 
 
-def check_transformation(name: str, value: object) -> None:
-    """Raises `TypeError` unless ``value`` is an Optax transformation."""
+def check_transformation(name: str, value: Any) -> optax.GradientTransformationExtraArgs:
+    """``value`` as a transformation that takes extra arguments; raises `TypeError` for others."""
     if not isinstance(value, optax.GradientTransformation):
         raise TypeError(
             f"{name} must be an optax.GradientTransformation such as optax.adam(1e-3), got"
             f" {name}={value!r}."
         )
+    return optax.with_extra_args_support(value)
 
 
 def check_key(name: str, value: Any, *, seed: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Work that is due at a few steps only."""
+"""Work that is due only at a few steps."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -11,15 +11,15 @@ T = TypeVar("T")
 
 
 def when_due(due: jax.Array, change: Callable[..., T], value: T, *args: Any) -> T:
-    """``change(value, *args)`` where ``due``, else ``value``, at no cost while it is not due.
+    """``change(value, *args)`` if ``due``, else ``value``, which then costs nothing.
 
-    It is `jax.lax.cond` as a loop of at most one round: under `jax.vmap` a `cond` becomes a select
-    that runs both branches at every step, but a loop ends as soon as no lane asks for more.
+    It is `jax.lax.cond` written as a loop of at most one round. Under `jax.vmap` a `cond` becomes a
+    select that runs both branches at every step, whereas a loop runs only while some lane needs it.
     """
 
     def once(carry: tuple[jax.Array, T]) -> tuple[jax.Array, T]:
-        # Without the barrier XLA moves what depends on the constant arguments alone, such as |θ|,
-        # out of the loop, where it is computed at every step.
+        # Without the barrier XLA moves work that depends only on the constant arguments, such as
+        # |θ|, out of the loop, and does it at every step.
         current, constants = lax.optimization_barrier((carry[1], args))
         return jnp.zeros_like(carry[0]), change(current, *constants)
 

@@ -2,4 +2,4 @@
 
 
 class BenchmarkError(Exception):
-    """Something the user can mend; the message says how."""
+    """Something that the user can fix; the message says how."""

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step in progress, save, and leave."""
+"""Ctrl-C and SIGTERM: finish the current step, save and stop."""
 
 import signal
 import sys
@@ -9,13 +9,13 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):  # noqa: N818 - like KeyboardInterrupt, nothing went wrong
-    """A training that was asked to stop, and has saved where it was."""
+    """A training that was asked to stop and has saved its state."""
 
 
 class Interruption:
-    """Within ``with Interruption() as stop`` a first signal sets ``stop.signal``, no more.
+    """Within ``with Interruption() as stop`` a first signal only sets ``stop.signal``.
 
-    A second one ends the program at once: a KeyboardInterrupt, whichever signal it is.
+    A second one, whichever it is, ends the program at once with a KeyboardInterrupt.
     """
 
     signal: int | None = None

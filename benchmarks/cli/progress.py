@@ -1,4 +1,4 @@
-"""Progress on standard error: bars that are gone when done, lines where there is not a terminal."""
+"""Progress on standard error: bars in a terminal, single lines in a log file."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -20,9 +20,9 @@ def track(items: Sequence[T], label: str) -> Iterable[T]:
 
 
 class Progress:
-    """The progress of a training, a context: a bar with the latest figures.
+    """A context that shows the progress of a training: a bar with the latest figures.
 
-    Where standard error is not a terminal (a log file, say), a line every half minute instead.
+    Where standard error is not a terminal, as in a log file, it prints a line every half minute.
     """
 
     def __init__(self, label: str, *, total: int, done: int = 0):
@@ -48,11 +48,11 @@ class Progress:
         self._bar.stop()
 
     def advance(self, steps: int) -> None:
-        """So many training steps more."""
+        """Note that this many further training steps are done."""
         self._bar.advance(self._task, steps)
 
     def report(self, epoch: int, figures: str) -> None:
-        """What was measured after an epoch."""
+        """Show what was measured after an epoch."""
         self._bar.update(self._task, figures=f"epoch {epoch}: {figures}")
         now = time.monotonic()
         if not _error_console.is_terminal and now - self._last_line > _SECONDS_BETWEEN_LINES:

@@ -1,4 +1,4 @@
-"""The batches of an epoch, in an order that the seed alone decides."""
+"""The batches of an epoch, in an order that depends only on the seed."""
 
 import functools
 from collections.abc import Iterator
@@ -15,11 +15,10 @@ Batch = tuple[jax.Array, jax.Array]
 def epoch_order(key: jax.Array, n: int, batch_size: int) -> jax.Array:
     """The order of an epoch: which of ``n`` examples are in which batch.
 
-    A random permutation, cut into full batches; the examples that are left over differ from epoch
-    to epoch.
+    It is a random permutation, cut into full batches. Other examples are left over in each epoch.
 
     Args:
-      key: of the epoch.
+      key: the random key of the epoch.
       n: number of examples.
       batch_size: examples in a batch.
 
@@ -32,9 +31,9 @@ def epoch_order(key: jax.Array, n: int, batch_size: int) -> jax.Array:
 
 
 class Batches:
-    """Training examples, whole on the device, and the orders in which several seeds see them.
+    """Training examples, all of them on the device, and the orders in which several seeds see them.
 
-    An epoch comes in pieces of some steps each, so that a program can scan over a piece::
+    An epoch is cut into pieces of several steps, so that a program can scan over a piece::
 
         def program(data, piece):  # jitted and mapped over the seeds, ``data`` for all the same
             def step(state, item):
@@ -61,9 +60,9 @@ class Batches:
         """The pieces of an epoch.
 
         Args:
-          keys: (seeds,), of the epoch; each seed has its own order.
+          keys: (seeds,), one key of the epoch for each seed; each seed has its own order.
           size: steps in a piece; the last one may have fewer.
-          skip: so many pieces are left out at the beginning.
+          skip: how many pieces are left out at the beginning.
 
         Yields:
             Indices of examples (seeds, steps, batch_size).
@@ -73,7 +72,7 @@ class Batches:
             yield orders[:, start : start + size]
 
     def batch(self, data: Batch, item: jax.Array) -> Batch:
-        """The examples of one step of one seed; part of the jitted step."""
+        """The examples of one step of one seed; called within the jitted step."""
         inputs, targets = data
         return inputs[item], targets[item]
 

@@ -1,4 +1,4 @@
-"""Datasets: real images, split once and for all."""
+"""Datasets, always split in the same way."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ _WINDOW = 64  # characters
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """What networks see and what they should say, one row an example.
+    """Inputs of a network and the outputs that it should have, one row for each example.
 
     Inputs are images (n, height, width, channels), uint8 in 0 … 255 or float32 in about [0, 1];
     targets are labels (n,), int32, or float32 images.
@@ -53,13 +53,13 @@ class Dataset:
     validation: Split
     test: Split
     mean: float | tuple[float, ...]
-    """of the training and validation images before any corruption; a tuple has one a channel"""
+    """of the training and validation images before any corruption; a tuple has one per channel"""
     std: float | tuple[float, ...]
-    """likewise"""
+    """like ``mean``, the standard deviation"""
     classes: int = 10
 
     def first(self, training: int | None, others: int | None) -> "Dataset":
-        """The first images of each split, for trials; None is all."""
+        """The first images of each split, for trials; None means all of them."""
         return dataclasses.replace(
             self,
             train=Split(*self.train[:training]),
@@ -68,10 +68,10 @@ class Dataset:
         )
 
     def all_for_training(self) -> "Dataset":
-        """The validation images are trained on, too.
+        """The dataset with the validation images among the training images.
 
-        Those of the curve are then the first test images, as many as there were; for trainings in
-        which nothing is chosen by them.
+        The learning curve then shows test images in their place. Use it only where nothing is
+        chosen by the validation images.
         """
         train = Split(*map(np.concatenate, zip(self.train[:], self.validation[:], strict=True)))
         shown = Split(*self.test[: len(self.validation)])
@@ -93,8 +93,8 @@ class Dataset:
 def load(name: str, data_dir: Path | None = None) -> Dataset:
     """Load a dataset by name.
 
-    ``digits`` is part of scikit-learn, ``python_help`` of Python; ``mnist``, ``fashion_mnist`` and
-    ``cifar10`` are prepared by tfds, 5 % of their training images kept for validation. In
+    ``digits`` is part of scikit-learn, ``python_help`` part of Python. ``mnist``, ``fashion_mnist``
+    and ``cifar10`` are prepared by tfds; 5 % of their training images are kept for validation. In
     ``mnist_noisy`` and ``mnist_blurred`` the inputs are corrupted images and the targets the clean
     ones, both float32; the corruption of an image is always the same.
 
@@ -145,7 +145,7 @@ def read_prepared(name: str, split: str, data_dir: Path | None = None) -> Split:
             " with --data-dir or TFDS_DATA_DIR, or prepare it once with"
             f" 'pip install tensorflow && tfds build {name} --file_format=array_record'."
         )
-    # tfds and absl log advice about other decoders, which is noise beside a progress bar.
+    # tfds and absl log advice about other decoders, which would disturb the progress bar.
     logging.getLogger("absl").setLevel(logging.ERROR)
     import tensorflow_datasets as tfds
 
@@ -165,7 +165,7 @@ def read_prepared(name: str, split: str, data_dir: Path | None = None) -> Split:
 
 
 def _stratified(labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices to train with, and ``size`` held out with the classes, if any, in proportion."""
+    """Indices for training, and ``size`` held-out ones with classes (if any) in proportion."""
     rest, held_out = train_test_split(
         np.arange(len(labels)),
         test_size=size,
@@ -186,9 +186,9 @@ def _digits(data_dir: Path | None) -> tuple[Split, Split]:
 
 
 def _python_help(data_dir: Path | None) -> tuple[Split, Split]:
-    """The texts of Python's ``help()`` in windows of characters, each with the one that follows.
+    """The texts of Python's ``help()``, in windows of characters; the target is the next character.
 
-    The last tenth is for tests. Characters are ASCII codes; what is not ASCII becomes 127.
+    The last tenth is for tests. Characters are ASCII codes; all others become 127.
     """
     del data_dir
     text = "".join(topics[name] for name in sorted(topics))
@@ -206,7 +206,7 @@ def _prepared(name: str, data_dir: Path | None) -> tuple[Split, Split]:
 
 
 def _cifar10(data_dir: Path | None) -> tuple[Split, Split]:
-    """From the file that `benchmarks.data.packing` makes, where there is one."""
+    """From the file that `benchmarks.data.packing` makes, if there is one; else from tfds."""
     packed = (data_dir or _default_folder()) / "cifar10.npz"
     if packed.is_file():
         from benchmarks.data import packing
@@ -226,7 +226,7 @@ def _noisy(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _blurred(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Blurred by a Gaussian of σ = 5 cut to 9×9 pixels (zeros outside the image), then noisy.
 
-    So the authors' Skip-Encoder notebook does it: it adds the noise in both tasks.
+    The authors' Skip-Encoder notebook does the same: it adds noise in both tasks.
     """
     smooth = scipy.ndimage.gaussian_filter(images, sigma=5, radius=4, axes=(1, 2), mode="constant")
     return _noisy(smooth, rng)
@@ -252,12 +252,7 @@ _RECIPES = {
     "fashion_mnist": _Recipe(
         functools.partial(_prepared, "fashion_mnist"), 3000, mean=0.2860, std=0.3530
     ),
-    "cifar10": _Recipe(
-        _cifar10,
-        2500,
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
-    ),
+    "cifar10": _Recipe(_cifar10, 2500, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
     "digits": _Recipe(_digits, 137, mean=0.3053, std=0.3759),
     "python_help": _Recipe(_python_help, 300, mean=0.0, std=1.0),
 }

@@ -1,10 +1,11 @@
-"""CIFAR-10 for a machine without network: packed losslessly into folders that travel one by one.
+"""CIFAR-10 for a machine without network: losslessly packed into folders, to be copied one by one.
 
     python -m benchmarks.data.packing pack FOLDER...
     python -m benchmarks.data.packing unpack cifar10.npz FOLDER...
 
-1,024 images make a mosaic, a lossless WebP file; all 60,000 take 97 MiB, PNG files of single images
-138. `benchmarks.data` reads ``cifar10.npz`` from the folder of the datasets where it is there.
+1,024 images make a mosaic, a lossless WebP file. All 60,000 images take 97 MiB; as single PNG files
+they take 138 MiB. `benchmarks.data` reads ``cifar10.npz`` from the folder of the datasets, if it is
+there.
 """
 
 import hashlib
@@ -51,7 +52,7 @@ def pack_arrays(images: np.ndarray, labels: np.ndarray, *folders: Path) -> None:
 
 
 def unpack(target: Path, *folders: Path) -> None:
-    """Write ``target``, an npz file of the images and labels; nothing unless all are there."""
+    """Write ``target``, an npz file of images and labels, if all of them are there."""
     paths = sorted((p for f in folders for p in f.glob("*.webp")), key=lambda path: path.name)
     labels = np.load(folders[0] / "labels.npy")
     with ThreadPoolExecutor() as pool:

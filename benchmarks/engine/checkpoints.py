@@ -1,4 +1,4 @@
-"""Checkpoints of a training run, by orbax: each is whole or absent, whatever kills the process."""
+"""Checkpoints of a training, by orbax: each is whole or absent, even if the process is killed."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ class Saved(NamedTuple):
     """What a checkpoint holds."""
 
     position: int
-    """the steps of training behind it"""
+    """how many training steps were done before it"""
     state: Any
     """a pytree of device arrays"""
     history: Any
@@ -30,13 +30,15 @@ class Saved(NamedTuple):
 class Checkpoints:
     """The checkpoints of one training run, in a folder of its own.
 
-    A checkpoint is written under another name and renamed when it is complete; the one before it
-    is kept until then.
+    A checkpoint is written under another name and renamed when it is complete; the previous one is
+    kept until then.
 
     Args:
-      folder: where they are, made when needed.
-      about: what the run is, as JSON: a checkpoint is only continued by the same run.
-      seconds: `save` does nothing until so many seconds after the last one, unless it must.
+      folder: where they are; it is made when needed.
+      about: a description of the run, as JSON. Only a run with the same description continues from
+        a checkpoint.
+      seconds: `save` does nothing until this many seconds after the last checkpoint, unless it
+        must.
     """
 
     def __init__(self, folder: Path, about: dict[str, Any], *, seconds: float = 30.0):
@@ -52,7 +54,7 @@ class Checkpoints:
           template: the state as `jax.eval_shape` gives it.
 
         Raises:
-            BenchmarkError: if it is another run's or cannot be read.
+            BenchmarkError: if it belongs to another run or cannot be read.
         """
         if not self.folder.is_dir():
             return None
@@ -75,7 +77,7 @@ class Checkpoints:
                 )
         except BenchmarkError:
             raise
-        except Exception as error:  # orbax and what it stands on raise what they like
+        except Exception as error:  # orbax and its dependencies raise errors of many types
             raise BenchmarkError(
                 f"the checkpoint in {self.folder} cannot be read ({_reason(error)}): delete its"
                 " newest folder to go on from the one before, or start over with --restart."
@@ -113,14 +115,14 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def positions(self) -> list[int]:
-        """The complete ones."""
+        """The positions of all complete checkpoints."""
         if not self.folder.is_dir():
             return []
         with self._manager() as manager:
             return sorted(manager.all_steps())
 
     def _manager(self) -> ocp.CheckpointManager:
-        # Orbax logs each file, and with asyncio the traceback of an error that we report in a line.
+        # Orbax logs each file, and asyncio the traceback of an error that we report in one line.
         for name in ("absl", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         options = ocp.CheckpointManagerOptions(
@@ -139,10 +141,10 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _late_failures_in_silence() -> Iterator[None]:
-    """Where one write fails, orbax closes its event loop while others still have to report to it.
+    """Keeps Python from printing a traceback for each write that ends after another one has failed.
 
-    Python would print a traceback for each of them. They end at any time, so that after an error
-    the silence stays.
+    Orbax closes its event loop when one write fails, although others still have to report to it.
+    They may end at any later time, so after an error the tracebacks stay off.
     """
     report = sys.unraisablehook
 
@@ -172,7 +174,7 @@ def _stored(leaf: Any) -> Any:
         return jax.random.key_data(leaf) if _is_key(leaf) else leaf
     if _is_key(leaf):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
-    # It comes back on one device, however many wrote it.
+    # It is restored to one device, however many devices it was saved from.
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
 
@@ -186,7 +188,7 @@ def _shapes(arrays: dict[str, Any]) -> dict[str, str]:
 
 
 def _difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
-    """The first entry in which two descriptions differ, in words."""
+    """In words, the first entry in which two descriptions differ."""
     for name in dict.fromkeys([*there, *here]):
         if (old := there.get(name)) != (new := here.get(name)):
             return f"{name}: {old} there, {new} here"
@@ -194,7 +196,7 @@ def _difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, on one line; of a long one the end, where the system's reason is."""
+    """What went wrong, on one line; of a long line the end, which has the system's reason."""
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
     text = str(cause).strip().partition("\n")[0]
     return f"{type(cause).__name__}: {text if len(text) <= 200 else f'… {text[-200:]}'}"

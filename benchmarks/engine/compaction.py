@@ -1,4 +1,4 @@
-"""Compaction: the network that is trained loses its dead units while it is trained."""
+"""Compaction: dead units are removed from a network while it is trained."""
 
 import dataclasses
 from typing import Any
@@ -15,15 +15,15 @@ class Compaction:
     """When a training's network is made smaller, and how."""
 
     share: float = 0.7
-    """of the weights, at most, that still lead to live units when the network shrinks"""
+    """the network shrinks when at most this share of its weights leads to live units"""
     most: int = 3
-    """how often, as each time the programs are compiled anew"""
+    """how often it shrinks at most; each time the programs are compiled again"""
     round_to: int = 4
     """see `bregjax.shrink`"""
 
 
 class Compactor:
-    """Shrinks a training's network where it is due, and takes its arrays back to their shapes.
+    """Shrinks a network when it is due, and takes its arrays back to their first shapes.
 
     Args:
       compaction: when it is due.
@@ -56,7 +56,7 @@ class Compactor:
         return shrunk.network, bregjax.shrink_state(optimizer, opt_state, shrunk_params)
 
     def expand(self, tree: Any) -> Any:
-        """Arrays of the network that is left, behind a seed axis, as large as at first."""
+        """Arrays of the smaller network, behind a seed axis, in the shapes of the first network."""
         tree = jax.tree.map(lambda x: x[0], tree)
         for shrunk in reversed(self._done):
             tree = bregjax.unshrink(tree, shrunk)

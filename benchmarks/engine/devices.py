@@ -1,4 +1,4 @@
-"""How a training is spread over the devices there are: its seeds, and each of their batches."""
+"""How a training is spread over the devices: by its seeds, and by the examples of each batch."""
 
 import contextlib
 import math
@@ -15,30 +15,30 @@ from jax.sharding import Mesh, NamedSharding
 SEEDS, BATCH = "seeds", "batch"
 """The axes of the mesh."""
 
-_LEAST = 16  # images of a batch that are worth a device
-_MOST = 8  # cores that become devices; a container may have less than the cores it sees
+_LEAST = 16  # a device is worth its overhead from this many images on
+_MOST = 8  # cores that become devices; a container may see more cores than it may use
 _FLAG = "xla_force_host_platform_device_count"
 
 
 def one_per_core() -> None:
-    """On the CPU, let every core be a device; by default JAX has one for all cores.
+    """On the CPU, make every core a device; by default JAX has one device for all cores.
 
-    XLA's convolutions of a network's size gain little from a second core. With a device for each
-    core every core has its own share of the batch instead: the Fashion-MNIST ConvNet trains 1.8
-    times as fast on two cores. Products of the MLP's size gain less than the sum of the gradients
-    costs. To be called before JAX is first used, later it does nothing. A number of devices in the
-    environment (``JAX_NUM_CPU_DEVICES``, or in ``XLA_FLAGS``) comes first; more than eight are not
-    made.
+    XLA's convolutions of this size gain little from a second core. With a device for each core,
+    every core computes a share of the batch instead: the Fashion-MNIST ConvNet trains 1.8 times as
+    fast on two cores. For the MLP the gain is smaller than the cost of adding up the gradients.
+
+    Call it before JAX is first used; later it does nothing. A number of devices in the environment
+    (``JAX_NUM_CPU_DEVICES``, or in ``XLA_FLAGS``) takes precedence. At most eight devices are made.
     """
     told = "JAX_NUM_CPU_DEVICES" in os.environ or _FLAG in os.environ.get("XLA_FLAGS", "")
     if not told and hasattr(os, "sched_getaffinity"):
-        with contextlib.suppress(RuntimeError):  # the devices are there already
+        with contextlib.suppress(RuntimeError):  # the devices exist already
             cores = len(os.sched_getaffinity(0))
             jax.config.update("jax_num_cpu_devices", min(cores, _MOST))
 
 
 def mesh(seeds: int, batch_size: int) -> Mesh:
-    """As many devices as can have equal work: seeds, and worthwhile shares of the batches.
+    """As many devices as can share the seeds and the batches equally.
 
     Args:
       seeds: networks that are trained side by side.
@@ -60,7 +60,7 @@ def mesh(seeds: int, batch_size: int) -> Mesh:
 
 
 def place(tree: Any, mesh: Mesh, axis: str | None = None) -> Any:
-    """The arrays on the devices: whole on each, or spread along the mesh's axis by their first."""
+    """Puts arrays on the devices: whole on each, or split along their first axis over ``axis``."""
     return jax.device_put(tree, NamedSharding(mesh, P(axis)))
 
 
@@ -68,10 +68,10 @@ def spread(function: Callable, mesh: Mesh, in_axes: tuple[int | None, ...]) -> C
     """Map a function of one seed over all seeds, each on its devices.
 
     Args:
-      function: the arguments and results are those of one seed; it runs on every device of the
-        seed, with the same arguments, so that its results must be the same on all.
+      function: its arguments and results are those of one seed. It runs on every device of the
+        seed with the same arguments, and its results must be the same on all of them.
       mesh: see `mesh`.
-      in_axes: for each argument 0, if it has a leading seed axis, or None.
+      in_axes: for each argument 0 if it has a leading seed axis, else None.
 
     Returns:
         A function of arguments with these axes; every result has a leading seed axis.
@@ -94,7 +94,7 @@ def spread(function: Callable, mesh: Mesh, in_axes: tuple[int | None, ...]) -> C
 
 
 def share(tree: Any, mesh: Mesh) -> Any:
-    """Of arrays with one row an example, the rows of this device; to be used under `spread`."""
+    """The rows of this device, of arrays with one row for each example; for use under `spread`."""
     parts = mesh.shape[BATCH]
     if parts == 1:
         return tree
@@ -105,7 +105,7 @@ def share(tree: Any, mesh: Mesh) -> Any:
 
 
 def mean(tree: Any, mesh: Mesh) -> Any:
-    """The mean over the devices of a seed, of what each has made of its share."""
+    """The mean of the devices' results over all devices of a seed; for use under `spread`."""
     return tree if mesh.shape[BATCH] == 1 else jax.lax.pmean(tree, BATCH)
 
 
@@ -114,7 +114,7 @@ def _divisors(n: int) -> list[int]:
 
 
 def _for_one_seed(function: Callable, in_axes: tuple) -> Callable:
-    """`jax.vmap` over an axis of length one: conditions stay conditions, as nothing is batched."""
+    """`jax.vmap` over an axis of length one, without batching: conditions stay conditions."""
 
     def mapped(*args: Any) -> Any:
         single = [

@@ -1,4 +1,4 @@
-"""What a network is trained for."""
+"""The loss functions of the trainings."""
 
 from collections.abc import Callable
 
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 Objective = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-"""From outputs and targets to the loss of each image (n,) and whether it was classified right
-(n,), NaN where there are no classes."""
+"""From outputs and targets to two arrays (n,): the loss of each image, and 1 where it was
+classified correctly, 0 where not, NaN where there are no classes."""
 
 
 def classification(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:

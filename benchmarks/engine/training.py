@@ -1,4 +1,4 @@
-"""The training engine: whole epochs in one program, and all seeds in it side by side."""
+"""The training engine: one program runs a whole epoch of all seeds side by side."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ _EVALUATED_AT_ONCE = 500  # images; larger batches need memory and are no faster
 
 
 class Best(NamedTuple):
-    """The network that did best on the validation images; of equals the later one."""
+    """The best network on the validation images; among equally good ones the last."""
 
     params: Any
     other: Any
@@ -37,20 +37,20 @@ class Best(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """What training changes; with several seeds every leaf has a leading seed axis."""
+    """The state of a training; with several seeds every leaf has a leading seed axis."""
 
     params: Any
     other: Any
     opt_state: Any
     hyperparameters: Any
-    """what the optimizer is made of, where that differs from seed to seed"""
+    """the optimizer's parameters that differ from seed to seed"""
     best: Best
     loss: Any
     """sum over the steps of the epoch so far"""
     accuracy: Any
-    """likewise"""
+    """sum over the steps of the epoch so far"""
     validation_loss: Any
-    """at the end of the epoch before"""
+    """at the end of the previous epoch"""
 
 
 class EpochMetrics(NamedTuple):
@@ -59,39 +59,40 @@ class EpochMetrics(NamedTuple):
     train_loss: Any
     """mean over the epoch's batches, while the weights change"""
     train_accuracy: Any
-    """likewise, a fraction; NaN where there are no classes"""
+    """a fraction, averaged in the same way; NaN where there are no classes"""
     validation_loss: Any
     """at the end of the epoch"""
     validation_accuracy: Any
-    """likewise, a fraction; NaN where there are no classes"""
+    """at the end of the epoch, a fraction; NaN where there are no classes"""
     l1_norm: Any
-    """sum of the absolute weights, biases and norms left out"""
+    """sum of the absolute weights, without biases and norms"""
     nonzero: Any
-    """number of non-zero weights, biases and norms left out"""
+    """number of non-zero weights, without biases and norms"""
     density: Any
-    """their share"""
+    """share of non-zero weights, without biases and norms"""
     strength_scale: Any
-    """the factor that `bregjax.steer` has put on the strengths; NaN where nothing is steered"""
+    """the factor by which `bregjax.steer` multiplies strengths; NaN where nothing is steered"""
     target: Any
-    """what it aims at, likewise"""
+    """the target of `bregjax.steer`; NaN where nothing is steered"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is trained on what."""
+    """A network and the data that it is trained on."""
 
     dataset: Dataset
     build: Callable[[nnx.Rngs], nnx.Module]
-    """makes the network, dense"""
+    """makes the dense network"""
     batch_size: int = 128
     objective: Objective = classification
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
     """from a random key and a batch of inputs to the inputs that are trained on"""
     steps_per_call: int | None = None
-    """training steps in one program; by default an epoch. Between programs the bar moves on, an
-    interruption is heard and checkpoints are saved: give it where an epoch takes minutes."""
+    """training steps in one program; by default an epoch. Only between programs the progress bar
+    moves, a signal stops the training and checkpoints are saved: set it where an epoch takes
+    minutes."""
     epochs: int | None = None
-    """passes over the training images, where the task has a length of its own"""
+    """passes over the training images, if the task has a fixed length"""
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     """how the network was built, for summary.json"""
 
@@ -100,10 +101,16 @@ class Task:
         """The training images."""
         return Batches(self.dataset.train, self.batch_size)
 
+    def shapes(self) -> nnx.Module:
+        """The dense network in evaluation mode, with shapes in place of arrays."""
+        network = nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
+        network.eval()
+        return network
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What came of training one method with several seeds; arrays have a seed axis at the end."""
+    """The results of one method trained with several seeds; arrays have a seed axis at the end."""
 
     curve: EpochMetrics
     """fields of shape (epochs + 1, seeds); the first row is before training, where the training
@@ -111,23 +118,22 @@ class Result:
     test_loss: np.ndarray
     test_accuracy: np.ndarray
     selected_epoch: np.ndarray
-    """the epoch that parameters and test results are of"""
+    """the epoch whose parameters were tested and are kept"""
     params: Any
     other: Any
     """variables that are not parameters, such as the statistics of batch norm"""
     snapshots: dict[str, dict[int, np.ndarray]]
     """what was kept of the parameters, by name and epoch"""
     seconds_per_epoch: float
-    """of all seeds together; the first epoch of a process, which compiles, is left out where there
-    are others"""
+    """the median, for all seeds together; NaN if every epoch compiled, as these do not count"""
     seconds: float
-    """of the whole training of all seeds, from its beginning or the checkpoint that it went on
-    from until after the test; compilation is part of it"""
+    """of the whole training of all seeds, from its beginning (or the checkpoint from which it
+    continued) until after the test, with compilation"""
     compactions: int
     """how often the network shrank"""
 
     def part(self, index: int, size: int) -> "Result":
-        """The ``index``-th group of ``size`` seeds; a share of the time is theirs."""
+        """The results of the ``index``-th group of ``size`` seeds, with their share of the time."""
         total = len(self.test_loss)
         if size == total:
             return self
@@ -150,7 +156,7 @@ Start = Callable[[jax.Array, Any], Any]
 """From a random key and the dense initial parameters to those that training starts with."""
 
 Snapshot = Callable[[Any], Mapping[str, np.ndarray]]
-"""From the parameters of all seeds to arrays worth keeping, by name."""
+"""From the parameters of all seeds to the arrays to keep, by name."""
 
 
 def train(
@@ -171,35 +177,37 @@ def train(
 ) -> Result:
     """Train one network per seed, all at once, from the latest checkpoint if there is one.
 
-    Where there are several devices seeds and batches are spread over them, see `devices.mesh`.
+    If there are several devices, seeds and batches are spread over them, see `devices.mesh`.
 
     Args:
       task: dataset, network, objective and batch size.
       optimizer: updates ``nnx.Param`` states; it gets the extra arguments ``value``, the loss
-        of the batch, and ``validation_loss``, that at the end of the epoch before.
+        of the batch, and ``validation_loss``, that at the end of the previous epoch.
       seeds: each gives its own initial weights, order of images and augmentation. They may repeat.
       epochs: passes over the training images.
       hyperparameters: a tree of arrays with an entry for each seed, such as a path of strengths.
-        Then ``optimizer`` is a function from one seed's entries to its optimizer.
-      start: thins the initial parameters out.
+        If it is given, ``optimizer`` is a function from one seed's entries to its optimizer.
+      start: thins out the initial parameters.
       select: whether the result is the network of the last epoch or the best on the validation
         images.
-      patience: stop when no seed has improved on the validation images for so many epochs.
-      label: stands beside the progress bar.
+      patience: stop when no seed has improved on the validation images for this many epochs.
+      label: the text beside the progress bar.
       snapshot: what to keep of the parameters of all seeds before training and after each epoch,
         by name.
-      checkpoints: where to save and go on from. With a compaction there are none: shapes change.
-      compaction: how the network loses its dead units between epochs; of one seed, and the result
-        is the last epoch's, in the shapes of the beginning.
-      stop: asked after each program; when true, the state is saved and `Interrupted` raised.
+      checkpoints: where to save, and from where to continue. It is not used with a compaction,
+        which changes shapes.
+      compaction: how the network loses its dead units between epochs. It needs a single seed; the
+        result is that of the last epoch, in the shapes of the first network.
+      stop: called after each program; if it returns true, the state is saved and `Interrupted`
+        raised.
 
     Returns:
         The `Result`.
 
     Raises:
-        BenchmarkError: if the training split has fewer images than a batch, the loss stops being
-          a finite number, or a checkpoint cannot be written or is another run's.
-        Interrupted: if ``stop`` says so.
+        BenchmarkError: if the training split has fewer images than a batch, the loss is no longer
+          finite, or a checkpoint cannot be written or belongs to another run.
+        Interrupted: if ``stop`` returned true.
     """
     started = time.perf_counter()
     batches = task.batches
@@ -225,11 +233,7 @@ def train(
     compactor = None
     if compaction:
         checkpoints = None
-        if (
-            len(seeds) > 1
-            or select == "best"
-            or not isinstance(optimizer, optax.GradientTransformation)
-        ):
+        if len(seeds) > 1 or select == "best" or callable(optimizer):
             raise ValueError(
                 f"compaction is for the last network of one seed, got {seeds=} and {select=}."
             )
@@ -241,7 +245,7 @@ def train(
         position, history = saved.position, _History(**saved.history)
         state = devices.place(saved.state, programs.mesh, devices.SEEDS)
     else:
-        # Placed like what a program returns, or the first program would be compiled twice.
+        # Placed like the result of a program, or the first program would be compiled twice.
         state = devices.place(begin(), programs.mesh, devices.SEEDS)
         history.add(0, programs.inspect(state, validation), snapshot(state.params))
 
@@ -266,7 +270,7 @@ def train(
             for piece in batches.pieces(epoch_keys, size, skip=first // size):
                 jax.block_until_ready(finished)  # one program runs while the next is prepared
                 state, finished = programs.advance(state, piece, step_keys, first, data)
-                steps = jax.tree.leaves(piece)[0].shape[1]
+                steps = piece.shape[1]
                 first += steps
                 progress.advance(steps)
                 if first < batches.steps:
@@ -311,12 +315,10 @@ def train(
 
 def network_of(task: Task, result: Result, index: int = 0) -> nnx.Module:
     """The trained network of the ``index``-th seed, in evaluation mode, on the first device."""
-    model = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
-    model.eval()
     params, other = jax.device_put(
         jax.tree.map(lambda x: x[index], (result.params, result.other)), jax.devices()[0]
     )
-    return nnx.merge(nnx.graphdef(model), params, other)
+    return nnx.merge(nnx.graphdef(task.shapes()), params, other)
 
 
 def evaluate(task: Task, network: nnx.Module) -> tuple[float, float]:
@@ -335,7 +337,7 @@ def evaluate(task: Task, network: nnx.Module) -> tuple[float, float]:
 
 
 class Programs:
-    """The compiled programs of a training; all map over the seeds, see `devices.spread`."""
+    """The compiled programs of a training; each maps over the seeds, see `devices.spread`."""
 
     def __init__(
         self,
@@ -353,7 +355,7 @@ class Programs:
         model = dense if network is None else nnx.clone(network)
         model.train()
         if mesh.shape[devices.BATCH] > 1:
-            # Statistics of a batch are those of its shares on all devices.
+            # Batch statistics are those of the whole batch, which is spread over the devices.
             model.set_attributes(nnx.BatchNorm, axis_name=devices.BATCH, raise_if_not_found=False)
         self._training = nnx.graphdef(model)
         model.eval()
@@ -435,8 +437,7 @@ class Programs:
             )
             return state, None
 
-        steps = jax.tree.leaves(piece)[0].shape[0]
-        state, _ = jax.lax.scan(step, state, (first + jnp.arange(steps), piece))
+        state, _ = jax.lax.scan(step, state, (first + jnp.arange(len(piece)), piece))
         return state, jnp.copy(state.loss)  # the state will be donated, the copy can be waited for
 
     def _finish(
@@ -496,8 +497,8 @@ class Programs:
     def _apply(
         self, graphdef: Any, params: Any, other: Any, inputs: jax.Array
     ) -> tuple[jax.Array, Any]:
-        """The network's outputs, and what the forward pass left in the other variables."""
-        # Copies, as variables cannot be written to inside another transformation than their own.
+        """The network's outputs, and the other variables after the forward pass."""
+        # Copies, because variables can only be written to inside the transformation that made them.
         model = nnx.merge(graphdef, params, other, copy=True)
         outputs = model(self._task.dataset.normalize(inputs))
         return outputs, nnx.split(model, nnx.Param, ...)[2]
@@ -511,7 +512,7 @@ def _steering(opt_state: Any) -> tuple[Any, Any]:
 
 
 class _History:
-    """What was measured so far; ``as_dict`` and the constructor take it through a checkpoint."""
+    """What was measured so far; ``as_dict`` gives the constructor's arguments, for checkpoints."""
 
     def __init__(
         self,
@@ -535,7 +536,7 @@ class _History:
         snapshot: Mapping[str, np.ndarray],
         seconds: float = np.nan,
     ) -> None:
-        """A new row; that of epoch 0 has seen no training batch."""
+        """Add a row; for epoch 0, before any training, the training loss and accuracy are NaN."""
         if epoch == 0:
             untrained = np.full_like(metrics.train_loss, np.nan)
             metrics = metrics._replace(train_loss=untrained, train_accuracy=untrained)

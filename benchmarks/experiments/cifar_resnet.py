@@ -1,8 +1,8 @@
-"""Residual networks on CIFAR-10: the paper's comparison, and what we recommend."""
+"""Residual networks on CIFAR-10: the paper's comparison, and our recommendation."""
 
 import dataclasses
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +12,8 @@ from benchmarks import methods
 from benchmarks.data import Dataset
 from benchmarks.data.augmentation import crop_and_flip
 from benchmarks.engine.objectives import classification, smoothed_classification
-from benchmarks.engine.training import Result, Task
+from benchmarks.engine.training import Task
 from benchmarks.experiments.experiment import Experiment
-from benchmarks.experiments.runner import Trainer
 from benchmarks.methods import Recipe, SparseStart, Steered
 from benchmarks.methods.regularization import Penalty, Regularization, everywhere
 from benchmarks.methods.schedules import Cosine, Plateau
@@ -30,10 +29,10 @@ class CifarResNet(Experiment):
     """ResNet-18 or ResNet-20 on CIFAR-10, in the paper's setting or in ours.
 
     --preset paper is the setting of Bungert et al. (JMLR 2022): a given strength λ, the plateau
-    schedule, 1 % of the weights at the start; ℓ1, groups of kernels and groups of filters; beside
-    it every baseline. --preset best asks for a density and steers to it, and gives the dense
-    network, gradual pruning and RigL the same epochs, schedule and label smoothing. Random crops
-    and flips, batches of 128.
+    schedule and 1 % of the weights at the start, with ℓ1, groups of kernels and groups of filters.
+    All baselines are trained beside it. --preset best asks for a density and steers to it; the
+    dense network, gradual pruning and RigL get the same epochs, schedule and label smoothing. All
+    use random crops and flips, and batches of 128.
     """
 
     name: ClassVar[str] = "cifar_resnet"
@@ -43,17 +42,15 @@ class CifarResNet(Experiment):
     preset: Literal["paper", "best"] = "paper"
     """The paper's setting, or what we recommend."""
     network: Literal["resnet20", "resnet18"] = "resnet20"
-    """ResNet-20 is narrow (0.27 million weights); ResNet-18 (11 million) wants a GPU."""
+    """ResNet-20 is narrow (0.27 million weights); ResNet-18 (11 million) needs a GPU."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the computation; parameters, duals and statistics are float32."""
+    """The dtype of the computation; parameters, duals and statistics are float32."""
     all_images: bool = False
-    """Train on the 2,500 validation images, too; the curves then show the first test images."""
+    """Train on the 2,500 validation images too; the curves then show the first test images."""
     density: tuple[float, ...] = (0.034,)
-    """Shares of the weights that stay, where a method can be told; several draw a curve."""
+    """Shares of the weights that stay, for methods that can be told; several make a curve."""
     epochs: int = 100
-    """Passes over the training images."""
     seeds: int = 1
-    """Number of runs of each method, each with its own initial weights and order of images."""
 
     @property
     def title(self) -> str:
@@ -85,19 +82,14 @@ class CifarResNet(Experiment):
         baselines = [
             methods.sgd(rate, momentum=0.9),
             methods.adam(adaptive),
-            # Our momentum averages where SGD's sums: ten times the rate makes the same steps.
+            # Our momentum is a mean, SGD's is a sum: ten times the rate gives the same steps.
             methods.prox_sgd(Plateau(1.0), everywhere(l1(), 1e-4), momentum=0.9),
             methods.lasso(rate, 1e-4, momentum=0.9),
         ]
         told = [
-            make(rate, density, momentum=0.9)
+            method
             for density in self.density
-            for make in (
-                methods.one_shot_pruning,
-                methods.gradual_pruning,
-                methods.set_training,
-                methods.rigl,
-            )
+            for method in methods.sparse_baselines(rate, density, momentum=0.9)
         ]
         return [*ours, *baselines, *told]
 
@@ -137,13 +129,6 @@ class CifarResNet(Experiment):
             },
         )
 
-    def findings(
-        self, task: Task, method: Recipe, result: Result, trainer: Trainer
-    ) -> list[dict[str, Any]]:
-        """The density that was steered to."""
-        del task, trainer
-        return methods.steered_densities(method, result.curve.density)
-
     def exhibits(self, task: Task, network: nnx.Module) -> dict[str, np.ndarray]:
         """The density of each layer."""
         del task
@@ -154,9 +139,8 @@ class CifarResNet(Experiment):
 
     def draw(self, out: Path) -> None:
         """The learning curves, accuracy over density, and the density of every layer."""
-        rows, runs = results.read_rows(out), results.read_runs(out)
-        figures.save(figures.learning_curves(rows, self.title), out, "learning_curves")
-        figure = figures.accuracy_and_density(runs, self.title)
+        super().draw(out)
+        figure = figures.accuracy_and_density(results.read_runs(out), self.title)
         figures.save(figure, out, "accuracy_and_density")
         layers = {
             # NNX sorts layers by name, which puts the first one last.

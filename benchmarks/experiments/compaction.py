@@ -1,4 +1,4 @@
-"""Training that gets cheaper as units die: the network shrinks between epochs."""
+"""Training that becomes cheaper as units die: the network shrinks between epochs."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -10,8 +10,9 @@ import numpy as np
 from benchmarks import methods
 from benchmarks.engine.compaction import Compaction
 from benchmarks.engine.training import Result, Task
+from benchmarks.experiments.networks import ExperimentOnNetworks
 from benchmarks.experiments.runner import Trainer
-from benchmarks.experiments.units import UnitsExperiment
+from benchmarks.experiments.units import GROUPS
 from benchmarks.methods import Recipe, ToDensity
 from benchmarks.methods.schedules import Cosine
 from benchmarks.report import figures, results
@@ -20,11 +21,12 @@ _COMPACT = "compact"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Compacted(UnitsExperiment):
+class Compacted(ExperimentOnNetworks):
     """Whole neurons and filters die; between epochs the network goes on without them.
 
     AdaBreg with a group for each unit, with compaction and without, beside Adam on the dense
-    network: the same epochs, and the time that all of it takes, compilation and test included.
+    network. All train for the same number of epochs, one seed after the other. What is compared is
+    the time of the whole training, which includes compilation and the test.
     """
 
     name: ClassVar[str] = "compaction"
@@ -33,12 +35,9 @@ class Compacted(UnitsExperiment):
     network: Literal["mlp", "convnet"] = "mlp"
     """The MLP on MNIST, or the ConvNet on Fashion-MNIST."""
     densities: tuple[float, ...] = (0.25, 0.1)
-    """What is asked for: the shares of the hidden layers' weights that live in the end."""
+    """The wanted shares of live weights in the hidden layers at the end."""
     epochs: int = 30
-    """Passes over the training images."""
     seeds: int = 3
-    """Number of runs of each method, one after the other, each with its own initial weights and
-    order of images."""
 
     def methods(self) -> list[Recipe]:
         """Dense Adam, and ours at each density without and with compaction."""
@@ -46,7 +45,7 @@ class Compacted(UnitsExperiment):
         return [
             methods.adam(Cosine(2e-3)),
             *(
-                ToDensity(density, groups=self.networks[self.network].groups, note=note)
+                ToDensity(density, groups=GROUPS[self.network], note=note)
                 for density in self.densities
                 for note in ("", _COMPACT)
             ),
@@ -64,7 +63,7 @@ class Compacted(UnitsExperiment):
         return [{"seconds": result.seconds, "compactions": result.compactions}]
 
     def remarks(self, runs: Sequence[results.Run]) -> Iterator[str]:
-        """The time beside that of dense training."""
+        """The time, compared with that of dense training."""
         dense = np.mean([run.findings["seconds"] for run in runs if run.method == "Adam"])
         for name, group in results.by_method(runs).items():
             mine = np.mean([run.findings["seconds"] for run in group])

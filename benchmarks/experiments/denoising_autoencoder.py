@@ -31,20 +31,18 @@ class DenoisingAutoencoder(Experiment):
     """Six layers of 784 neurons on corrupted MNIST: which neurons and skips are worth having?
 
     Every layer may use all 784 neurons and starts with eight. AdaBreg with whole neurons as groups
-    adds what the task needs, while λ rises over the first 60 % of the training. Four cases: noisy
-    and blurred images, without and with trainable skip connections, as in Bungert et al., arXiv
-    2106.02479.
+    adds those that the task needs, while λ rises over the first 60 % of the training. There are
+    four cases: noisy and blurred images, without and with trainable skip connections, as in Bungert
+    et al., arXiv 2106.02479.
     """
 
     name: ClassVar[str] = "denoising_autoencoder"
     title: ClassVar[str] = "Corrupted MNIST, autoencoder of six 784-wide layers"
 
     epochs: int = 10
-    """Passes over the training images."""
     seeds: int = 1
-    """Number of runs of each case, each with its own initial weights and order of images."""
     strength: float = 0.07
-    """λ of the neurons in the end; a skip connection needs √784 times as much evidence."""
+    """λ of the neurons in the end; the λ of a skip connection is √784 times as large."""
     published: bool = False
     """The published schedule: learning rate 1e-3, halved on a plateau, and a constant strength."""
 
@@ -92,9 +90,7 @@ class DenoisingAutoencoder(Experiment):
 
     def draw(self, out: Path) -> None:
         """The losses, the architectures that emerged, and restored images."""
-        figures.save(
-            figures.learning_curves(results.read_rows(out), self.title), out, "learning_curves"
-        )
+        super().draw(out)
         snapshots = results.read_snapshots(out)
         neurons, skips = snapshots["neurons"], snapshots.get("skips", {})
         figures.save(figures.architectures(neurons, skips, self.title), out, "architectures")

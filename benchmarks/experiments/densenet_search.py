@@ -23,8 +23,8 @@ from bregjax import group_l2, per_kernel
 class DenseNetSearch(Experiment):
     """Which of the 21 connections of a dense block survive on Fashion-MNIST?
 
-    Every layer may read all feature maps before it. AdaBreg with groups of single kernels, as in
-    Bungert et al., arXiv 2106.02479, and with whole connections as groups.
+    Every layer may read all feature maps before it. AdaBreg is trained with single kernels as
+    groups, as in Bungert et al., arXiv 2106.02479, and with whole connections as groups.
     """
 
     name: ClassVar[str] = "densenet_search"
@@ -33,9 +33,7 @@ class DenseNetSearch(Experiment):
     convolutional: ClassVar[bool] = True
 
     epochs: int = 10
-    """Passes over the training images."""
     seeds: int = 1
-    """Number of runs of each method, each with its own initial weights and order of images."""
 
     def methods(self) -> list[methods.Recipe]:
         """The published groups, and one group per connection; the linear layer is left dense."""
@@ -75,8 +73,6 @@ class DenseNetSearch(Experiment):
 
     def draw(self, out: Path) -> None:
         """The learning curves, and the connections that survive."""
-        figures.save(
-            figures.learning_curves(results.read_rows(out), self.title), out, "learning_curves"
-        )
+        super().draw(out)
         figure = figures.surviving_connections(results.read_exhibits(out), self.title)
         figures.save(figure, out, "connections")

@@ -31,9 +31,7 @@ class Digits(Experiment):
     dataset: ClassVar[str] = "digits"
 
     epochs: int = 40
-    """Passes over the training images."""
     seeds: int = 3
-    """Number of runs of each method, each with its own initial weights and order of images."""
 
     def methods(self) -> list[methods.Recipe]:
         """Both Bregman optimizers beside their dense and shrinking counterparts."""
@@ -46,7 +44,7 @@ class Digits(Experiment):
         ]
 
     def task(self, dataset: Dataset) -> Task:
-        """A network and a batch that fit the small images."""
+        """A network and a batch size for small images."""
         return Task(dataset, lambda rngs: MLP((64, 128, 64, 10), rngs=rngs), batch_size=32)
 
     def snapshot(self, params: Any) -> dict[str, np.ndarray]:
@@ -54,9 +52,7 @@ class Digits(Experiment):
         return {"live": np.asarray(jax.tree.leaves(params["layers"][0]["kernel"])[0][0]) != 0}
 
     def draw(self, out: Path) -> None:
-        """The four panels, and the weights that appear."""
-        figures.save(
-            figures.learning_curves(results.read_rows(out), self.title), out, "learning_curves"
-        )
+        """The learning curves, and the weights that appear."""
+        super().draw(out)
         figure = figures.appearing_weights(results.read_snapshots(out)["live"], image_shape=(8, 8))
         figures.save(figure, out, "appearing_weights")

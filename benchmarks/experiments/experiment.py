@@ -1,10 +1,11 @@
-"""What an experiment says: its cases, what is kept and found of each, and the figures."""
+"""The base class of experiments: cases, what is kept and measured of each, figures."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -16,7 +17,8 @@ from benchmarks.engine.compaction import Compaction
 from benchmarks.engine.training import Result, Task
 from benchmarks.experiments.runner import Case, Trainer, chosen_cases, train_all
 from benchmarks.methods import Recipe
-from benchmarks.report import results
+from benchmarks.report import figures, results
+from bregjax._leaves import leaf_name
 
 _TRIAL = (
     "This was a trial: it shows that everything runs, and its numbers say nothing about the"
@@ -26,18 +28,18 @@ _TRIAL = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment(TrainingOptions):
-    """A comparison of trainings; a subclass sets defaults and says what is trained."""
+    """A comparison of trainings; a subclass says what is trained, and may set other defaults."""
 
     name: ClassVar[str]
     title: ClassVar[str]
     dataset: ClassVar[str]
     convolutional: ClassVar[bool] = False
-    """whether to make every core of a CPU a device, see `devices.one_per_core`"""
+    """whether to make every core of the CPU a device, see `devices.one_per_core`"""
     seed_by_seed: ClassVar[bool] = False
     """whether seeds are trained one after the other instead of side by side"""
 
     def cases(self) -> Iterator[Case]:
-        """Everything that is trained: a name, what is trained on what, and how."""
+        """Everything that is trained: for each case its name, network and data, and method."""
         task = self.task(data.load(self.dataset, self.data_dir))
         for method in self.methods():
             yield method.name, task, method
@@ -51,24 +53,24 @@ class Experiment(TrainingOptions):
         raise NotImplementedError
 
     def snapshot(self, params: Any) -> dict[str, np.ndarray]:
-        """What ``snapshots.npz`` keeps of the parameters of all seeds after each epoch."""
+        """What to keep of the parameters of all seeds after each epoch, in ``snapshots.npz``."""
         del params
         return {}
 
     def exhibits(self, task: Task, network: nnx.Module) -> dict[str, np.ndarray]:
-        """What ``exhibits.npz`` keeps of the first seed's final network."""
+        """What to keep of the first seed's final network, in ``exhibits.npz``."""
         del task, network
         return {}
 
     def findings(
         self, task: Task, method: Recipe, result: Result, trainer: Trainer
     ) -> list[dict[str, Any]]:
-        """What the findings of a `results.Run` are, for each seed; may train more networks."""
+        """The findings of a `results.Run`, for each seed; it may train further networks."""
         del task, method, trainer
         return [{} for _ in result.test_loss]
 
     def compaction(self, method: Recipe) -> Compaction | None:
-        """Whether and how the network loses its dead units while it is trained by a method."""
+        """How the network loses its dead units while the method trains it; None if it does not."""
         del method
         return None
 
@@ -78,12 +80,14 @@ class Experiment(TrainingOptions):
         yield from ()
 
     def draw(self, out: Path) -> None:
-        """Draw the figures from the files in ``out``."""
-        raise NotImplementedError
+        """Draw figures from the files in ``out``; a subclass may add to the learning curves."""
+        figures.save(
+            figures.learning_curves(results.read_rows(out), self.title), out, "learning_curves"
+        )
 
     @property
     def is_trial(self) -> bool:
-        """Whether it is too short to say anything."""
+        """Whether the training is too short to say anything."""
         return self.quick or self.images is not None or self.epochs < type(self).epochs
 
     def run(self) -> None:
@@ -104,45 +108,10 @@ class Experiment(TrainingOptions):
         console.print(f"Results and figures are in {out}.", soft_wrap=True)
 
 
-class Network(Protocol):
-    """What is known of a network by its name on the command line."""
-
-    @property
-    def title(self) -> str:
-        """The heading of table and figures."""
-        ...
-
-    @property
-    def dataset(self) -> str:
-        """The examples of the network."""
-        ...
-
-    @property
-    def convolutional(self) -> bool:
-        """Whether the network is."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExperimentOnNetworks(Experiment):
-    """An experiment on one of several networks, which ``--network`` chooses."""
-
-    networks: ClassVar[Mapping[str, Network]]
-    """by the values of ``--network``"""
-
-    network: str
-
-    @property
-    def title(self) -> str:
-        """See `Network`."""
-        return self.networks[self.network].title
-
-    @property
-    def dataset(self) -> str:
-        """See `Network`."""
-        return self.networks[self.network].dataset
-
-    @property
-    def convolutional(self) -> bool:
-        """See `Network`."""
-        return self.networks[self.network].convolutional
+def kernels_of(params: Any) -> dict[str, jax.Array]:
+    """The kernels of all seeds by name; names have dots, as slashes separate keys of npz files."""
+    return {
+        leaf_name(path).replace("/", "."): x
+        for path, x in jax.tree_util.tree_leaves_with_path(params)
+        if x.ndim > 2  # the first axis counts the seeds
+    }

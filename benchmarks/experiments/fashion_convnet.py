@@ -31,10 +31,10 @@ def convnet_task(dataset: Dataset) -> Task:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FashionConvNet(Experiment):
-    """The ConvNet on Fashion-MNIST: whole 5×5 kernels appear one by one, and dense weights.
+    """The ConvNet on Fashion-MNIST: whole 5×5 kernels and single dense weights appear one by one.
 
-    Group sparsity on the kernels and ℓ1 on the dense layers, as in Bungert et al. (JMLR 2022), by
-    LinBreg and AdaBreg, beside dense training, proximal and penalized SGD, pruning, SET and RigL.
+    LinBreg and AdaBreg with group sparsity on the kernels and ℓ1 on the dense layers, as in Bungert
+    et al. (JMLR 2022), beside dense training, proximal and penalized SGD, pruning, SET and RigL.
     """
 
     name: ClassVar[str] = "fashion_convnet"
@@ -43,9 +43,7 @@ class FashionConvNet(Experiment):
     convolutional: ClassVar[bool] = True
 
     epochs: int = 14
-    """Passes over the training images."""
     seeds: int = 1
-    """Number of runs of each method, each with its own initial weights and order of images."""
     density: float = 0.035
     """Share of the weights that pruning, SET and RigL leave."""
 
@@ -63,17 +61,14 @@ class FashionConvNet(Experiment):
             methods.linbreg(Plateau(0.07), published, start=SparseStart(0.01, bias=10)),
             methods.sgd(sgd, momentum=0.9),
             methods.adam(Cosine(1e-3)),
-            # Our momentum averages where SGD's sums: ten times the rate makes the same steps.
+            # Our momentum is a mean, SGD's is a sum: ten times the rate gives the same steps.
             methods.prox_sgd(
                 Cosine(0.5, warmup_epochs=1, final=0.05),
                 kernels_and_weights(1e-3, 1e-3),
                 momentum=0.9,
             ),
             methods.lasso(sgd, 1e-3, momentum=0.9),
-            methods.one_shot_pruning(sgd, self.density, momentum=0.9),
-            methods.gradual_pruning(sgd, self.density, momentum=0.9),
-            methods.set_training(sgd, self.density, momentum=0.9),
-            methods.rigl(sgd, self.density, momentum=0.9),
+            *methods.sparse_baselines(sgd, self.density, momentum=0.9),
         ]
 
     def task(self, dataset: Dataset) -> Task:
@@ -91,8 +86,7 @@ class FashionConvNet(Experiment):
 
     def draw(self, out: Path) -> None:
         """The learning curves, and the kernels of the sparsest AdaBreg network."""
-        figure = figures.learning_curves(results.read_rows(out), self.title)
-        figures.save(figure, out, "learning_curves")
+        super().draw(out)
         runs = {r.method: r for r in results.read_runs(out) if r.kind == "AdaBreg"}
         if runs:
             method = min(runs, key=lambda method: runs[method].density)

@@ -30,7 +30,7 @@ class _ThenState(NamedTuple):
 def _then(
     first: optax.GradientTransformation, second: optax.GradientTransformation, step: int
 ) -> optax.GradientTransformation:
-    """``first`` until that step, then ``second``, whose state starts at the parameters of then."""
+    """``first`` until that step, then ``second``, whose state is made at that step."""
 
     def init(params: Any) -> _ThenState:
         return _ThenState(jnp.zeros([], jnp.int32), first.init(params), second.init(params))
@@ -57,74 +57,64 @@ def _then(
 class FromDense(MnistExperiment):
     """Fine-tune a trained, dense network until it is sparse: ours beside magnitude pruning.
 
-    All methods share the dense training by Adam, with the same seeds, and have as many epochs for
-    the fine-tuning: AdaBreg whose dual starts at the dense weights, gradual pruning with Adam, and
-    pruning all at once with Adam on what is left.
+    All methods begin with the same dense training by Adam and then fine-tune for the same number of
+    epochs: AdaBreg, whose dual starts at the dense weights; gradual pruning with Adam; and pruning
+    all at once, with Adam on what is left. --epochs counts both parts.
     """
 
     name: ClassVar[str] = "from_dense"
 
     sparsities: tuple[float, ...] = (0.9, 0.95, 0.98)
-    """What is asked for: the shares of all weights that are to be zero."""
+    """The wanted shares of zeros among all weights."""
     epochs: int = 15
-    """Passes over the training images, dense and fine-tuning together."""
     tuning: float = 1 / 3
-    """The share of the epochs that is fine-tuning."""
+    """The share of the epochs that is used for fine-tuning."""
     rate: float = 5e-3
     """Largest learning rate of AdaBreg in the fine-tuning."""
     pruning_rate: float = 5e-3
     """Largest learning rate of Adam in the fine-tuning with pruning."""
     seeds: int = 5
-    """Number of runs of each method, each with its own initial weights and order of images."""
 
     def methods(self) -> list[Recipe]:
         """Adam on the dense network throughout, and three ways to each density."""
         methods.check_shares("--sparsities", (*self.sparsities, self.tuning))
         densities = [round(1 - sparsity, 6) for sparsity in self.sparsities]
+        ways = {
+            "AdaBreg": self._adabreg,
+            "gradual pruning": self._gradually,
+            "one-shot pruning": self._at_once,
+        }
         return [
-            self._tuned("Adam", None, _adam),
-            *(
-                recipe
-                for density in densities
-                for recipe in (
-                    self._tuned("AdaBreg", density, self._adabreg(density)),
-                    self._tuned("gradual pruning", density, self._gradually(density)),
-                    self._tuned("one-shot pruning", density, self._at_once(density)),
-                )
-            ),
+            self._tuned("Adam", None, lambda _, steps: _adam(steps)),
+            *(self._tuned(way, density, ways[way]) for density in densities for way in ways),
         ]
 
-    def _adabreg(self, density: float) -> Callable[[int], optax.GradientTransformation]:
-        def make(steps: int) -> optax.GradientTransformation:
-            rate = optax.warmup_cosine_decay_schedule(0.0, self.rate, steps // 10, steps)
-            return bregjax.adabreg_to_density(density, steps, rate, initial_density=1.0)
+    def _adabreg(self, density: float, steps: int) -> optax.GradientTransformation:
+        rate = optax.warmup_cosine_decay_schedule(0.0, self.rate, steps // 10, steps)
+        return bregjax.adabreg_to_density(density, steps, rate, initial_density=1.0)
 
-        return make
+    def _gradually(self, density: float, steps: int) -> optax.GradientTransformation:
+        stop = round(0.8 * steps)
+        schedule = baselines.cubic_density_schedule(density, 0, stop, every=max(1, stop // 50))
+        return baselines.magnitude_pruning(_adam(steps, self.pruning_rate), schedule)
 
-    def _gradually(self, density: float) -> Callable[[int], optax.GradientTransformation]:
-        def make(steps: int) -> optax.GradientTransformation:
-            stop = round(0.8 * steps)
-            schedule = baselines.cubic_density_schedule(density, 0, stop, every=max(1, stop // 50))
-            return baselines.magnitude_pruning(_adam(steps, self.pruning_rate), schedule)
-
-        return make
-
-    def _at_once(self, density: float) -> Callable[[int], optax.GradientTransformation]:
+    def _at_once(self, density: float, steps: int) -> optax.GradientTransformation:
         at_once = optax.piecewise_constant_schedule(1.0, {1: density})
-        return lambda steps: baselines.magnitude_pruning(_adam(steps, self.pruning_rate), at_once)
+        return baselines.magnitude_pruning(_adam(steps, self.pruning_rate), at_once)
 
     def _tuned(
         self,
         family: str,
         density: float | None,
-        second: Callable[[int], optax.GradientTransformation],
+        tune: Callable[[Any, int], optax.GradientTransformation],
     ) -> Method:
-        """Dense training, then what is made of the number of steps that are left."""
+        """Dense training, then what ``tune`` makes of the density and the steps that are left."""
 
         def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
             del rate
-            dense = length.steps - round(self.tuning * length.steps)
-            return _then(_adam(dense), second(length.steps - dense), dense)
+            tuning = round(self.tuning * length.steps)
+            dense = length.steps - tuning
+            return _then(_adam(dense), tune(density, tuning), dense)
 
         rate = self.rate if family == "AdaBreg" else self.pruning_rate
         rate = _RATE if density is None else rate

@@ -3,9 +3,8 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -14,14 +13,13 @@ from flax import nnx
 import bregjax
 from benchmarks.cli.options import check_counts
 from benchmarks.engine.training import Result, Task, network_of
-from benchmarks.experiments.experiment import Experiment
+from benchmarks.experiments.experiment import Experiment, kernels_of
 from benchmarks.experiments.runner import Trainer
 from benchmarks.measure.multiply_adds import network_costs
 from benchmarks.measure.timing import forward_pass, speedup, time_in_turn
 from benchmarks.methods import Method, Recipe
 from benchmarks.methods.schedules import Cosine
 from benchmarks.report import figures, results
-from bregjax._leaves import leaf_name
 from bregjax._regularizers._matrices import fold
 
 _TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
@@ -30,21 +28,18 @@ _TIMED = 500  # images in a batch
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LowRank(Experiment):
-    """Train, split each layer into two thin ones, tune those, and measure what was won."""
+    """Train, split each layer into two thin ones, fine-tune those, and measure the gain."""
+
+    network: ClassVar[str]
+    """the name of the network in titles"""
 
     images_of: Literal["mnist", "fashion_mnist"] = "fashion_mnist"
     """The images."""
     seeds: int = 1
-    """Number of runs of each method, each with its own initial weights and order of images."""
     rank: int = 12
     """The largest rank of a layer after it has been split."""
     tuning: int = 3
     """Epochs of Adam on the thin layers."""
-
-    @property
-    def network(self) -> str:
-        """What the network is called."""
-        raise NotImplementedError
 
     @property
     def title(self) -> str:
@@ -62,7 +57,7 @@ class LowRank(Experiment):
         super().run()
 
     def cases(self) -> Iterator[tuple[str, Task, Recipe]]:
-        """See `Experiment`; the settings say what is done afterwards, too."""
+        """See `Experiment`; the settings also say what is done after the training."""
         told = {"network": self.network, "rank": self.rank, "tuning_epochs": self.tuning}
         for name, task, method in super().cases():
             yield name, dataclasses.replace(task, settings=task.settings | told), method
@@ -70,18 +65,18 @@ class LowRank(Experiment):
     def snapshot(self, params: Any) -> dict[str, np.ndarray]:
         """The singular values of each kernel, of the first seed."""
         return {
-            name: np.asarray(jnp.linalg.svd(fold(x)[0], compute_uv=False))
-            for name, x in _kernels(params, 0).items()
+            name: np.asarray(jnp.linalg.svd(fold(x[0])[0], compute_uv=False))
+            for name, x in kernels_of(params).items()
         }
 
     def findings(
         self, task: Task, method: Recipe, result: Result, trainer: Trainer
     ) -> list[dict[str, Any]]:
-        """The ranks of each network, and what became of it after it was split and tuned."""
+        """The ranks of each network, and its accuracy, size and speed in thin layers."""
         found = []
         for index in range(len(result.test_loss)):
-            kernels = _kernels(result.params, index)
-            ranks = {name: int(bregjax.effective_rank(x)) for name, x in kernels.items()}
+            kernels = kernels_of(result.params)
+            ranks = {name: int(bregjax.effective_rank(x[index])) for name, x in kernels.items()}
             name = f"{method.name}, thin layers of network {index}"
             network = network_of(task, result, index)
             found.append({"ranks": ranks} | self._shrunk(task, network, name, trainer))
@@ -114,7 +109,7 @@ class LowRank(Experiment):
         }
 
     def remarks(self, runs: Sequence[results.Run]) -> Iterator[str]:
-        """The ranks, and what the thin layers are worth."""
+        """The ranks, and the accuracy, size and speed of the thin layers."""
         for method, group in results.by_method(runs).items():
             found = group[0].findings
             yield (
@@ -126,8 +121,7 @@ class LowRank(Experiment):
 
     def draw(self, out: Path) -> None:
         """The learning curves, and how the singular values of the first nuclear run appeared."""
-        figure = figures.learning_curves(results.read_rows(out), self.title)
-        figures.save(figure, out, "learning_curves")
+        super().draw(out)
         runs = results.read_runs(out)
         # The nuclear norm alone starts from a low rank.
         nuclear = [run.method for run in runs if "initial_rank" in run.settings]
@@ -136,15 +130,6 @@ class LowRank(Experiment):
             spectra = {layer: methods[nuclear[0]] for layer, methods in snapshots.items()}
             figure = figures.singular_values(spectra, f"{self.title}, {nuclear[0]}")
             figures.save(figure, out, "singular_values")
-
-
-def _kernels(params: Any, seed: int) -> dict[str, jax.Array]:
-    """The kernels of one seed, by their names."""
-    return {
-        leaf_name(path).replace("/", "."): x[seed]
-        for path, x in jax.tree_util.tree_leaves_with_path(params)
-        if x.ndim > 2  # the first axis is that of the seeds
-    }
 
 
 def called(method: Method, what: str) -> Method:

@@ -18,23 +18,19 @@ from bregjax import l1, nuclear, per_filter
 class LowrankConvnet(LowRank):
     """The Fashion-MNIST ConvNet with the nuclear norm of its kernels.
 
-    A kernel (kh, kw, in, out) is the matrix (kh·kw·in, out). AdaBreg and LinBreg with momentum,
-    beside ℓ1, groups of filters and dense training. Each network is then split into thin layers of
-    --rank at most, which Adam tunes.
+    A kernel (kh, kw, in, out) is the matrix (kh·kw·in, out). AdaBreg and LinBreg with momentum use
+    the nuclear norm; AdaBreg with ℓ1 and with groups of filters, and dense training are trained
+    beside them. Each network is then split into thin layers of rank --rank at most, which Adam
+    fine-tunes.
     """
 
     name: ClassVar[str] = "lowrank_convnet"
+    network: ClassVar[str] = "ConvNet"
     convolutional: ClassVar[bool] = True
 
     epochs: int = 6
-    """Passes over the training images."""
     rank: int = 4
     """The largest rank of a layer after it has been split."""
-
-    @property
-    def network(self) -> str:
-        """See `LowRank`."""
-        return "ConvNet"
 
     def methods(self) -> list[Recipe]:
         """Nuclear norm, entries, filters, dense."""

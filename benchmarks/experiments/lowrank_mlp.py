@@ -21,7 +21,7 @@ from bregjax import l1, nuclear, per_neuron
 
 @dataclasses.dataclass(frozen=True)
 class _GrowingRank:
-    """A schedule that can be told from another by its settings, as checkpoints must."""
+    """A schedule whose settings tell it from others, which checkpoints need."""
 
     initial: int
     every: int
@@ -35,17 +35,17 @@ class _GrowingRank:
 class LowrankMlp(LowRank):
     """Singular values that appear one by one: an MLP, 784-200-80-10, with the nuclear norm.
 
-    LinBreg without momentum, with heavy-ball and with Nesterov's, and AdaBreg; the prox in full and
-    truncated; ranks that are scheduled, chosen by energy and grown on a plateau, and a strength
-    that is halved on one. Beside them ℓ1, groups of neurons and dense training. Each network is
-    then split into thin layers of --rank at most, which Adam tunes.
+    LinBreg without momentum, with heavy-ball and with Nesterov momentum, and AdaBreg; a full and a
+    truncated prox; ranks that are scheduled, chosen by energy or raised on a plateau; a strength
+    that is halved on a plateau. AdaBreg with ℓ1 and with groups of neurons, and dense training are
+    trained beside them. Each network is then split into thin layers of rank --rank at most, which
+    Adam fine-tunes.
     """
 
     name: ClassVar[str] = "lowrank_mlp"
     hidden: tuple[int, ...] = (200, 80)
     """Widths of the hidden layers."""
     epochs: int = 12
-    """Passes over the training images."""
     tuning: int = 10
     """Epochs of Adam on the thin layers."""
 
@@ -67,7 +67,7 @@ class LowrankMlp(LowRank):
         super().run()
 
     def methods(self) -> list[Recipe]:
-        """Every way to a low rank, and what else there is."""
+        """Every way to a low rank, and what they are compared with."""
         start = LowRankStart(0.02)
         rate = Cosine(1.0, warmup_epochs=1)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 from typing import ClassVar
 
 from benchmarks import methods
@@ -13,7 +12,6 @@ from benchmarks.methods import SparseStart
 from benchmarks.methods.regularization import Rising, everywhere
 from benchmarks.methods.schedules import Cosine
 from benchmarks.models import MLP
-from benchmarks.report import figures, results
 from bregjax import l1
 
 
@@ -21,15 +19,15 @@ from bregjax import l1
 class MnistMlp(MnistExperiment):
     """The paper's MLP on MNIST: 784-200-80-10, starting with 1 % of its weights.
 
-    LinBreg with a small and a large strength, SGD and proximal SGD, as in the paper (Bungert et
-    al., JMLR 2022) but with a learning rate that decays from 0.2 as a cosine, and AdaBreg with the
+    LinBreg with a small and a large strength, SGD and proximal SGD are those of the paper (Bungert
+    et al., JMLR 2022), but with a learning rate that decays from 0.2 as a cosine. AdaBreg has the
     rising strength that we recommend.
     """
 
     name: ClassVar[str] = "mnist_mlp"
 
     published_relu: bool = False
-    """Put a ReLU after the logits, as the published experiment does; it kills classes at random."""
+    """Put a ReLU after the logits, as the published experiment does; random classes then die."""
 
     def methods(self) -> list[methods.Recipe]:
         """The paper's four, and ours."""
@@ -45,15 +43,10 @@ class MnistMlp(MnistExperiment):
         ]
 
     def task(self, dataset: Dataset) -> Task:
-        """With the published ReLU where it is wanted."""
+        """The network, if wanted with the published ReLU."""
         return Task(
             dataset,
             lambda rngs: MLP(PAPER, final_relu=self.published_relu, rngs=rngs),
             batch_size=128,
             settings={"published_relu": self.published_relu},
         )
-
-    def draw(self, out: Path) -> None:
-        """The paper's four panels."""
-        figure = figures.learning_curves(results.read_rows(out), self.title)
-        figures.save(figure, out, "learning_curves")

@@ -1,16 +1,15 @@
-"""Multilevel training: mostly on the support, at a fraction of dense training's multiply-adds."""
+"""Multilevel training: mostly on the support, with a fraction of the multiply-adds."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from benchmarks import methods
 from benchmarks.engine.training import Result, Task
+from benchmarks.experiments.experiment import kernels_of
 from benchmarks.experiments.mnist import MnistExperiment
 from benchmarks.experiments.runner import Trainer
 from benchmarks.measure.multiply_adds import network_costs, training_share
@@ -19,7 +18,6 @@ from benchmarks.methods.regularization import everywhere
 from benchmarks.methods.schedules import Cosine
 from benchmarks.report import figures, results
 from bregjax import l1
-from bregjax._leaves import leaf_name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,14 +26,13 @@ class Multilevel(MnistExperiment):
 
     LinBreg and AdaBreg with up to 99 coarse steps after each full one (Lunk, Scott, Bungert,
     arXiv 2602.03535), at a given strength and steered to a given density, beside dense SGD,
-    pruning, SET and RigL. Counted are the forward pass and both parts of the backward pass, layer
-    by layer, for the weights that are live at the time.
+    pruning, SET and RigL. The count covers the forward pass and both parts of the backward pass,
+    layer by layer, for the weights that are live at the time.
     """
 
     name: ClassVar[str] = "multilevel"
 
     seeds: int = 3
-    """Number of runs of each method, each with its own initial weights and order of images."""
     density: float = 0.05
     """Share of the weights that pruning, SET and RigL leave."""
 
@@ -63,18 +60,14 @@ class Multilevel(MnistExperiment):
             steered(19, 0.05),
             steered(19, 0.02),
             steered(99, 0.05),
-            methods.one_shot_pruning(sgd, self.density, momentum=0.9),
-            methods.gradual_pruning(sgd, self.density, momentum=0.9),
-            methods.set_training(sgd, self.density, momentum=0.9),
-            methods.rigl(sgd, self.density, momentum=0.9),
+            *methods.sparse_baselines(sgd, self.density, momentum=0.9),
         ]
 
     def snapshot(self, params: Any) -> dict[str, np.ndarray]:
         """The density of each kernel, by seed."""
         return {
-            _key(leaf_name(path)): np.asarray(jnp.mean(x != 0, axis=tuple(range(1, x.ndim))))
-            for path, x in jax.tree_util.tree_leaves_with_path(params)
-            if x.ndim > 2  # the first axis is that of the seeds
+            name: np.asarray(jnp.mean(x != 0, axis=tuple(range(1, x.ndim))))
+            for name, x in kernels_of(params).items()
         }
 
     def findings(
@@ -83,16 +76,14 @@ class Multilevel(MnistExperiment):
         """The multiply-adds."""
         del trainer
         assert isinstance(method, (Method, Targeted))
-        network = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
-        network.eval()
-        costs = network_costs(network, task.dataset)
+        costs = network_costs(task.shapes(), task.dataset)
         epochs = range(len(result.curve.nonzero))
         return [
             {
                 "multiply_adds": training_share(
                     costs,
                     {
-                        name: [result.snapshots[_key(name)][e][seed] for e in epochs]
+                        name: [result.snapshots[name.replace("/", ".")][e][seed] for e in epochs]
                         for name in costs
                     },
                     method.full_gradients,
@@ -105,10 +96,4 @@ class Multilevel(MnistExperiment):
         """Accuracy over multiply-adds, and the learning curves."""
         runs = results.read_runs(out)
         figures.save(figures.accuracy_and_cost(runs, self.title), out, "accuracy_and_cost")
-        figure = figures.learning_curves(results.read_rows(out), self.title)
-        figures.save(figure, out, "learning_curves")
-
-
-def _key(name: str) -> str:
-    """A leaf's name without the slashes that part the keys of snapshots.npz."""
-    return name.replace("/", ".")
+        super().draw(out)

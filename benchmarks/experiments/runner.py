@@ -1,4 +1,4 @@
-"""Trains all cases of an experiment, one after the other, and archives what comes of each."""
+"""Trains all cases of an experiment, one after the other, and archives the results."""
 
 import dataclasses
 import math
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from benchmarks.experiments.experiment import Experiment
 
 Case = tuple[str, Task, Recipe]
-"""A name, what is trained on what, and how."""
+"""A name, the network and its data, and the method."""
 
 
 def train_all(experiment: "Experiment", cases: Sequence[Case], out: Path) -> list[results.Run]:
-    """Train these cases; returns all runs that ``out`` has afterwards."""
+    """Train these cases; returns all runs that are in ``out`` afterwards."""
     archive = results.Archive(out, keep=bool(experiment.only))
     folder = out / "checkpoints"
     if experiment.restart:
@@ -44,7 +44,7 @@ def train_all(experiment: "Experiment", cases: Sequence[Case], out: Path) -> lis
 
 
 class Trainer:
-    """Trains with checkpoints, from where an interrupted training stopped, and hears Ctrl-C."""
+    """Trains with checkpoints, continues interrupted trainings, and stops on Ctrl-C."""
 
     def __init__(self, experiment: str, folder: Path, seconds: float, stop: Interruption):
         self._experiment, self._folder = experiment, folder
@@ -66,7 +66,7 @@ class Trainer:
         epochs: int,
         **options: Any,
     ) -> Result:
-        """`engine.training.train` of what is called ``name``, and told from others by settings."""
+        """`engine.training.train`; name and settings tell the checkpoints from those of others."""
         about = {
             "experiment": self._experiment,
             "method": name,
@@ -93,7 +93,7 @@ class Trainer:
 
 
 class Budget:
-    """The time for several trainings that take about as long as one another."""
+    """The time for several trainings that take about the same time."""
 
     def __init__(self, minutes: float | None):
         self._until = time.monotonic() + (math.inf if minutes is None else 60 * minutes)
@@ -101,7 +101,7 @@ class Budget:
         self._last = 0.0
 
     def begin(self) -> bool:
-        """Whether there is time for one more; a training ends where the next one asks."""
+        """Whether there is time for one more training; the previous one ends with this call."""
         now = time.monotonic()
         if self._began is not None:
             self._last = now - self._began
@@ -111,7 +111,7 @@ class Budget:
 
 
 def chosen_cases(experiment: "Experiment") -> list[Case]:
-    """The cases that --only names, or all of them."""
+    """The cases that --only selects; without this option, all cases."""
     cases = list(experiment.cases())
     names = named_by(experiment.only, (name for name, _, _ in cases))
     cases = [case for case in cases if case[0] in names]
@@ -126,7 +126,7 @@ def chosen_cases(experiment: "Experiment") -> list[Case]:
 
 
 def _cut(task: Task, options: TrainingOptions) -> Task:
-    """The task with as many images as the options say."""
+    """The task with the number of images and the batch size of the options."""
     if options.quick or options.images:
         limits = (2000, 500) if options.quick else (options.images, None)
         task = dataclasses.replace(task, dataset=task.dataset.first(*limits))
@@ -146,7 +146,7 @@ def _train_case(
     task = _cut(whole, experiment)
     meant = whole.epochs or experiment.epochs
     epochs = min(meant, 2) if experiment.quick else meant
-    # The strengths are meant for the whole training, in which a weight collects more evidence.
+    # The strengths are meant for the whole training, in which weights collect more evidence.
     share = min(1.0, epochs * _steps(task) / (meant * _steps(whole))) if experiment.quick else 1.0
     count = 1 if experiment.quick else experiment.seeds
     seeds = range(experiment.seed, experiment.seed + count)
@@ -191,7 +191,7 @@ def _train_case(
 
 
 def _steps(task: Task) -> float:
-    """Those of an epoch, about."""
+    """The steps of an epoch, not rounded."""
     return len(task.dataset.train) / task.batch_size
 
 

@@ -1,4 +1,4 @@
-"""Train with whole units that die, take them out, and measure what is left."""
+"""Train until whole units die, remove them, and measure what is left."""
 
 import dataclasses
 import math
@@ -13,21 +13,25 @@ from flax import nnx
 import bregjax
 from benchmarks import methods
 from benchmarks.engine.training import Result, Task, evaluate, network_of
+from benchmarks.experiments.networks import ExperimentOnNetworks
 from benchmarks.experiments.runner import Trainer
-from benchmarks.experiments.units import UnitsExperiment
+from benchmarks.experiments.units import GROUPS
 from benchmarks.measure.timing import forward_pass, speedup, time_in_turn
 from benchmarks.methods import Recipe, ToDensity
 from benchmarks.methods.schedules import Cosine
 from benchmarks.report import figures, results
 
+_TIMED = {"mlp": 500, "convnet": 100, "resnet20": 100, "transformer": 16}
+"""examples in a batch that is timed"""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shrink(UnitsExperiment):
+class Shrink(ExperimentOnNetworks):
     """Networks whose neurons, filters or heads die in training, before and after they are shrunk.
 
-    `adabreg_to_density` is told which share of the weights of those units lives in the end.
-    `bregjax.shrink` takes the dead ones out, the smaller network is tested anew, and both are timed
-    in turn. Beside them Adam on the dense network.
+    `adabreg_to_density` is told which share of the weights of these units lives in the end.
+    `bregjax.shrink` removes the dead units, the smaller network is tested again, and both networks
+    are timed in turn. Adam on the dense network is trained beside them.
     """
 
     name: ClassVar[str] = "shrink"
@@ -36,18 +40,16 @@ class Shrink(UnitsExperiment):
     """Neurons on MNIST, filters and neurons on Fashion-MNIST, channels within the blocks on
     CIFAR-10, heads and neurons on the texts of Python's help."""
     densities: tuple[float, ...] = (0.5, 0.25, 0.1)
-    """What is asked for: the shares of the weights of such units that live in the end."""
+    """The wanted shares of live weights, among those of such units, at the end."""
     epochs: int = 5
-    """Passes over the training examples."""
     seeds: int = 1
-    """Number of runs of each method, each with its own initial weights and order of examples."""
     repeats: int = 30
     """How often each network is timed."""
 
     def methods(self) -> list[Recipe]:
         """Dense Adam, and ours at every density."""
         methods.check_shares("--densities", self.densities)
-        groups = self.networks[self.network].groups
+        groups = GROUPS[self.network]
         return [
             methods.adam(Cosine(2e-3)),
             *(ToDensity(density, groups=groups) for density in self.densities),
@@ -56,7 +58,7 @@ class Shrink(UnitsExperiment):
     def findings(
         self, task: Task, method: Recipe, result: Result, trainer: Trainer
     ) -> list[dict[str, Any]]:
-        """What is left of each network, how good and how fast it is."""
+        """What is left of each network, and how good and how fast that is."""
         del method, trainer
         return [
             self._shrunk(task, network_of(task, result, index))
@@ -64,7 +66,7 @@ class Shrink(UnitsExperiment):
         ]
 
     def _shrunk(self, task: Task, network: nnx.Module) -> dict[str, Any]:
-        examples = task.dataset.test.inputs[: self.networks[self.network].timed]
+        examples = task.dataset.test.inputs[: _TIMED[self.network]]
         inputs = task.dataset.normalize(jnp.asarray(examples))
         smaller, report, _ = bregjax.shrink(network, inputs[:2])
         loss, accuracy = evaluate(task, smaller)
@@ -79,7 +81,7 @@ class Shrink(UnitsExperiment):
         } | speedup(seconds, "shrunk", "dense")
 
     def remarks(self, runs: Sequence[results.Run]) -> Iterator[str]:
-        """What the smaller networks are worth."""
+        """The loss, the size and the speed of the smaller networks."""
         for method, group in results.by_method(runs).items():
             found = group[0].findings
             before, after = group[0].test_loss, found["shrunk_loss"]
@@ -92,6 +94,6 @@ class Shrink(UnitsExperiment):
             )
 
     def draw(self, out: Path) -> None:
-        """How good the networks are over their size and their speed."""
+        """The quality of the networks over their size and their speed."""
         figure = figures.quality_and_speed(results.read_runs(out), self.title)
         figures.save(figure, out, "quality_and_speed")

@@ -1,4 +1,4 @@
-"""A whole path of strengths in one program: accuracy over sparsity, and which strength to take."""
+"""A path of strengths in one program: accuracy over sparsity, and which strength to choose."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -22,27 +22,26 @@ _ALONE = "alone"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SparsityPath(MnistExperiment):
-    """Which strength is the right one? All of them at once on the MNIST MLP.
+    """Which strength is the right one? Many of them are tried at once on the MNIST MLP.
 
-    AdaBreg with a strength that rises to λ, for a grid of λ (times the seeds) side by side in one
-    program, spread over the devices there are; the middle one once more alone, for its cost. Names
-    the sparsest network whose validation accuracy is within the tolerance of the best.
+    AdaBreg is trained with strengths that rise to λ, for a grid of λ (times the seeds) side by side
+    in one program, which is spread over all devices. The middle λ is also trained alone, to compare
+    the cost. The sparsest network whose validation accuracy is within the tolerance of the best is
+    named.
     """
 
     name: ClassVar[str] = "sparsity_path"
 
     epochs: int = 20
-    """Passes over the training images."""
     seeds: int = 1
-    """Number of runs at each strength, each with its own initial weights and order of images."""
     strengths: int = 16
-    """How many λ, from --weakest to --strongest in equal ratios."""
+    """The number of λ, from --weakest to --strongest in equal ratios."""
     weakest: float = 0.05
     """The smallest λ."""
     strongest: float = 5.0
     """The largest λ."""
     tolerance: float = 0.003
-    """How far the validation accuracy of the chosen network may be below the best, a fraction."""
+    """How far the validation accuracy of the chosen network may be below the best (a fraction)."""
 
     def methods(self) -> list[Recipe]:
         """The path, and one strength of it alone."""
@@ -82,7 +81,7 @@ class SparsityPath(MnistExperiment):
             )
 
     def draw(self, out: Path) -> None:
-        """Accuracy along the path, and the learning curves."""
+        """Accuracy along the path."""
         runs = [r for r in results.read_runs(out) if _ALONE not in r.kind]
         if runs:
             figure = figures.accuracy_along_path(runs, self.title, self.tolerance)

@@ -1,1 +1,1 @@
-"""What is counted and timed."""
+"""Counting multiply-adds, and timing."""

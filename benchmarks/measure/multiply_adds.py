@@ -1,4 +1,4 @@
-"""How many multiply-adds a training takes that leaves out what is zero."""
+"""How many multiply-adds a training takes if it leaves out zeros."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,16 +20,15 @@ class LayerCost(NamedTuple):
     multiply_adds: int
     """for one example"""
     first: bool
-    """whether no parameter comes before it, so that nobody needs the gradient of its input"""
+    """whether no parameter comes before it, so that the gradient of its input is not needed"""
 
 
 def layer_costs(apply: Callable[[Any, Any], Any], params: Any, inputs: Any) -> dict[str, LayerCost]:
     """The cost of each kernel of a network, by the name of its leaf.
 
-    Counts the matrix products and convolutions between something made of one parameter array and
-    something made of the inputs, as they are written in the network's program (zeros that pad an
-    image are counted as pixels). Products of two activations, sums and pointwise operations are
-    not.
+    It counts the matrix products and convolutions of a kernel with an activation, as they are
+    written in the network's program; zeros that pad an image count as pixels. It does not count
+    products of two activations, sums and pointwise operations.
 
     Args:
       apply: from the parameters and a batch of one example to the outputs.
@@ -55,7 +54,7 @@ def layer_costs(apply: Callable[[Any, Any], Any], params: Any, inputs: Any) -> d
 
 
 def network_costs(network: nnx.Module, dataset: Dataset) -> dict[str, LayerCost]:
-    """`layer_costs` of a network, or of its shapes, on an image of the dataset."""
+    """`layer_costs` of a network, or of its shapes, for an image of the dataset."""
     graphdef, params, other = nnx.split(network, nnx.Param, ...)
     image = dataset.test.inputs[:1]
 
@@ -67,25 +66,23 @@ def network_costs(network: nnx.Module, dataset: Dataset) -> dict[str, LayerCost]
 
 
 def training_share(
-    costs: Mapping[str, LayerCost],
-    densities: Mapping[str, Sequence[float]],
-    full_gradients: float,
+    costs: Mapping[str, LayerCost], densities: Mapping[str, Sequence[float]], full_gradients: float
 ) -> float:
-    r"""The multiply-adds of a sparse training as a share of a dense one with as many steps.
+    r"""The multiply-adds of a sparse training as a share of those of a dense one.
 
-    With M multiply-adds of a layer, density d at the time, and a share f of steps that need the
-    gradient of sleeping weights too, a step takes
+    Let a layer have M multiply-adds and, at the time, density d, and let a share f of the steps
+    need the gradient of sleeping weights too. Then on average a step takes
 
     .. math:: \underbrace{dM}_{\text{forward}} + \underbrace{dM}_{\text{input's gradient}}
         + \underbrace{(f + (1 - f) d) M}_{\text{weights' gradient}}
 
-    for each example. A layer that sees the raw input has no second term. Dense training has d = 1.
-    Between two of the given densities a straight line is assumed: a fall all at once, as in
-    pruning, is charged up to half that distance too much.
+    for each example. A layer that reads the raw input has no second term. Dense training has d = 1.
+    The density is interpolated linearly between the given values, so a sudden fall, as in pruning,
+    is counted up to half an interval too late.
 
     Args:
-      costs: of `layer_costs`.
-      densities: of each of its kernels over the training, at equal distances.
+      costs: the result of `layer_costs`.
+      densities: for each kernel its densities during the training, at equal intervals.
       full_gradients: f.
     """
     spent = dense = 0.0
@@ -100,7 +97,7 @@ def training_share(
 
 
 class _Source(NamedTuple):
-    """What an array of the program is made of."""
+    """What an array of the program was computed from."""
 
     params: frozenset[str]
     data: bool
@@ -113,12 +110,9 @@ def _union(sources: Iterable[_Source]) -> _Source:
 
 
 def _follow(
-    program: core.Jaxpr,
-    inputs: Sequence[_Source],
-    times: int,
-    found: list[tuple[str, LayerCost]],
+    program: core.Jaxpr, inputs: Sequence[_Source], times: int, found: list[tuple[str, LayerCost]]
 ) -> list[_Source]:
-    """Adds the costs in ``program`` to ``found``; returns what its outputs are made of."""
+    """Adds the costs in ``program`` to ``found``; returns the sources of its outputs."""
     nothing = _Source(frozenset(), False)
     known: dict[Any, _Source] = dict(zip(program.invars, inputs, strict=True))
 
@@ -153,8 +147,8 @@ def _inner_programs(params: Mapping[str, Any]) -> list[core.Jaxpr]:
 def _follow_scan(
     equation: Any, mine: list[_Source], times: int, found: list[tuple[str, LayerCost]]
 ) -> list[_Source]:
-    # JAX's releases differ in how they say which is which: an array that is scanned over has one
-    # axis less inside; the others are constants, then the carry.
+    # Releases of JAX differ in how they mark the inputs. An array that is scanned over has one axis
+    # fewer inside the scan; the other inputs are constants, then the carry.
     body: Any = _inner_programs(equation.params)[0]
     whole = sum(
         i.aval.ndim == o.aval.ndim for i, o in zip(body.invars, equation.invars, strict=True)
@@ -164,7 +158,7 @@ def _follow_scan(
     )
     constants = whole - carries
     outputs = _follow(body, mine, 0, [])
-    # What a round leaves in the carry goes into the next one.
+    # The carry of one round goes into the next one.
     for i in range(carries):
         mine[constants + i] = _union([mine[constants + i], outputs[i]])
     return _follow(body, mine, times * equation.params["length"], found)

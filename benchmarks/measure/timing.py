@@ -14,10 +14,10 @@ from benchmarks.cli.progress import track
 def time_in_turn(
     calls: Mapping[str, Callable[[], Any]], repeats: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Seconds of each repeat of each call, all of them in turn and in random order.
+    """Seconds of each repeat of each call; all are called in turn and in random order.
 
-    So what slows the machine for a while slows all, and what one leaves in the cache is not always
-    for the same other one. Each is called once before, to compile.
+    So if the machine is slow for a while, it is slow for all of them, and no call always runs after
+    the same other one, which may fill the cache. Each is called once before, to compile.
     """
     for call in calls.values():
         jax.block_until_ready(call())
@@ -33,7 +33,8 @@ def time_in_turn(
 def speedup(seconds: Mapping[str, np.ndarray], name: str, baseline: str) -> dict[str, Any]:
     """How many times as fast ``name`` is as ``baseline``, for summary.json.
 
-    The median and the quartiles of the ratios, repeat by repeat, of what `time_in_turn` measured.
+    `time_in_turn` measured the seconds. Ratios are taken repeat by repeat; the result has their
+    median and quartiles.
     """
     low, median, high = np.quantile(seconds[baseline] / seconds[name], (0.25, 0.5, 0.75))
     return {"speedup": float(median), "speedup_quartiles": [float(low), float(high)]}

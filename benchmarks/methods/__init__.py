@@ -1,4 +1,4 @@
-"""What is compared: optimizers by name, how they start, what they are made of."""
+"""The methods that are compared: optimizers by name, learning rates, penalties, starts."""
 
 from benchmarks.methods.optimizers import (
     adabreg,
@@ -16,6 +16,7 @@ from benchmarks.methods.optimizers import (
     rigl,
     set_training,
     sgd,
+    sparse_baselines,
     steerable,
 )
 from benchmarks.methods.recipes import (
@@ -26,7 +27,6 @@ from benchmarks.methods.recipes import (
     Steered,
     Targeted,
     ToDensity,
-    steered_densities,
 )
 from benchmarks.methods.starts import ErdosRenyiStart, FirstStart, LowRankStart, SparseStart
 
@@ -57,6 +57,6 @@ __all__ = [
     "rigl",
     "set_training",
     "sgd",
+    "sparse_baselines",
     "steerable",
-    "steered_densities",
 ]

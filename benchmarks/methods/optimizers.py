@@ -10,7 +10,7 @@ import optax
 
 import bregjax
 from benchmarks.cli.errors import BenchmarkError
-from benchmarks.methods.recipes import Length, Method
+from benchmarks.methods.recipes import Length, Make, Method
 from benchmarks.methods.regularization import Regularization, everywhere
 from benchmarks.methods.schedules import Cosine, LearningRate
 from benchmarks.methods.starts import ErdosRenyiStart, SparseStart, Start
@@ -18,7 +18,7 @@ from bregjax import baselines
 
 
 def check_shares(option: str, shares: Sequence[float]) -> None:
-    """Raises `BenchmarkError` unless the shares are such, and told apart in the methods' names."""
+    """Raises `BenchmarkError` unless shares are between 0 and 1, and differ in methods' names."""
     names = {f"{share:.1%}" for share in shares}
     if any(not 0 < share < 1 for share in shares) or len(names) < len(shares):
         raise BenchmarkError(
@@ -28,10 +28,10 @@ def check_shares(option: str, shares: Sequence[float]) -> None:
 
 
 def steerable() -> tuple[Method, Method]:
-    """AdaBreg and LinBreg for `Targeted`: λ is far too small, and steering finds the right one.
+    """AdaBreg and LinBreg for `Targeted`: their λ is far too small, and steering raises it.
 
     The entries of each gradient are clipped: batch norm divides by √ε where a filter has no live
-    weight, which makes the gradient 300 times larger, and more through several layers.
+    weight, which makes the gradient 300 times as large, and larger still through several layers.
     """
     start = SparseStart(0.01, gain=0.7)
     slow, fast = Cosine(5e-3, warmup_epochs=1), Cosine(1.0, warmup_epochs=1)
@@ -60,25 +60,13 @@ def linbreg(
     nesterov: bool = False,
     keep_weights: bool = False,
 ) -> Method:
-    """LinBreg, with heavy-ball or Nesterov momentum or without."""
-
-    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
-        tx = functools.partial(
-            bregjax.linbreg,
-            rate,
-            delta=delta,
-            momentum=momentum,
-            nesterov=nesterov,
-            keep_weights=keep_weights,
-        )
-        return regularization.optimizer(tx, *length)
-
-    settings = {"delta": delta, "momentum": momentum, "nesterov": nesterov}
-    settings |= {"keep_weights": keep_weights} if keep_weights else {}
-    settings |= regularization.record()
+    """LinBreg, without momentum or with heavy-ball or Nesterov momentum."""
+    options = {"delta": delta, "momentum": momentum, "nesterov": nesterov}
+    options |= {"keep_weights": keep_weights} if keep_weights else {}
     kind = "" if momentum is None else "+nesterov" if nesterov else "+m"
-    family = f"LinBreg{kind}"
-    return Method(family, learning_rate, make, settings, start, strength=str(regularization))
+    return _regularized(
+        f"LinBreg{kind}", bregjax.linbreg, learning_rate, regularization, options, start
+    )
 
 
 def adabreg(
@@ -99,17 +87,28 @@ def adabreg(
         options["eps"] = eps
     if keep_weights:
         options["keep_weights"] = keep_weights
+    return _regularized("AdaBreg", bregjax.adabreg, learning_rate, regularization, options, start)
+
+
+def _regularized(
+    family: str,
+    optimizer: Callable[..., optax.GradientTransformation],
+    learning_rate: LearningRate,
+    regularization: Regularization,
+    options: dict[str, Any],
+    start: Start | None,
+) -> Method:
+    """A method with penalties, made of one of our optimizers and its options."""
 
     def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
-        tx = functools.partial(bregjax.adabreg, rate, **options)
-        return regularization.optimizer(tx, *length)
+        return regularization.optimizer(functools.partial(optimizer, rate, **options), *length)
 
     settings = options | regularization.record()
-    return Method("AdaBreg", learning_rate, make, settings, start, strength=str(regularization))
+    return Method(family, learning_rate, make, settings, start, strength=str(regularization))
 
 
 def decayed(method: Method, weight_decay: float) -> Method:
-    """The method with weight decay in front, on the weights alone."""
+    """The method with weight decay in front, only on the weights."""
     decay = optax.add_decayed_weights(weight_decay, bregjax.weight_mask)
     return _chained(decay, method, {"weight_decay": weight_decay})
 
@@ -122,22 +121,19 @@ def clipped(method: Method, clip: float) -> Method:
 def _chained(
     first: optax.GradientTransformation, method: Method, settings: dict[str, Any]
 ) -> Method:
-    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
-        return optax.chain(first, method.make(rate, length))
-
-    return dataclasses.replace(method, make=make, settings=method.settings | settings)
+    return dataclasses.replace(
+        method,
+        make=lambda rate, length: optax.chain(first, method.make(rate, length)),
+        settings=method.settings | settings,
+    )
 
 
 def multilevel(method: Method, m: int) -> Method:
-    """The method with m coarse steps, on its support, after each full one."""
-
-    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
-        return bregjax.multilevel(method.make(rate, length), m)
-
+    """The method with m coarse steps on its support after each full step."""
     return dataclasses.replace(
         method,
         note=f"m={m}",
-        make=make,
+        make=lambda rate, length: bregjax.multilevel(method.make(rate, length), m),
         settings=method.settings | {"m": m},
         full_gradients=1 / (m + 1),
     )
@@ -151,14 +147,17 @@ def prox_sgd(
     momentum: float | None = None,
 ) -> Method:
     """Proximal SGD."""
-
-    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
-        tx = functools.partial(bregjax.prox_sgd, rate, momentum=momentum)
-        return regularization.optimizer(tx, length.steps)
-
-    settings = {"momentum": momentum} | regularization.record()
-    strength = str(regularization)
-    return Method("proximal SGD", learning_rate, make, settings, start, strength=strength)
+    return Method(
+        "proximal SGD",
+        learning_rate,
+        # Without a dual no evidence is collected: a shorter training has the same strength.
+        lambda rate, length: regularization.optimizer(
+            functools.partial(bregjax.prox_sgd, rate, momentum=momentum), length.steps
+        ),
+        {"momentum": momentum} | regularization.record(),
+        start,
+        strength=str(regularization),
+    )
 
 
 def sgd(
@@ -169,34 +168,29 @@ def sgd(
     nesterov: bool = False,
 ) -> Method:
     """SGD."""
-
-    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
-        del length
-        return optax.sgd(rate, momentum=momentum, nesterov=nesterov)
-
-    settings = {"strength": 0.0, "momentum": momentum, "nesterov": nesterov}
-    return Method("SGD" if momentum is None else "SGD+m", learning_rate, make, settings, start)
+    return Method(
+        "SGD" if momentum is None else "SGD+m",
+        learning_rate,
+        lambda rate, _: optax.sgd(rate, momentum=momentum, nesterov=nesterov),
+        {"strength": 0.0, "momentum": momentum, "nesterov": nesterov},
+        start,
+    )
 
 
 def adam(learning_rate: LearningRate, *, start: Start | None = None) -> Method:
     """Adam."""
-
-    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
-        del length
-        return optax.adam(rate)
-
-    return Method("Adam", learning_rate, make, {"strength": 0.0}, start)
+    return Method("Adam", learning_rate, lambda rate, _: optax.adam(rate), {"strength": 0.0}, start)
 
 
 def lasso(learning_rate: LearningRate, strength: float, *, momentum: float | None = None) -> Method:
     """SGD on the loss with λ times the ℓ1 norm of the weights added."""
-
-    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
-        del length
-        return baselines.lasso(rate, strength, momentum=momentum)
-
-    settings = {"strength": strength, "momentum": momentum}
-    return Method("lasso", learning_rate, make, settings, strength=f"λ={strength:g}")
+    return Method(
+        "lasso",
+        learning_rate,
+        lambda rate, _: baselines.lasso(rate, strength, momentum=momentum),
+        {"strength": strength, "momentum": momentum},
+        strength=f"λ={strength:g}",
+    )
 
 
 def one_shot_pruning(
@@ -206,13 +200,13 @@ def one_shot_pruning(
     dense_share: float = 0.7,
     momentum: float | None = None,
 ) -> Method:
-    """Dense training by SGD, then the smallest weights go, then the others are tuned.
+    """Dense training by SGD, then the smallest weights are pruned, then the others fine-tuned.
 
     Args:
-      learning_rate: over the whole training.
+      learning_rate: the learning rate of the whole training.
       density: the share of the weights that stay.
-      dense_share: of the training, before the pruning.
-      momentum: of SGD.
+      dense_share: the share of the training before the pruning.
+      momentum: the momentum of SGD.
     """
 
     def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
@@ -233,7 +227,7 @@ def gradual_pruning(
     stop: float = 0.7,
     momentum: float | None = None,
 ) -> Method:
-    """Gradual magnitude pruning of dense SGD between two shares of the training."""
+    """Gradual magnitude pruning with SGD, from the share ``start`` of the training to ``stop``."""
 
     def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
         every = max(1, round((stop - start) * length.steps / 50))
@@ -249,7 +243,7 @@ def gradual_pruning(
 def set_training(
     learning_rate: LearningRate, density: float, *, momentum: float | None = None
 ) -> Method:
-    """SET: the smallest weights are dropped, and as many grown at random."""
+    """SET: the smallest weights are dropped, and as many random ones grown."""
 
     def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
         inner = optax.sgd(rate, momentum=momentum)
@@ -261,7 +255,7 @@ def set_training(
 
 
 def rigl(learning_rate: LearningRate, density: float, *, momentum: float | None = None) -> Method:
-    """RigL: the smallest weights are dropped, those with the largest gradients grown."""
+    """RigL: the smallest weights are dropped, and those with the largest gradients grown."""
 
     def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
         inner = optax.sgd(rate, momentum=momentum)
@@ -272,11 +266,19 @@ def rigl(learning_rate: LearningRate, density: float, *, momentum: float | None 
     return _told("RigL", density, learning_rate, make, {"momentum": momentum}, start, full)
 
 
+def sparse_baselines(
+    learning_rate: LearningRate, density: float, *, momentum: float | None = None
+) -> list[Method]:
+    """Pruning at once and gradually, SET and RigL, all told the same density."""
+    makers = (one_shot_pruning, gradual_pruning, set_training, rigl)
+    return [make(learning_rate, density, momentum=momentum) for make in makers]
+
+
 def _told(
     family: str,
     density: float,
     learning_rate: LearningRate,
-    make: Callable[[optax.ScalarOrSchedule, Length], optax.GradientTransformation],
+    make: Make,
     settings: dict[str, Any],
     start: Start | None = None,
     full_gradients: float = 0.0,
@@ -288,9 +290,9 @@ def _told(
 
 
 _RIGL_INTERVAL = 100
-_RIGL_SHARE = 0.75  # of the training, while the support moves
+_RIGL_SHARE = 0.75  # the support moves during this share of the training
 
 
 def _topology_interval(steps: int) -> int:
-    """RigL's 100 steps, fewer where the training is short."""
+    """RigL's 100 steps; fewer if the training is short."""
     return max(1, min(_RIGL_INTERVAL, steps // 50))

@@ -1,4 +1,4 @@
-"""What is trained: an optimizer by its learning rate and start, or told a density, or a path."""
+"""Recipes: an optimizer with its learning rate and start, one that is told a density, or a path."""
 
 import dataclasses
 import functools
@@ -19,8 +19,12 @@ class Length(NamedTuple):
 
     steps: int
     strength_share: float = 1.0
-    """by which strengths are multiplied, where the training is shorter than what they are meant
-    for: a weight wakes when the evidence of so many steps exceeds λ"""
+    """a factor on the strengths, for a training that is shorter than the one they are meant for: a
+    weight wakes when the evidence that it has collected over the steps exceeds λ"""
+
+
+Make = Callable[[optax.ScalarOrSchedule, Length], optax.GradientTransformation]
+"""From the learning rate, or its schedule, and the length of the training to the optimizer."""
 
 
 class _Single:
@@ -28,11 +32,11 @@ class _Single:
 
     @property
     def members(self) -> tuple[Self]:
-        """The recipes of the runs that are trained together."""
+        """The recipes of the runs that one program trains together."""
         return (self,)
 
     def hyperparameters(self, seeds: int) -> Any:
-        """What the optimizer is made of, run by run, where that is not the same for all."""
+        """The parameters of the optimizer that differ from run to run."""
         del seeds
         return ()
 
@@ -42,16 +46,15 @@ class Method(_Single):
     """An optimizer to be built once the length of the training is known."""
 
     family: str
-    """of optimizers, such as ``LinBreg+m``"""
+    """the family of optimizers, such as ``LinBreg+m``"""
     learning_rate: LearningRate
-    make: Callable[[optax.ScalarOrSchedule, Length], optax.GradientTransformation]
-    """from the learning rate, or its schedule, and the length of the training to the optimizer"""
+    make: Make
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """what it is made of, for summary.json"""
+    """for summary.json"""
     start: Start | None = None
-    """None starts dense"""
+    """None starts with the dense network"""
     full_gradients: float = 1.0
-    """the share of steps that need the gradient of weights that are zero, too"""
+    """the share of steps that also need the gradient of weights that are zero"""
     strength: str = ""
     """in words, such as ``λ=0.1``"""
     note: str = ""
@@ -61,7 +64,7 @@ class Method(_Single):
 
     @property
     def kind(self) -> str:
-        """What has a line of its own in figures over targets: all but strength and target."""
+        """The name without strength and target: in figures over targets each kind has a line."""
         return _label(self.family, note=self.note)
 
     @property
@@ -72,7 +75,7 @@ class Method(_Single):
     def optimizer(
         self, epochs: int, steps_per_epoch: int, strength_share: float = 1.0
     ) -> optax.GradientTransformation:
-        """The optimizer of a training of so many epochs, and a share of the strengths."""
+        """The optimizer of a training of this length, with a share of the strengths."""
         length = Length(epochs * steps_per_epoch, strength_share)
         return self.learning_rate.build(
             lambda rate: self.make(rate, length), epochs, steps_per_epoch
@@ -98,9 +101,9 @@ def _label(family: str, strength: str = "", note: str = "", target: float | None
 
 @dataclasses.dataclass(frozen=True)
 class _Ramped(_Single):
-    """One of our methods, told the density that it ends with instead of a strength.
+    """One of our methods that is told its final density instead of a strength.
 
-    `bregjax.steer` leads it there along a cubic ramp.
+    `bregjax.steer` leads it to this density along a cubic ramp.
     """
 
     method: Method
@@ -108,7 +111,7 @@ class _Ramped(_Single):
     initial_target: float = 0.5
     """where the ramp begins"""
     ramp: float = 0.6
-    """share of the steered epochs, until the target is reached"""
+    """the share of the steered epochs after which the target is reached"""
 
     @property
     def kind(self) -> str:
@@ -117,7 +120,7 @@ class _Ramped(_Single):
 
     @property
     def name(self) -> str:
-        """Such as ``AdaBreg, m=9 5.0%``: the method's with the target instead of the strength."""
+        """Such as ``AdaBreg, m=9 5.0%``: the method's name with the target, not the strength."""
         return _label(self.method.family, note=self.method.note, target=self.target_density)
 
     @property
@@ -131,7 +134,7 @@ class _Ramped(_Single):
         return self.method.full_gradients
 
     def _target(self, final: Any, steps: int) -> optax.Schedule:
-        """The ramp to a density, in a steered training of so many steps."""
+        """The ramp to a density in a steered training of this many steps."""
         transition = round(self.ramp * steps)
         return optax.polynomial_schedule(
             self.initial_target, final, power=3, transition_steps=transition
@@ -145,19 +148,19 @@ class _Ramped(_Single):
 
 @dataclasses.dataclass(frozen=True)
 class Targeted(_Ramped):
-    """Steered near the density, landed on it exactly, and then tuned by Adam.
+    """Steered close to the density, landed on it exactly, and then fine-tuned by Adam.
 
-    The method starts from a small strength.
+    The method starts with a small strength.
     """
 
     tuning: float = 0.2
-    """share of the epochs after the landing"""
+    """the share of the epochs after the landing"""
     tuning_rate: float = 1e-3
     """learning rate of Adam after the landing, decaying as a cosine"""
 
     @property
     def full_gradients(self) -> float:
-        """As in `Method`; the tuning needs none."""
+        """As in `Method`; the fine-tuning needs none."""
         return (1 - self.tuning) * self.method.full_gradients
 
     def steered_epochs(self, epochs: int) -> int:
@@ -186,13 +189,13 @@ class Targeted(_Ramped):
 
 @dataclasses.dataclass(frozen=True)
 class Steered(_Ramped):
-    """Exactly on the ramp at each step, and on the target from the ramp's end.
+    """Steered so that at each step the density is exactly on the ramp.
 
-    The method keeps its weights when λ moves.
+    The method keeps its weights when λ changes.
     """
 
     def hyperparameters(self, seeds: int) -> Any:
-        """The target of each run: an argument, so that all targets share one program."""
+        """The target of each run. As an argument it lets all targets share one program."""
         return np.full(seeds, self.target_density, np.float32)
 
     def optimizer(
@@ -209,7 +212,7 @@ class Steered(_Ramped):
 
 @dataclasses.dataclass(frozen=True)
 class ToDensity(_Single):
-    """`bregjax.adabreg_to_density`, which is told a density and nothing else."""
+    """`bregjax.adabreg_to_density`, which is told only a density."""
 
     target_density: float
     start: Start | None = None
@@ -217,8 +220,8 @@ class ToDensity(_Single):
     mask: Callable[[Any], Any] | None = None
     """which weights become sparse"""
     groups: Mapping[str, bregjax.Regularizer] | None = None
-    """in place of the mask, by patterns of the weights' names what lives or dies as a whole; so
-    large a share of the weights of each pattern lives in the end"""
+    """instead of the mask: by patterns of the weights' names, regularizers whose groups live or die
+    as a whole; in the end the target is the density of each pattern's weights"""
     note: str = ""
     """what tells it from others, such as ``compact``"""
     rate: float | None = None
@@ -251,7 +254,7 @@ class ToDensity(_Single):
             )
             for pattern, groups in self.groups.items()
         }
-        first, *_ = self.groups  # its optimizer trains what is in no group, too
+        first, *_ = self.groups  # its optimizer also trains what is in no group
         labels = bregjax.label_by_path({pattern: pattern for pattern in self.groups}, default=first)
         return optax.partition(optimizers, labels)
 
@@ -266,7 +269,7 @@ class ToDensity(_Single):
 
 @dataclasses.dataclass(frozen=True)
 class Path:
-    """One method at many strengths, side by side in one program."""
+    """One method at many strengths, trained side by side in one program."""
 
     name: str
     at: Callable[[Any], Method]
@@ -284,7 +287,7 @@ class Path:
         return tuple(map(self.at, self.strengths))
 
     def hyperparameters(self, seeds: int) -> Any:
-        """The strength of each run, those of a strength together."""
+        """The strength of each run; runs of the same strength are neighbours."""
         return np.repeat(np.asarray(self.strengths, np.float32), seeds)
 
     @property
@@ -304,20 +307,4 @@ class Path:
 
 
 Recipe = Method | Targeted | Steered | ToDensity | Path
-"""What an experiment trains with."""
-
-
-def steered_densities(recipe: Recipe, densities: np.ndarray) -> list[dict[str, Any]]:
-    """What steering led to before the landing made it exact, for each seed.
-
-    Args:
-      recipe: what was trained.
-      densities: after each epoch, (epochs + 1, seeds).
-
-    Returns:
-        A finding for each seed, empty where nothing was landed.
-    """
-    if not isinstance(recipe, Targeted):
-        return [{} for _ in densities[0]]
-    steered = densities[recipe.steered_epochs(len(densities) - 1)]
-    return [{"steered_density": float(density)} for density in steered]
+"""What trains the networks of an experiment."""

@@ -1,4 +1,4 @@
-"""What is regularized how strongly: regularizers and strengths by kind of layer."""
+"""Which weights are regularized, and how strongly: regularizers and strengths by kind of layer."""
 
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping
@@ -14,13 +14,14 @@ import bregjax
 class Rising:
     """A strength λ that rises linearly over the first part of a training, then stays.
 
-    While λ is small many weights may wake; as it rises those without evidence go to sleep again.
+    While λ is small many weights may wake; as it rises, those with little evidence go back to
+    sleep.
     """
 
     initial: float
     final: float
     share: float = 0.6
-    """of the training steps, while it rises"""
+    """λ rises during this share of the training steps"""
 
     def __str__(self) -> str:
         return f"{_in_words(self.initial)}→{_in_words(self.final)}"
@@ -37,7 +38,7 @@ class Penalty:
     strength: Strength
 
     def strength_over(self, steps: int, share: float = 1.0) -> optax.ScalarOrSchedule:
-        """A share of λ over a training of so many steps."""
+        """A share of λ, over a training of this many steps."""
         λ = self.strength
         if isinstance(λ, Rising):
             rise = round(λ.share * steps)
@@ -47,7 +48,7 @@ class Penalty:
 
 @dataclasses.dataclass(frozen=True)
 class Regularization:
-    """Which parameters get which penalty; those without one (biases, norms) are trained plainly.
+    """Which parameters get which penalty; those without one (biases, norms) are trained as usual.
 
     Args:
       penalties: by label.
@@ -64,20 +65,22 @@ class Regularization:
         steps: int,
         strength_share: float = 1.0,
     ) -> optax.GradientTransformation:
-        """One optimizer for the whole network, for a training of so many steps.
+        """One optimizer for the whole network, for a training of this many steps.
 
         Args:
-          make: one of our optimizers waiting for ``(regularizer, strength, mask=…)``.
+          make: one of our optimizers as a function of ``(regularizer, strength, mask=…)``.
           steps: the length of the training.
-          strength_share: the share of the strengths that it gets.
+          strength_share: a factor on the strengths.
         """
         optimizers: dict[Hashable, optax.GradientTransformation] = {
             label: make(
-                penalty.regularizer, penalty.strength_over(steps, strength_share), mask=_all
+                penalty.regularizer,
+                penalty.strength_over(steps, strength_share),
+                mask=lambda _: True,
             )
             for label, penalty in self.penalties.items()
         }
-        optimizers[_PLAIN] = make(bregjax.none(), 0.0, mask=_nothing)
+        optimizers[_PLAIN] = make(bregjax.none(), 0.0, mask=lambda _: False)
 
         def labels(params: Any) -> Any:
             return jax.tree.map(
@@ -115,18 +118,10 @@ _PLAIN = "plain"
 
 
 def _in_words(strength: Any) -> str:
-    """A number in short; that of a whole path is traced and has none."""
+    """A number as a short text; the strength of a path is traced and has no number."""
     return f"{strength:g}" if isinstance(strength, float) else str(strength)
 
 
-def _all(params: Any) -> Any:
-    return jax.tree.map(lambda _: True, params)
-
-
-def _nothing(params: Any) -> Any:
-    return jax.tree.map(lambda _: False, params)
-
-
 def _only(values: dict[str, Any]) -> Any:
-    """The value of a dictionary with a single one, else the dictionary."""
+    """The only value of a dictionary, or the dictionary if it has several."""
     return next(iter(values.values())) if len(values) == 1 else values

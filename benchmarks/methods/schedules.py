@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import optax
 
@@ -10,85 +10,72 @@ MakeOptimizer = Callable[[optax.ScalarOrSchedule], optax.GradientTransformation]
 """From a learning rate, which may be traced or a schedule, to the optimizer."""
 
 
-class LearningRate(Protocol):
+@dataclasses.dataclass(frozen=True)
+class LearningRate:
     """How the learning rate of an optimizer changes while it trains."""
+
+    learning_rate: float
+    """the first rate, or the largest"""
+
+    def schedule(self, steps: int, steps_per_epoch: int) -> optax.ScalarOrSchedule:
+        """The rate, or its schedule, over a training of this many steps."""
+        del steps, steps_per_epoch
+        return self.learning_rate
 
     def build(
         self, make: MakeOptimizer, epochs: int, steps_per_epoch: int
     ) -> optax.GradientTransformation:
         """The optimizer of a training of ``epochs`` epochs."""
-        ...
+        return make(self.schedule(epochs * steps_per_epoch, steps_per_epoch))
 
     def record(self) -> dict[str, Any]:
         """The settings, for summary.json."""
-        ...
+        return {"schedule": type(self).__name__.lower()} | dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)
-class Constant:
+class Constant(LearningRate):
     """The same rate throughout."""
 
-    learning_rate: float
-
-    def build(
-        self, make: MakeOptimizer, epochs: int, steps_per_epoch: int
-    ) -> optax.GradientTransformation:
-        """See `LearningRate`."""
-        del epochs, steps_per_epoch
-        return make(self.learning_rate)
-
-    def record(self) -> dict[str, Any]:
-        """See `LearningRate`."""
-        return {"schedule": "constant"} | dataclasses.asdict(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class Cosine:
+class Cosine(LearningRate):
     """A linear rise from zero over the warm-up, then a cosine down to the end.
 
-    Proximal SGD wants ``final`` above zero: its threshold is the rate of the step times λ, and at
-    the end of a cosine to zero nothing holds back what older and larger steps bring in.
+    Proximal SGD wants ``final`` above zero. Its threshold is λ times the rate of the step, so at
+    the end of a cosine to zero nothing removes the small weights that larger steps brought in.
     """
 
-    learning_rate: float
     warmup_epochs: float = 0.0
     final: float = 0.0
     """the rate at the end, as a share of ``learning_rate``"""
 
-    def build(
-        self, make: MakeOptimizer, epochs: int, steps_per_epoch: int
-    ) -> optax.GradientTransformation:
-        """See `LearningRate`."""
-        steps = epochs * steps_per_epoch
+    def schedule(self, steps: int, steps_per_epoch: int) -> optax.Schedule:
+        """See `LearningRate`; the warm-up takes at most half of the training."""
         if self.warmup_epochs == 0:
-            return make(optax.cosine_decay_schedule(self.learning_rate, steps, self.final))
-        warmup = round(min(self.warmup_epochs, epochs / 2) * steps_per_epoch)
+            return optax.cosine_decay_schedule(self.learning_rate, steps, self.final)
+        warmup = round(min(self.warmup_epochs * steps_per_epoch, steps / 2))
         end = self.final * self.learning_rate
-        return make(optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, warmup, steps, end))
-
-    def record(self) -> dict[str, Any]:
-        """See `LearningRate`."""
-        return {"schedule": "cosine"} | dataclasses.asdict(self)
+        return optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, warmup, steps, end)
 
 
 class PlateauState(NamedTuple):
-    """The loss as `optax.contrib.reduce_on_plateau` follows it, and the optimizer's own state."""
+    """The states of `optax.contrib.reduce_on_plateau` and of the optimizer."""
 
     plateau: Any
     inner_state: Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Plateau:
+class Plateau(LearningRate):
     """The published schedule: the rate is cut when the training loss stalls.
 
-    After more than ``patience`` epochs in a row whose mean training loss is not below
-    ``1 - threshold`` times the best one so far, the rate is multiplied by ``factor``: PyTorch's
-    ``ReduceLROnPlateau``, relative threshold, no cooldown, except that PyTorch skips reductions
-    smaller than 1e-8.
+    The rate is multiplied by ``factor`` after more than ``patience`` epochs in a row whose mean
+    training loss is not below ``1 - threshold`` times the best one so far. This is PyTorch's
+    ``ReduceLROnPlateau`` with a relative threshold and without cooldown, except that PyTorch skips
+    reductions smaller than 1e-8.
     """
 
-    learning_rate: float
     factor: float = 0.5
     patience: int = 5
     threshold: float = 0.01
@@ -124,7 +111,3 @@ class Plateau:
             return updates, PlateauState(plateau, inner_state)
 
         return optax.GradientTransformationExtraArgs(init, update)
-
-    def record(self) -> dict[str, Any]:
-        """See `LearningRate`."""
-        return {"schedule": "plateau"} | dataclasses.asdict(self)

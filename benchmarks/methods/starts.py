@@ -1,4 +1,4 @@
-"""How a training starts: the dense initial parameters, thinned out."""
+"""How a training starts: the dense initial parameters are thinned out."""
 
 import dataclasses
 from collections.abc import Callable
@@ -25,11 +25,11 @@ class Start(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class SparseStart:
-    """A random share of the weights, scaled so that the layers keep their output's variance.
+    """A random share of the weights, scaled so that the variance of layers' outputs stays.
 
-    Convolutions keep whole kernels, dense layers entries, unless ``groups`` says otherwise. Biases
-    are drawn uniformly from [0, bias/√fan_in], as the authors do: with bias 0 a unit that has no
-    live weight sits in the corner of its ReLU, where no gradient ever wakes it.
+    Convolutions keep whole kernels, dense layers single entries, unless ``groups`` says otherwise.
+    Biases are drawn uniformly from [0, bias/√fan_in], as in the authors' code: a unit without live
+    weights and with bias 0 is at the kink of its ReLU, where no gradient ever wakes it.
     """
 
     density: float = 0.01
@@ -68,7 +68,7 @@ class SparseStart:
 
 @dataclasses.dataclass(frozen=True)
 class FirstStart:
-    """`bregjax.sparse_start` as it is."""
+    """`bregjax.sparse_start`."""
 
     density: float = 0.5
     mask: Callable[[Any], Any] | None = None
@@ -87,10 +87,10 @@ class LowRankStart:
     """The leading singular values of the random kernels; biases are drawn as in `SparseStart`."""
 
     share: float
-    """of the largest possible rank, at least one singular value"""
+    """the rank as a share of the largest possible one; at least one singular value stays"""
     gain: float = 0.3
-    """norm of a kernel, as a share of that of all its singular values. 1 would keep the variance of
-    the layer's output, but these few directions are random, and large ones stay for good."""
+    """the norm of the thinned kernel as a share of its norm before. 1 would keep the variance of
+    the layer's outputs, but these few directions are random, and large ones never go away."""
     bias: float = 1.0
     """as in `SparseStart`"""
 
@@ -108,11 +108,7 @@ class LowRankStart:
 
     def record(self) -> dict[str, Any]:
         """See `Start`."""
-        return {
-            "initial_rank": self.share,
-            "initial_gain": self.gain,
-            "initial_bias": self.bias,
-        }
+        return {"initial_rank": self.share, "initial_gain": self.gain, "initial_bias": self.bias}
 
 
 @dataclasses.dataclass(frozen=True)

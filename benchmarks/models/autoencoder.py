@@ -1,4 +1,4 @@
-"""The autoencoder that designs itself: wide layers, and a skip between any two of them."""
+"""An autoencoder of wide layers with a skip between any two of them."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from benchmarks.models.layers import linear
 
 
 class SkipBlock(nnx.Module):
-    """One layer and the skips that end at its output.
+    """One layer, and the skips that end at its output.
 
     Args:
       width: of input and output.
@@ -23,7 +23,7 @@ class SkipBlock(nnx.Module):
         self.skips = nnx.Param(jnp.zeros(sources)) if sources else None
 
     def __call__(self, states: list[jax.Array]) -> jax.Array:
-        """The next state (n, width) from all earlier ones, the last of which the layer reads."""
+        """The next state (n, width), from all earlier ones; the layer reads the last of them."""
         x = nnx.relu(self.linear(states[-1]))
         if self.skips is None:
             return x
@@ -38,22 +38,22 @@ class Autoencoder(nnx.Module):
 
     $$x_{k+1} = \mathrm{ReLU}(W_k x_k + b_k) + \sum_{i \le k} s_{k,i}\, x_i,$$
 
-    the last of which is the output: the autoencoder of "Neural Architecture Search via Bregman
-    Iterations" (Bungert et al., arXiv 2106.02479), as in the authors' code. There are 784 neurons
-    in each of seven states, hence six matrices, and no bottleneck: whether one emerges is what the
-    experiment asks. There is no activation around the sum, so a skip into the last state reaches
-    the output linearly; with no such skip the output is non-negative.
+    and the last one is the output. This is the autoencoder of "Neural Architecture Search via
+    Bregman Iterations" (Bungert et al., arXiv 2106.02479), as in the authors' code. It has seven
+    states of 784 neurons, hence six matrices, and no bottleneck: the experiment asks whether one
+    emerges. There is no activation around the sum, so a skip into the last state reaches the output
+    linearly; without such a skip the output is non-negative.
 
-    The skips start at zero. They are vectors ``blocks/k/skips`` of length k + 1, entry i for the
-    skip from state i: no weights to `bregjax.weight_mask`, so an optimizer regularizes them only
-    where it is told to. The authors switch skips off by a strength of 1e10; here they are then not
-    built.
+    The skips start at zero. They are vectors ``blocks/k/skips`` of length k + 1; entry i is the
+    skip from state i. `bregjax.weight_mask` does not count them as weights, so an optimizer
+    regularizes them only if it is told to. The authors switch skips off by a strength of 1e10; here
+    they are not built then.
 
     Args:
-      width: the number of neurons in each state, that of the image's pixels.
+      width: the number of neurons in each state, which is the number of pixels of an image.
       depth: the number of weight matrices.
       skips: build the skip connections.
-      dtype: of the computation; None is that of images and parameters.
+      dtype: the dtype of the computation; by default that of images and parameters.
       rngs: the random streams.
     """
 
@@ -71,7 +71,7 @@ class Autoencoder(nnx.Module):
         )
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Restored images (n, height, width, channels), pixels in [0, 1], of normalized ones."""
+        """Restored images with pixels in [0, 1] of normalized ones (n, height, width, channels)."""
         states = [images.reshape(images.shape[0], -1)]
         for block in self.blocks:
             states.append(block(states))

@@ -12,15 +12,15 @@ from benchmarks.models.layers import ConvNorm, conv, linear
 class ConvNet(nnx.Module):
     """Two convolutions of 64 channels, then 1024-128-classes, for 28×28 images of one channel.
 
-    The convolutions have 5×5 kernels, no padding, 2×2 max-pooling and ReLU; the pixels become
-    28 -> 24 -> 12 -> 8 -> 4. It is the network of the Fashion-MNIST experiment in "A Bregman
-    Learning Framework for Sparse Neural Networks" (Bungert et al., JMLR 2022). The last feature map
-    is flattened with the channel running fastest (PyTorch: slowest), which only renames the rows of
-    the next kernel.
+    The convolutions have 5×5 kernels, no padding, 2×2 max-pooling and ReLU; the width and height of
+    the images change as 28 -> 24 -> 12 -> 8 -> 4. It is the network of the Fashion-MNIST experiment
+    in "A Bregman Learning Framework for Sparse Neural Networks" (Bungert et al., JMLR 2022). The
+    last feature map is flattened with the channel running fastest (in PyTorch: slowest), which only
+    changes the order of the rows of the next kernel.
 
     Args:
       classes: the number of logits.
-      dtype: of the computation; None is that of images and parameters.
+      dtype: the dtype of the computation; by default that of images and parameters.
       rngs: the random streams.
     """
 

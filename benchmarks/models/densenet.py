@@ -1,4 +1,4 @@
-"""The dense block of the architecture search: which of its connections are worth having?"""
+"""The dense block of the architecture search, which asks for its useful connections."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ from benchmarks.models.layers import conv, kernel_init, linear
 
 
 class DenseLayer(nnx.Module):
-    """The parameters of a 3×3 convolution on several sources, one kernel for each of them.
+    """The parameters of a 3×3 convolution on several sources, with one kernel array for each.
 
     Args:
       sources: how many feature maps the layer reads.
@@ -35,19 +35,19 @@ class DenseNet(nnx.Module):
 
     $$x_t = \mathrm{ReLU}\Bigl(b_t + \sum_{s < t} K_{t,s} * x_s\Bigr),$$
 
-    the last with one channel, which a linear layer classifies. It is the network of the authors'
-    DenseNet experiment on Fashion-MNIST for "Neural Architecture Search via Bregman Iterations"
-    (Bungert et al., arXiv 2106.02479), with their depth 5 and 12 channels.
+    The last feature map has one channel, and a linear layer classifies it. It is the network of the
+    authors' DenseNet experiment on Fashion-MNIST for "Neural Architecture Search via Bregman
+    Iterations" (Bungert et al., arXiv 2106.02479), with their depth 5 and 12 channels.
 
     One *connection* is K_{t,s}, all the kernels from one feature map to another. Each is an array
-    of its own, ``targets/{t-1}/kernels/{s}`` of shape (3, 3, 12, 12), (3, 3, 12, 1) for the last
-    target. So `bregjax.group_l2` over all four axes makes every connection one group, and
-    `bregjax.per_kernel`, the published choice, every pair of channels. A layer is a convolution of
-    the concatenated sources; it is computed source by source, with the kernels to all targets at
-    once, which reads each feature map (on the CPU: forms its patches) only once.
+    of its own, ``targets/{t-1}/kernels/{s}`` of shape (3, 3, 12, 12), or (3, 3, 12, 1) for the last
+    target. So with `bregjax.group_l2` over all four axes every connection is a group; with
+    `bregjax.per_kernel`, the published choice, every pair of channels is. A layer is a convolution
+    of the concatenated sources. It is computed source by source, with the kernels to all targets at
+    once, so that each feature map is read (on the CPU: its patches are formed) only once.
 
-    What differs from the published network: it carries batch normalizations that it never applies
-    (122 parameters more, 28,229 in all), and puts a ReLU on its logits, see ``final_relu``.
+    The published network differs: it has batch normalizations that it never applies (122 more
+    parameters, 28,229 in all), and a ReLU on its logits, see ``final_relu``.
 
     Args:
       depth: the number of layers in the block.
@@ -55,7 +55,7 @@ class DenseNet(nnx.Module):
       image_shape: (height, width, channels) of the images.
       classes: the number of logits.
       final_relu: put a ReLU after the last layer too, as published; see `MLP`.
-      dtype: of the computation; None is that of images and parameters.
+      dtype: the dtype of the computation; by default that of images and parameters.
       rngs: the random streams.
     """
 
@@ -103,7 +103,7 @@ class DenseNet(nnx.Module):
         """Euclidean norm of every connection, (depth + 1, depth + 1).
 
         Row t − 1 and column s hold the connection from feature map s to layer t. A connection
-        survives where its norm is not zero; it is zero too where there is none (s ≥ t).
+        survives where its norm is not zero. Where there is no connection (s ≥ t), the norm is 0.
         """
         size = len(self.targets)
         norms = [jnp.stack([jnp.linalg.norm(k[...]) for k in t.kernels]) for t in self.targets]

@@ -1,7 +1,7 @@
 """The layers that the networks share: their initialization, padding and precision.
 
-Parameters are float32 whatever the computation dtype. Kernels start with He's normal distribution
-of variance 2 / fan-in, biases at zero.
+Parameters are float32 whatever the dtype of the computation. Kernels are drawn from He's normal
+distribution of variance 2 / fan-in; biases are zero.
 """
 
 from typing import Any
@@ -44,10 +44,10 @@ def conv(
       outputs: channels of the output.
       size: height and width of a kernel.
       stride: steps between outputs, in pixels.
-      padding: zeros added on every side. Equal on all sides as in PyTorch, unlike ``"SAME"``
-        padding, which is one pixel off where the stride is 2.
+      padding: the number of zeros added on every side. It is the same on all sides, as in PyTorch;
+        ``"SAME"`` padding is one pixel off if the stride is 2.
       bias: add a trainable constant to every channel.
-      dtype: of the computation; None is that of input and parameters.
+      dtype: the dtype of the computation; by default that of input and parameters.
       rngs: the random streams.
     """
     return nnx.Conv(
@@ -67,9 +67,9 @@ def conv(
 class BatchNorm(nnx.BatchNorm):
     """Batch normalization that computes in float32 and returns the dtype of its input.
 
-    Given a narrow dtype `nnx.BatchNorm` would round the running statistics when it uses them. They
-    keep 0.9 of their value in every step, as PyTorch's do; the running variance is the biased one,
-    where PyTorch's divides by n − 1.
+    With a narrow dtype `nnx.BatchNorm` would round the running statistics when it uses them. As in
+    PyTorch they keep 0.9 of their value in every step. The running variance is the biased one;
+    PyTorch's divides by n − 1.
     """
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
@@ -81,14 +81,14 @@ class BatchNorm(nnx.BatchNorm):
 
 
 class ConvNorm(nnx.Module):
-    """A convolution that keeps height and width up to its stride, then batch normalization.
+    """A convolution, padded to keep height and width up to its stride, and batch normalization.
 
     Args:
       inputs: channels of the input.
       outputs: channels of the output.
       size: height and width of a kernel, odd.
       stride: steps between outputs, in pixels.
-      bias: of the convolution; the normalization's own makes it superfluous.
+      bias: whether the convolution has a bias, beside that of the normalization.
       dtype: of the convolution.
       rngs: the random streams.
     """

@@ -19,9 +19,9 @@ class MLP(nnx.Module):
 
     Args:
       sizes: the widths of input, hidden layers and output.
-      final_relu: put a ReLU after the last layer too, as the published experiments do. Logits can
-        die there: a class whose logit is negative for every image gets no gradient ever again.
-      dtype: of the computation; None is that of images and parameters.
+      final_relu: put a ReLU after the last layer too, as the published experiments do. A class can
+        then die: if its logit is negative for every image, it never gets a gradient again.
+      dtype: the dtype of the computation; by default that of images and parameters.
       rngs: the random streams.
     """
 

@@ -1,4 +1,4 @@
-"""Products of matrices, written so that they and their gradients are fast on the CPU."""
+"""Products of matrices that are fast on the CPU, with their gradients."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from bregjax._numerics import wide_dtype
 def dot_general(
     lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, **options: Any
 ) -> jax.Array:
-    """A stand-in for `jax.lax.dot_general`, to be given to ``nnx.Linear``.
+    """A replacement of `jax.lax.dot_general` for ``nnx.Linear``.
 
-    On the CPU backend the product of an array (…, i) and a matrix (i, o) narrower than float32 is
-    `product`. Everything else is JAX's own function.
+    On the CPU backend it computes the product of an array (…, i) and a matrix (i, o), both narrower
+    than float32, by `product`. In all other cases it is JAX's own function.
 
     Arguments and result are those of `jax.lax.dot_general`.
     """
@@ -39,8 +39,8 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The matrix product (n, i) (i, o) -> (n, o), in the dtype of ``x``.
 
     The gradient transposes the smaller matrix. In bfloat16 the sums are float32, and matrices are
-    transposed in memory: XLA's CPU backend uses the processor's units for bfloat16 only where both
-    operands lie row by row and the result is float32.
+    transposed in memory: XLA's CPU backend uses the processor's bfloat16 units only if both
+    operands are stored row by row and the result is float32.
 
     The paper's MLP on MNIST, one core with such units: an epoch takes 0.25 s in bfloat16, 0.45 s in
     float32, and 0.65 s in bfloat16 by JAX's own product.
@@ -62,12 +62,12 @@ def _backward(saved: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
         return _dot(g, _transposed(kernel)), _dot(_transposed(x), g)
     if len(kernel) < kernel.shape[1]:
         return g @ kernel.T, x.T @ g
-    # Without the barrier XLA would simplify this to the other form.
+    # Without the barrier XLA would turn this into the other form.
     return g @ kernel.T, lax.optimization_barrier(g.T @ x).T
 
 
 def _transposed(x: jax.Array) -> jax.Array:
-    """The transposed matrix, row by row in memory; XLA would only call the layout another."""
+    """The transposed matrix, stored row by row; XLA alone would only change the layout's name."""
     return lax.optimization_barrier(x.T.reshape(-1)).reshape(x.shape[::-1])
 
 

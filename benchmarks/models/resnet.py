@@ -14,8 +14,8 @@ from benchmarks.models.layers import ConvNorm, linear
 class ResidualBlock(nnx.Module):
     """ReLU(F(x) + shortcut(x)), equation (2) of "Deep Residual Learning" (He et al., 2016).
 
-    F is two 3×3 convolutions. The shortcut is the identity where the shape stays, else a 1×1
-    convolution. All convolutions have no bias and are followed by batch normalization.
+    F is two 3×3 convolutions. The shortcut is the identity if the shape stays, else a 1×1
+    convolution. No convolution has a bias, and each is followed by batch normalization.
 
     Args:
       inputs: channels of the input.
@@ -45,16 +45,17 @@ class ResidualBlock(nnx.Module):
 class ResNet(nnx.Module):
     """A residual network for small images, such as the 32×32 ones of CIFAR-10.
 
-    A 3×3 convolution, stages of residual blocks, the mean over all pixels, one linear layer. Unlike
-    the ImageNet networks of the same names it starts without stride and without max-pooling; so do
-    the networks of the Bregman papers. Every stage but the first begins with stride 2.
+    It consists of a 3×3 convolution, stages of residual blocks, the mean over all pixels and a
+    linear layer. Unlike the ImageNet networks of the same names, and like the networks of the
+    Bregman papers, it starts without stride and without max-pooling. Every stage but the first
+    begins with stride 2.
 
     Args:
       depths: the number of blocks in each stage.
-      widths: the width of the blocks in each stage; the first convolution has that of the first.
+      widths: the width of the blocks in each stage; the first convolution is as wide as the first.
       channels: channels of the images.
       classes: the number of logits.
-      dtype: of the computation; None is that of images and parameters.
+      dtype: the dtype of the computation; by default that of images and parameters.
       rngs: the random streams.
     """
 
@@ -95,8 +96,8 @@ def resnet18(**options: Any) -> ResNet:
 def resnet20(**options: Any) -> ResNet:
     """The narrow ResNet-20 for CIFAR-10, 272,474 parameters; the options of `ResNet`.
 
-    Section 4.2 of He et al. (2016), but with 1×1 convolutions as the two shortcuts that change
-    shape, as in the larger networks here (their option B); theirs pad with zeros (option A), which
-    takes 2,752 parameters less.
+    It is the network of Section 4.2 of He et al. (2016), except for the two shortcuts that change
+    shape. Here these are 1×1 convolutions, as in the larger networks (their option B). Theirs pad
+    with zeros (option A), which needs 2,752 parameters fewer.
     """
     return ResNet((3, 3, 3), (16, 32, 64), **options)

@@ -1,4 +1,4 @@
-"""A small transformer that guesses the next character."""
+"""A small transformer that predicts the next character."""
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +22,14 @@ class Block(nnx.Module):
         self.down = nnx.Linear(4 * width, width, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Map (n, length, width) to the same shape; no position looks ahead."""
+        """Map (n, length, width) to the same shape; positions do not see later ones."""
         mask = nnx.make_causal_mask(jnp.ones(x.shape[:2]))
         x = x + self.attention(self.norm1(x), mask=mask)
         return x + self.down(nnx.relu(self.up(self.norm2(x))))
 
 
 class Transformer(nnx.Module):
-    """A decoder with learnt positions, norms before its layers and an output of its own.
+    """A decoder with learnt positions, norms before its layers and a separate output layer.
 
     Args:
       vocabulary: the number of tokens.
@@ -57,7 +57,7 @@ class Transformer(nnx.Module):
         self.out = nnx.Linear(width, vocabulary, rngs=rngs)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Logits (n, length, vocabulary) of the token after each of (n, length)."""
+        """Logits (n, length, vocabulary) of the token that follows each of ``tokens``."""
         x = self.tokens(tokens) + self.positions(jnp.arange(tokens.shape[1]))
         for block in self.blocks:
             x = block(x)

@@ -1,4 +1,4 @@
-"""What an experiment leaves behind: summary.json, metrics.jsonl and the table on the screen."""
+"""The results of an experiment: summary.json, metrics.jsonl and the table on the screen."""
 
 import contextlib
 import dataclasses
@@ -41,37 +41,38 @@ class Run:
     seed: int
     epochs: int
     selected_epoch: int
-    """the epoch that all that follows is of"""
+    """the epoch to which all that follows belongs"""
     test_loss: float
     test_accuracy: float | None
     """a fraction; None where there are no classes"""
     density: float
-    """share of non-zero weights; biases and norms are left out"""
+    """share of non-zero weights, without biases and norms"""
     densities: dict[str, float]
-    """the same by kind of layer"""
+    """the same, by kind of layer"""
     nonzero: int
     seconds_per_epoch: float | None
-    """of all seeds of the method together, divided by their number; None if only the epoch that
-    compiles was run"""
+    """the time of all seeds of the method, divided by their number; None if no epoch without
+    compilation was run"""
     versions: dict[str, str]
     device: str
     commit: str | None
     validation_accuracy: float | None = None
-    """likewise"""
+    """a fraction; None where there are no classes"""
     findings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """what the experiment measured besides, by name"""
+    """other results of the experiment, by name"""
 
     @property
     def target_density(self) -> float | None:
-        """What was asked for, if anything was."""
+        """The density that was asked for, if any."""
         return self.settings.get("target_density")
 
 
 def prepare_folder(out: Path | None, name: str, *, quick: bool) -> Path:
-    """The output folder, or one line that says why it cannot be written.
+    """The output folder; raises `BenchmarkError` if it cannot be written to.
 
-    What is written first makes it, so that a run that fails before leaves none. By default it is
-    out/NAME, and another for a quick trial, whose numbers should not replace those of a whole run.
+    The folder is made when the first file is written, so a run that fails before leaves none. By
+    default it is out/NAME. Quick trials have another one, so that they do not replace the numbers
+    of a whole run.
     """
     out = out or Path("out") / (f"{name}-quick" if quick else name)
     missing = [folder for folder in (out, *out.parents) if not folder.exists()]
@@ -98,7 +99,7 @@ def runs_of(
     result: Result,
     findings: Sequence[dict[str, Any]],
 ) -> list[Run]:
-    """One `Run` for each seed of a `Result`, with what the experiment found besides."""
+    """One `Run` for each seed of a `Result`, with the findings of the experiment."""
     runs = []
     origin = provenance()
     for index, seed in enumerate(seeds):
@@ -146,12 +147,12 @@ def curve_rows(
 class Archive:
     """The files of an experiment: summary.json, metrics.jsonl, and arrays if there are any.
 
-    ``snapshots.npz`` holds what was kept of each epoch, ``exhibits.npz`` of the final networks.
-    Each file is replaced at once or not at all.
+    ``snapshots.npz`` holds what was kept of each epoch, ``exhibits.npz`` what was kept of the final
+    networks. Each file is replaced as a whole or not at all.
 
     Args:
       out: the folder.
-      keep: whether results of other methods that are there stay.
+      keep: whether to keep results of other methods that are in the folder.
     """
 
     def __init__(self, out: Path, *, keep: bool = False):
@@ -174,7 +175,7 @@ class Archive:
         snapshots: Mapping[str, Mapping[int, np.ndarray]],
         exhibits: Mapping[str, np.ndarray],
     ) -> None:
-        """Replace what there is of a method, and write the files."""
+        """Replace the results of a method, and write the files."""
         self.runs = [run for run in self.runs if run.method != method] + list(runs)
         self._rows = [row for row in self._rows if row["method"] != method] + list(rows)
         self._snapshots = _without(method, self._snapshots) | {
@@ -212,18 +213,18 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def file_name(method: str) -> str:
-    """A method's name as the name of a folder."""
+    """A method's name, changed so that it can be the name of a folder."""
     return re.sub(r"[^\w.+-]+", "_", method)
 
 
 def write_summary(out: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Write summary.json, a list of what was run or timed."""
+    """Write summary.json, a list of runs or timings."""
     text = json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
     write_file(out / "summary.json", text.encode())
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replace a file at once or not at all."""
+    """Replace a file as a whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -289,7 +290,7 @@ def _explained(path: Path) -> Iterator[Path]:
         yield path
     except FileNotFoundError as error:
         raise BenchmarkError(f"there is no {path}: run the experiment first.") from error
-    except Exception as error:  # JSON, NumPy and zip files raise what they like
+    except Exception as error:  # JSON, NumPy and zip files raise errors of many types
         reason = " ".join(str(error).split())
         raise BenchmarkError(
             f"{path} cannot be read ({reason}): the experiment writes it anew without --only and"
@@ -298,7 +299,7 @@ def _explained(path: Path) -> Iterator[Path]:
 
 
 class Mean(NamedTuple):
-    """A method's mean over its seeds; NaN where there is nothing to average."""
+    """The means of a method over its seeds; NaN where a value is missing."""
 
     method: str
     density: float
@@ -324,7 +325,7 @@ def means(runs: Sequence[Run]) -> list[Mean]:
 
 
 def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs of each method, in the order of their first ones."""
+    """The runs of each method; methods are in the order of their first runs."""
     return {
         method: [run for run in runs if run.method == method]
         for method in dict.fromkeys(run.method for run in runs)
@@ -374,15 +375,18 @@ def _plain(value: Any) -> float | int | None:
     return None if isinstance(number, float) and math.isnan(number) else number
 
 
-def provenance() -> dict[str, Any]:
-    """Where a number comes from: the ``versions``, ``device`` and ``commit`` of summary.json."""
-    return {"versions": _versions(), "device": device(), "commit": _commit()}
+def provenance(*packages: str) -> dict[str, Any]:
+    """Where a number comes from: the ``versions``, ``device`` and ``commit`` of summary.json.
+
+    Args:
+      *packages: further packages whose versions matter.
+    """
+    return {"versions": _versions(*packages), "device": device(), "commit": _commit()}
 
 
-def _versions() -> dict[str, str]:
-    """Versions of Python and of the packages that matter for a number."""
+def _versions(*packages: str) -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *packages):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -400,7 +404,7 @@ def device() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that runs, with ``+`` where files were changed since."""
+    """The commit of this checkout, with ``+`` if files have changed since."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         name = subprocess.run(

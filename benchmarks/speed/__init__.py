@@ -1,1 +1,1 @@
-"""How fast: a step, a prox, a training, beside PyTorch."""
+"""Commands that measure speed: of a step, a prox, a training; beside PyTorch."""

@@ -1,23 +1,21 @@
-"""What the prox of the nuclear norm costs, by every method, beside full decompositions."""
+"""The time of the prox of the nuclear norm, by every method, beside full decompositions."""
 
 import dataclasses
 import importlib.util
 import itertools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.table import Table
 
 import bregjax
 from benchmarks.cli.errors import BenchmarkError
 from benchmarks.cli.options import check_counts
-from benchmarks.cli.progress import console
 from benchmarks.measure.timing import time_in_turn
 from benchmarks.report import results
+from benchmarks.speed.command import Row, SpeedCommand, table
 from bregjax._regularizers._nuclear import Method
 
 _STEP = 1.0  # the threshold of the prox
@@ -25,15 +23,15 @@ _FULL = "jnp.linalg.svd"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LowrankSpeed:
+class LowrankSpeed(SpeedCommand):
     """The prox of the nuclear norm on square matrices of low rank.
 
-    The singular values above the threshold fall from ten times to twice of it or, with --close,
-    from 1.5 times to 1.01 times; the others from a half of it to a twentieth. From call to call the
-    matrix moves by --drift of its norm, as a dual does from step to step; a method that carries a
-    basis has to follow. Compares `nuclear` by its four methods with `jnp.linalg.svd` and, where
-    PyTorch is installed, with its full and truncated decompositions. All are timed in turn; the
-    table reports medians.
+    The singular values above the threshold fall from ten times to twice the threshold or, with
+    --close, from 1.5 times to 1.01 times. The others fall from a half of it to a twentieth. From
+    call to call the matrix moves by --drift times its norm, as a dual does from step to step; a
+    method that keeps a basis has to follow. The four methods of `nuclear` are compared with
+    `jnp.linalg.svd` and, if PyTorch is installed, with its full and truncated decompositions. All
+    are timed in turn; the table reports medians.
     """
 
     name: ClassVar[str] = "lowrank_speed"
@@ -43,15 +41,11 @@ class LowrankSpeed:
     rank: int = 32
     """Singular values above the threshold."""
     close: bool = False
-    """Live singular values next to the threshold, as where many have just appeared."""
+    """Put the live singular values close to the threshold, as if many had just appeared."""
     drift: float = 1e-3
     """How far the matrix moves between two calls, relative to its norm."""
     repeats: int = 30
     """How often each is timed."""
-    seed: int = 0
-    """Seed of the matrices."""
-    out: Path | None = None
-    """Folder for summary.json; by default out/lowrank_speed (--quick: out/lowrank_speed-quick)."""
     quick: bool = False
     """A trial of seconds: matrices of 64 rows with rank 4, three repeats."""
 
@@ -63,29 +57,23 @@ class LowrankSpeed:
         sizes, rank = ((64,), 4) if self.quick else (self.sizes, self.rank)
         if not sizes or min(sizes) < rank:
             raise BenchmarkError(f"--sizes must be at least the rank, {rank}, got {sizes}.")
-        out = results.prepare_folder(self.out, self.name, quick=self.quick)
+        out = self.folder()
         rows = [row for size in sizes for row in self._rows(size, rank)]
-        title = f"prox of the nuclear norm, rank {rank}, float32, {results.device()}"
-        table = Table(title=title)
-        for column in ("size", "method", "ms", "relative error", "speed-up"):
-            table.add_column(column, justify="left" if column == "method" else "right")
-        for row in rows:
-            table.add_row(
-                str(row["size"]),
-                row["method"],
-                f"{row['milliseconds']:.3g}",
-                f"{row['relative_error']:.1e}",
-                f"{row['speedup_over_svd']:.1f}",
-            )
-        console.print(table)
-        results.write_summary(out, rows)
-        console.print(f"Results are in {out}.", soft_wrap=True)
+        shown = table(
+            rows,
+            ("size", "{size:d}"),
+            ("method", "{method}"),
+            ("ms", "{milliseconds:.3g}"),
+            ("relative error", "{relative_error:.1e}"),
+            ("speed-up", "{speedup_over_svd:.1f}"),
+            title=f"prox of the nuclear norm, rank {rank}, float32, {results.device()}",
+        )
+        self.report(out, rows, shown)
 
-    def _rows(self, size: int, rank: int) -> list[dict[str, Any]]:
+    def _rows(self, size: int, rank: int) -> list[Row]:
         rng = np.random.default_rng(self.seed)
         live = np.linspace(1.5, 1.01, rank) if self.close else np.linspace(10, 2, rank)
         matrices = _drifting(size, live, self.drift, rng)
-        repeats = 3 if self.quick else self.repeats
         latest: dict[str, tuple[int, Any]] = {}
 
         def call(name: str, function: Callable[[int], Any]) -> Callable[[], Any]:
@@ -100,13 +88,12 @@ class LowrankSpeed:
 
         functions = _functions(matrices, rank)
         calls = {name: call(name, function) for name, function in functions.items()}
-        seconds = time_in_turn(calls, repeats, rng)
+        seconds = time_in_turn(calls, self.rounds, rng)
         rows = []
         for name, times in seconds.items():
             index, result = latest[name]
             rows.append(
                 {
-                    "experiment": self.name,
                     "size": size,
                     "method": name,
                     "milliseconds": float(1e3 * np.median(times)),
@@ -115,9 +102,8 @@ class LowrankSpeed:
                     "rank": rank,
                     "close": self.close,
                     "drift": self.drift,
-                    "repeats": repeats,
+                    "repeats": self.rounds,
                 }
-                | results.provenance()
             )
         return rows
 
@@ -125,7 +111,7 @@ class LowrankSpeed:
 def _drifting(
     size: int, live: np.ndarray, drift: float, rng: np.random.Generator
 ) -> list[jax.Array]:
-    """Eight matrices, there and back: each differs from the one before by ``drift``."""
+    """Eight matrices, there and back: each differs from the previous one by ``drift``."""
     u, v = (np.linalg.qr(rng.standard_normal((size, size)))[0] for _ in range(2))
     spectrum = _STEP * np.r_[live, np.geomspace(0.5, 0.05, size - len(live))]
     matrix = (u * spectrum) @ v.T
@@ -137,7 +123,7 @@ def _drifting(
 
 
 def _functions(matrices: Sequence[jax.Array], rank: int) -> dict[str, Callable[[int], Any]]:
-    """From the number of a matrix to its prox or, for plain decompositions, to its factors."""
+    """Functions from the index of a matrix to its prox or, for decompositions, to its factors."""
     full = jax.jit(lambda x: jnp.linalg.svd(x, full_matrices=False))
     functions: dict[str, Callable[[int], Any]] = {_FULL: lambda i: full(matrices[i])}
     for method in get_args(Method):
@@ -158,7 +144,7 @@ def _functions(matrices: Sequence[jax.Array], rank: int) -> dict[str, Callable[[
 
 
 class _Prox:
-    """The prox with its state, which goes from call to call as in an optimizer."""
+    """The prox with its state, which is passed from call to call as in an optimizer."""
 
     def __init__(self, regularizer: bregjax.Regularizer, matrices: Sequence[jax.Array]):
         self._prox = jax.jit(regularizer.prox_with_state)
@@ -171,7 +157,7 @@ class _Prox:
 
 
 def _relative_error(matrix: jax.Array, result: Any) -> float:
-    """Of the prox, against NumPy in double precision."""
+    """The error of the prox, relative to NumPy in double precision."""
     u, s, vt = np.linalg.svd(np.asarray(matrix, np.float64), full_matrices=False)
     exact = u * np.maximum(s - _STEP, 0) @ vt
     if isinstance(result, tuple):

@@ -1,4 +1,4 @@
-"""Two epochs of bregjax and of the authors' PyTorch package, from the same numbers."""
+"""Two epochs with bregjax and with the authors' PyTorch package, from the same start."""
 
 import os
 import time
@@ -22,19 +22,19 @@ from benchmarks.methods import SparseStart
 from benchmarks.methods.regularization import Penalty, Regularization
 from benchmarks.models import MLP, ConvNet
 
-_UPDATES = 100  # that are timed together
+_UPDATES = 100  # optimizer steps that are timed together
 
 
 class Case(NamedTuple):
-    """A network and how it is trained."""
+    """A network, and how it is trained."""
 
     dataset: str
     network: Callable[..., nnx.Module]
     optimizer: str
-    """``linbreg`` or ``adabreg``, of both packages"""
+    """``linbreg`` or ``adabreg``, which both packages have"""
     learning_rate: float
     strengths: Mapping[str, float]
-    """λ of ℓ1 on ``dense`` kernels, of the kernels' group norms on ``conv``"""
+    """λ of ℓ1 on ``dense`` kernels, and of the group norm on ``conv`` kernels"""
     mixed: bool = False
     """products in bfloat16 on both sides; parameters, duals and losses stay float32"""
 
@@ -57,7 +57,7 @@ CASES = {
 
 
 class Problem(NamedTuple):
-    """What both sides get: the same numbers."""
+    """The numbers that both sides start from."""
 
     parameters: list[np.ndarray]
     """bias and kernel of each layer, in Flax's layouts"""
@@ -65,22 +65,22 @@ class Problem(NamedTuple):
     """(n, height, width, channels), normalized"""
     labels: np.ndarray
     order: np.ndarray
-    """(steps, batch), which images are in which batch"""
+    """(steps, batch): which images are in which batch"""
 
 
 class Run(NamedTuple):
-    """What one side says."""
+    """What one side measured."""
 
     losses: np.ndarray
     """before each step of the first epoch"""
     seconds: float
-    """of the second epoch: the first one warms memory and threads"""
+    """the time of the second epoch; the first one is for warming up"""
     update_seconds: float
-    """of one optimizer step alone, given the gradient"""
+    """the time of one optimizer step, given the gradient"""
 
 
 def make_problem(name: str, seed: int, data_dir: Path | None, steps: int | None) -> Problem:
-    """The first so many steps of an epoch, or all; both epochs have the same."""
+    """A problem with the first ``steps`` steps of an epoch, or all; both epochs are the same."""
     dataset = data.load(CASES[name].dataset, data_dir)
     model_key, start_key, order_key = jax.random.split(jax.random.key(seed), 3)
     params = nnx.state(CASES[name].network(rngs=nnx.Rngs(model_key)), nnx.Param)
@@ -148,7 +148,7 @@ def ours(name: str, problem: Problem) -> Run:
 
 
 def theirs(name: str, problem: Problem) -> Run:
-    """Train with the authors' package, as one does in PyTorch."""
+    """Train with the authors' package, in the usual way of PyTorch."""
     import torch  # pyright: ignore[reportMissingImports]
     from bregman import optimizers, regularizers  # pyright: ignore[reportMissingImports]
     from torch.nn import Conv2d, Linear  # pyright: ignore[reportMissingImports]

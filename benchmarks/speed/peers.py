@@ -7,33 +7,32 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import rich.box
 from rich.table import Table
 
 from benchmarks.cli.errors import BenchmarkError
 from benchmarks.cli.options import check_counts, named_by
-from benchmarks.cli.progress import console, track
+from benchmarks.cli.progress import track
 from benchmarks.report import results
+from benchmarks.speed.command import SpeedCommand, table
 from benchmarks.speed.peer_training import CASES, Problem, Run, make_problem, ours, theirs
 
-_FIRST = 50  # steps over which the losses must agree; later rounding grows
+_FIRST = 50  # steps over which the losses must agree; later on, rounding errors have grown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Peers:
+class Peers(SpeedCommand):
     """Our training against the authors' package `bregman-learning` for PyTorch.
 
-    The same networks (MNIST MLP, in mixed precision too, and Fashion-MNIST ConvNet), initial
-    weights and batches, in the same order. Each side trains for two epochs in a process of its own
-    that may use so many processor cores, in turn, several times; the table reports medians of the
-    second epoch's time. PyTorch's loop has the normalized images in memory and selects from them.
-    ℓ1 on dense layers; on convolutions the group norm of the kernels, for which PyTorch's side
-    reshapes them, as the package has it for matrices only.
+    Both sides have the same networks (MNIST MLP, in mixed precision too, and Fashion-MNIST
+    ConvNet), initial weights and batches, in the same order. In turn, several times, each side
+    trains for two epochs in a process of its own with a given number of processor cores. The table
+    reports medians of the second epoch's time. PyTorch's loop selects batches from normalized
+    images in memory. The regularizers are ℓ1 on dense layers and the group norm of the kernels on
+    convolutions; PyTorch's side reshapes these, because the package has groups only for matrices.
     """
 
     name: ClassVar[str] = "peers"
@@ -43,13 +42,9 @@ class Peers:
     repeats: int = 3
     """How often each side trains."""
     only: tuple[str, ...] = ()
-    """Run the cases alone whose names contain one of these."""
+    """Run only the cases whose names contain one of these words."""
     data_dir: Path | None = None
     """Folder of the tfds datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    seed: int = 0
-    """Seed of the initial weights and the order of images."""
-    out: Path | None = None
-    """Folder for summary.json; by default out/peers (--quick: out/peers-quick)."""
     quick: bool = False
     """A trial of a minute: twenty steps, once."""
 
@@ -57,7 +52,7 @@ class Peers:
         """Train everything, print the table, write summary.json."""
         self._check()
         cases = named_by(self.only, CASES)
-        out = results.prepare_folder(self.out, self.name, quick=self.quick)
+        out = self.folder()
         problems = {
             name: make_problem(name, self.seed, self.data_dir, 20 if self.quick else None)
             for name in cases
@@ -68,19 +63,11 @@ class Peers:
         for name, threads in track(plan * repeats, "training"):
             pair = [_in_a_process(side, threads, name, problems[name]) for side in (ours, theirs)]
             runs[name, threads].append((pair[0], pair[1]))
-
-        origin = results.provenance()
-        peers = {package: version(package) for package in ("torch", "bregman-learning")}
         rows = [
-            {"experiment": self.name, "case": name, "threads": threads, "seed": self.seed}
-            | _compare(pairs)
-            | origin
-            | {"versions": origin["versions"] | peers}
+            {"case": name, "threads": threads, "seed": self.seed} | _compare(pairs)
             for (name, threads), pairs in runs.items()
         ]
-        _print(rows)
-        results.write_summary(out, rows)
-        console.print(f"Results are in {out}.", soft_wrap=True)
+        self.report(out, rows, *_tables(rows), packages=("torch", "bregman-learning"))
 
     def _check(self) -> None:
         for module, package in (("torch", "torch"), ("bregman", "bregman-learning")):
@@ -100,14 +87,14 @@ class Peers:
 
 
 def _count_cores() -> int:
-    """The cores that this process may use, if the system says so."""
+    """The number of cores that this process may use; 1 if the system does not tell."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
 def _in_a_process(
     side: Callable[[str, Problem], Run], threads: int, name: str, problem: Problem
 ) -> Run:
-    """Train in a new process that sees so many cores from its first moment."""
+    """Train in a new process that has only this many cores from its beginning."""
     with _cores(threads):
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -116,7 +103,7 @@ def _in_a_process(
 
 @contextlib.contextmanager
 def _cores(threads: int) -> Iterator[None]:
-    """Processes started in this context have so many cores."""
+    """Processes started in this context have this many cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(before)[:threads])
     try:
@@ -126,7 +113,7 @@ def _cores(threads: int) -> Iterator[None]:
 
 
 def _compare(pairs: list[tuple[Run, Run]]) -> dict[str, Any]:
-    """Medians over the repeats; the ratios are theirs to ours, pair by pair."""
+    """Medians over the repeats; speed-ups are their time divided by ours, pair by pair."""
     seconds, updates = (
         np.array([[getattr(run, field) for run in pair] for pair in pairs])
         for field in ("seconds", "update_seconds")
@@ -147,36 +134,32 @@ def _compare(pairs: list[tuple[Run, Run]]) -> dict[str, Any]:
     }
 
 
-def _print(rows: list[dict[str, Any]]) -> None:
-    """Two tables; in a cell with a stroke ours stands before theirs."""
+def _tables(rows: list[dict[str, Any]]) -> tuple[Table, Table]:
+    """The times and the losses; cells with a slash have our value before theirs."""
+    both = "bregjax / bregman-learning"
+    label = ("case", "{case}"), ("cores", "{threads:d}")
 
-    def pair(row: dict[str, Any], key: str, form: str, scale: float = 1) -> str:
-        return f"{scale * row[key]:{form}} / {scale * row[f'peer_{key}']:{form}}"
+    def in_milliseconds(row: dict[str, Any]) -> dict[str, Any]:
+        return row | {
+            f"{side}milliseconds_per_update": 1e3 * row[f"{side}seconds_per_update"]
+            for side in ("", "peer_")
+        }
 
-    times = Table(
-        title=f"bregjax / bregman-learning (PyTorch), {results.device()}",
-        box=rich.box.SIMPLE_HEAD,
+    times = table(
+        map(in_milliseconds, rows),
+        *label,
+        ("s/epoch", "{seconds_per_epoch:.2f} / {peer_seconds_per_epoch:.2f}"),
+        ("ratio", "{speedup:.2f}×"),
+        ("ms/update", "{milliseconds_per_update:.3f} / {peer_milliseconds_per_update:.3f}"),
+        ("ratio", "{update_speedup:.1f}×"),
+        title=f"{both} (PyTorch), {results.device()}",
     )
-    losses = Table(
-        title="cross entropy of the training batches, bregjax / bregman-learning",
+    losses = table(
+        rows,
+        *label,
+        ("mean of the epoch", "{loss:.5f} / {peer_loss:.5f}"),
+        ("largest difference", "{largest_difference:.1e}"),
+        title=f"cross entropy of the training batches, {both}",
         caption=f"largest difference: of the losses of the first {_FIRST} steps",
-        box=rich.box.SIMPLE_HEAD,
     )
-    for table, columns in (
-        (times, ("case", "cores", "s/epoch", "ratio", "ms/update", "ratio")),
-        (losses, ("case", "cores", "mean of the epoch", "largest difference")),
-    ):
-        for column in columns:
-            justify = "left" if column == "case" else "right"
-            table.add_column(column, justify=justify, no_wrap=True)
-    for row in rows:
-        label = (row["case"], str(row["threads"]))
-        times.add_row(
-            *label,
-            pair(row, "seconds_per_epoch", ".2f"),
-            f"{row['speedup']:.2f}×",
-            pair(row, "seconds_per_update", ".3f", 1e3),
-            f"{row['update_speedup']:.1f}×",
-        )
-        losses.add_row(*label, pair(row, "loss", ".5f"), f"{row['largest_difference']:.1e}")
-    console.print(times, losses)
+    return times, losses

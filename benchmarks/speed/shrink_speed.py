@@ -1,22 +1,20 @@
-"""How much faster networks are without their dead units."""
+"""How much faster networks become without their dead units."""
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from rich.table import Table
 
 import bregjax
 from benchmarks.cli.options import check_counts
-from benchmarks.cli.progress import console
 from benchmarks.experiments.mnist import PAPER
 from benchmarks.measure.timing import forward_pass, speedup, time_in_turn
 from benchmarks.models import MLP, ConvNet, resnet20
 from benchmarks.report import results
+from benchmarks.speed.command import Row, SpeedCommand, table
 
 
 class _Network(NamedTuple):
@@ -39,47 +37,37 @@ _NETWORKS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ShrinkSpeed:
+class ShrinkSpeed(SpeedCommand):
     """Forward passes of networks with dead units, and of the same networks after `bregjax.shrink`.
 
-    Random units of each hidden layer are dead: three of four neurons and filters, four of five in
-    the ResNet (in its residual sums the same ones everywhere). Both networks are timed in turn, as
-    one jitted program each; the table reports medians, and how far the outputs differ.
+    Random units of each hidden layer are dead: three of four neurons and filters, and four of five
+    in the ResNet, where all layers of a residual sum lose the same ones. Both networks are timed in
+    turn, as one jitted program each. The table reports medians, and how much the outputs differ.
     """
 
     name: ClassVar[str] = "shrink_speed"
 
-    repeats: int = 20
-    """How often each is timed."""
-    seed: int = 0
-    """Seed of the weights, of the dead units and of the inputs."""
-    out: Path | None = None
-    """Folder for summary.json; by default out/shrink_speed (--quick: out/shrink_speed-quick)."""
     quick: bool = False
     """A trial: the first network alone, three repeats."""
 
     def run(self) -> None:
         """Shrink and time everything, print the table, write summary.json."""
         check_counts(self, "repeats")
-        out = results.prepare_folder(self.out, self.name, quick=self.quick)
+        out = self.folder()
         names = list(_NETWORKS)[:1] if self.quick else list(_NETWORKS)
         rows = [self._row(name, _NETWORKS[name]) for name in names]
-        table = Table(title=f"networks without their dead units, float32, {results.device()}")
-        for column in ("network", "parameters", "multiply-adds", "speed-up", "difference"):
-            table.add_column(column, justify="left" if column == "network" else "right")
-        for row in rows:
-            table.add_row(
-                row["network"],
-                f"{row['parameters']:.1%}",
-                f"{row['multiply_adds']:.1%}",
-                f"{row['speedup']:.2f}",
-                f"{row['difference']:.1e}",
-            )
-        console.print(table)
-        results.write_summary(out, rows)
-        console.print(f"Results are in {out}.", soft_wrap=True)
+        shown = table(
+            rows,
+            ("network", "{network}"),
+            ("parameters", "{parameters:.1%}"),
+            ("multiply-adds", "{multiply_adds:.1%}"),
+            ("speed-up", "{speedup:.2f}"),
+            ("difference", "{difference:.1e}"),
+            title=f"networks without their dead units, float32, {results.device()}",
+        )
+        self.report(out, rows, shown)
 
-    def _row(self, name: str, network: _Network) -> dict[str, Any]:
+    def _row(self, name: str, network: _Network) -> Row:
         rng = np.random.default_rng(self.seed)
         model: Any = network.build(nnx.Rngs(self.seed))
         model.eval()
@@ -88,9 +76,8 @@ class ShrinkSpeed:
         smaller, report, _ = bregjax.shrink(model, inputs[:2])
         calls = {"dense": forward_pass(model, inputs), "shrunk": forward_pass(smaller, inputs)}
         expected, got = calls["dense"](), calls["shrunk"]()
-        seconds = time_in_turn(calls, 3 if self.quick else self.repeats, rng)
+        seconds = time_in_turn(calls, self.rounds, rng)
         row = {
-            "experiment": self.name,
             "network": name,
             "dead": network.dead,
             "batch_size": network.batch_size,
@@ -99,11 +86,11 @@ class ShrinkSpeed:
             "difference": float(jnp.max(jnp.abs(got - expected)) / jnp.max(jnp.abs(expected))),
             "repeats": len(seconds["dense"]),
         }
-        return row | speedup(seconds, "shrunk", "dense") | results.provenance()
+        return row | speedup(seconds, "shrunk", "dense")
 
 
 def _kill(model: nnx.Module, share: float, rng: np.random.Generator) -> None:
-    """Let units of all layers but the last die; layers of one width lose the same ones."""
+    """Let units of all layers but the last die; layers of the same width lose the same units."""
     chosen: dict[int, np.ndarray] = {}
     layers = [m for _, m in nnx.iter_modules(model) if isinstance(m, (nnx.Linear, nnx.Conv))]
     for layer in layers:

@@ -1,33 +1,31 @@
-"""What sparse matrices cost in a dense layer, beside zeros and beside fewer columns."""
+"""The time of a dense layer with sparse matrices, with zeros and with fewer columns."""
 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import sparse
-from rich.table import Table
 
 from benchmarks.cli.options import check_counts
-from benchmarks.cli.progress import console
 from benchmarks.measure.timing import speedup, time_in_turn
 from benchmarks.methods import check_shares
 from benchmarks.report import figures, results
+from benchmarks.speed.command import Row, SpeedCommand, table
 
 _DENSE = "dense"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SparseSpeed:
+class SparseSpeed(SpeedCommand):
     """The product of a batch with a square kernel most of whose entries are zero.
 
-    Compares the dense product, zeros and all, with the formats BCSR and BCOO of
-    `jax.experimental.sparse`, and with a dense kernel of as many weights in fewer columns, which is
-    what `bregjax.shrink` leaves of dead neurons. All are timed in turn; the table reports medians,
+    The dense product, which multiplies by the zeros too, is compared with the formats BCSR and BCOO
+    of `jax.experimental.sparse`, and with a dense kernel that has the same number of weights in
+    fewer columns, as `bregjax.shrink` leaves it. All are timed in turn; the table reports medians,
     and quartiles of the ratios.
     """
 
@@ -39,13 +37,6 @@ class SparseSpeed:
     """Rows of the batch."""
     densities: tuple[float, ...] = (0.01, 0.05, 0.1, 0.5)
     """Shares of the weights that are not zero."""
-    repeats: int = 20
-    """How often each is timed."""
-    seed: int = 0
-    """Seed of the weights and inputs."""
-    out: Path | None = None
-    """Folder for summary.json and the figure; by default out/sparse_speed (--quick:
-    out/sparse_speed-quick)."""
     quick: bool = False
     """A trial of seconds: layers of 64 units, three repeats."""
 
@@ -53,7 +44,7 @@ class SparseSpeed:
         """Time everything, print the table, write summary.json, draw the figure."""
         check_counts(self, "repeats")
         check_shares("--densities", self.densities)
-        out = results.prepare_folder(self.out, self.name, quick=self.quick)
+        out = self.folder()
         rows = [
             row
             for batch_size in self.batch_sizes
@@ -61,33 +52,27 @@ class SparseSpeed:
             for density in self.densities
             for row in self._rows(size, batch_size, density)
         ]
-        table = Table(title=f"one dense layer, float32, {results.device()}")
-        for column in ("size", "batch", "weights", "product", "ms", "speed-up", "quartiles"):
-            table.add_column(column, justify="left" if column == "product" else "right")
-        for row in rows:
-            low, high = row["speedup_quartiles"]
-            table.add_row(
-                str(row["size"]),
-                str(row["batch_size"]),
-                f"{row['density']:.0%}",
-                row["method"],
-                f"{row['milliseconds']:.3g}",
-                f"{row['speedup']:.2g}",
-                f"{low:.2g} … {high:.2g}",
-            )
-        console.print(table)
-        results.write_summary(out, rows)
+        shown = table(
+            rows,
+            ("size", "{size:d}"),
+            ("batch", "{batch_size:d}"),
+            ("weights", "{density:.0%}"),
+            ("product", "{method}"),
+            ("ms", "{milliseconds:.3g}"),
+            ("speed-up", "{speedup:.2g}"),
+            ("quartiles", "{speedup_quartiles[0]:.2g} … {speedup_quartiles[1]:.2g}"),
+            title=f"one dense layer, float32, {results.device()}",
+        )
         figures.save(figures.speedups(rows, f"a dense layer, {results.device()}"), out, "speedups")
-        console.print(f"Results and figures are in {out}.", soft_wrap=True)
+        self.report(out, rows, shown)
 
-    def _rows(self, size: int, batch_size: int, density: float) -> list[dict[str, Any]]:
+    def _rows(self, size: int, batch_size: int, density: float) -> list[Row]:
         rng = np.random.default_rng(self.seed)
         inputs = jnp.asarray(rng.standard_normal((batch_size, size)), jnp.float32)
         calls = products(inputs, size, density, rng)
-        seconds = time_in_turn(calls, 3 if self.quick else self.repeats, rng)
+        seconds = time_in_turn(calls, self.rounds, rng)
         return [
             {
-                "experiment": self.name,
                 "size": size,
                 "batch_size": batch_size,
                 "density": density,
@@ -96,7 +81,6 @@ class SparseSpeed:
                 "repeats": len(times),
             }
             | speedup(seconds, name, _DENSE)
-            | results.provenance()
             for name, times in seconds.items()
         ]
 
@@ -104,9 +88,9 @@ class SparseSpeed:
 def products(
     inputs: jax.Array, size: int, density: float, rng: np.random.Generator
 ) -> dict[str, Callable[[], jax.Array]]:
-    """The same layer in every way, and the one of as many weights in its first columns.
+    """The same layer in every format, and one with as many weights in its first columns.
 
-    The sparse kernels are transposed: on a CPU JAX has a kernel for BCSR times dense alone.
+    The sparse kernels are transposed: on a CPU JAX has a fast program only for BCSR times dense.
     """
     kernel = rng.standard_normal((size, size))
     live = rng.permutation(size**2).reshape(size, size) < round(density * size**2)

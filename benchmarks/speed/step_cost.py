@@ -1,22 +1,20 @@
-"""What an optimizer's step costs, beside its dense counterpart, in one run."""
+"""The time of an optimizer's step, compared with that of its dense counterpart."""
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.table import Table
 
 import bregjax
 from benchmarks.cli.options import check_counts
-from benchmarks.cli.progress import console
 from benchmarks.measure.timing import time_in_turn
 from benchmarks.report import results
+from benchmarks.speed.command import SpeedCommand, table
 
 # The kernels of ResNet-18 for 32×32 images, and its final layer: 11.2 million weights.
 _STAGES = ((64, 64), (64, 128), (128, 256), (256, 512))
@@ -36,7 +34,7 @@ _ROUNDS = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StepCost:
+class StepCost(SpeedCommand):
     """The time of one optimizer step on the 11.2 million weights of ResNet-18.
 
     Compares LinBreg with SGD with momentum, AdaBreg with Adam, and every group regularizer with
@@ -47,46 +45,35 @@ class StepCost:
 
     repeats: int = 100
     """How often each step is timed."""
-    seed: int = 0
-    """Seed of the random weights and gradients."""
-    out: Path | None = None
-    """Folder for summary.json; by default out/step_cost (--quick: out/step_cost-quick)."""
-    quick: bool = False
-    """A trial of seconds: three repeats."""
 
     def run(self) -> None:
         """Time everything, print the table, write summary.json."""
         check_counts(self, "repeats")
-        out = results.prepare_folder(self.out, self.name, quick=self.quick)
+        out = self.folder()
         pairs = _comparisons()
         optimizers = dict(pair for group in pairs for pair in group)
-        seconds = _time_all(optimizers, self.seed, 3 if self.quick else self.repeats)
-
-        table = Table(title=f"one optimizer step, {_count():,} weights, {results.device()}")
-        for column in ("step", "against", "ms", "ratio"):
-            table.add_column(column, justify="right" if column in ("ms", "ratio") else "left")
-        rows = []
-        origin = results.provenance()
-        for (name, _), (baseline, _) in pairs:
-            # Pair by pair, so that what slows the machine for a while slows both.
-            ratio = float(np.median(seconds[name] / seconds[baseline]))
-            milliseconds = float(1e3 * np.median(seconds[name]))
-            rows.append(
-                {
-                    "experiment": self.name,
-                    "method": name,
-                    "baseline": baseline,
-                    "milliseconds": milliseconds,
-                    "ratio": ratio,
-                    "weights": _count(),
-                    "repeats": len(seconds[name]),
-                }
-                | origin
-            )
-            table.add_row(name, baseline, f"{milliseconds:.1f}", f"{ratio:.3f}")
-        console.print(table)
-        results.write_summary(out, rows)
-        console.print(f"Results are in {out}.", soft_wrap=True)
+        seconds = _time_all(optimizers, self.seed, self.rounds)
+        rows = [
+            {
+                "method": name,
+                "baseline": baseline,
+                "milliseconds": float(1e3 * np.median(seconds[name])),
+                # Pair by pair: if the machine is slow for a while, it is slow for both.
+                "ratio": float(np.median(seconds[name] / seconds[baseline])),
+                "weights": _count(),
+                "repeats": len(seconds[name]),
+            }
+            for (name, _), (baseline, _) in pairs
+        ]
+        shown = table(
+            rows,
+            ("step", "{method}"),
+            ("against", "{baseline}"),
+            ("ms", "{milliseconds:.1f}"),
+            ("ratio", "{ratio:.3f}"),
+            title=f"one optimizer step, {_count():,} weights, {results.device()}",
+        )
+        self.report(out, rows, shown)
 
 
 def _count() -> int:
@@ -125,7 +112,8 @@ def _time_all(
 ) -> dict[str, np.ndarray]:
     """Seconds of each repeat of each step; buffers are donated, as in training.
 
-    In rounds with new buffers, as their place in memory makes a step faster or slower.
+    There are several rounds, each with new buffers, because the place of buffers in memory makes a
+    step faster or slower.
     """
     rng = np.random.default_rng(seed)
 

@@ -1,4 +1,4 @@
-"""What a whole training step costs, by optimizer, and how much of the machine it uses."""
+"""The time of a whole training step, by optimizer, and the share of the peak that it reaches."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,13 +8,10 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from rich.table import Table
 
 from benchmarks import data, methods
 from benchmarks.cli.errors import BenchmarkError
 from benchmarks.cli.options import check_counts, named_by
-from benchmarks.cli.progress import console
 from benchmarks.engine import devices
 from benchmarks.engine.training import Programs, Task
 from benchmarks.experiments.cifar_resnet import CifarResNet
@@ -26,6 +23,7 @@ from benchmarks.methods import LowRankStart, Method, SparseStart
 from benchmarks.methods.regularization import everywhere
 from benchmarks.methods.schedules import Constant
 from benchmarks.report import results
+from benchmarks.speed.command import SpeedCommand, table
 from bregjax import l1, nuclear, per_filter
 
 _PEAK = "peak"
@@ -33,14 +31,15 @@ Named = tuple[str, Method]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingCost:
+class TrainingCost(SpeedCommand):
     """The time of a training step, from the images to the new weights, by optimizer.
 
-    It is the step of the experiments: real images, augmentation, gradient, optimizer, many steps
-    in one program. Compares LinBreg with SGD with momentum, AdaBreg with Adam, and groups and the
+    It is the step of the experiments: real images, augmentation, gradient, optimizer, many steps in
+    one program. LinBreg is compared with SGD with momentum, AdaBreg with Adam, and groups and the
     nuclear norm with ℓ1. All are timed in turn, in random order, many times; the table reports
-    medians. The share of the peak is that of the network's multiply-adds, forward and backward, in
-    what a large product of matrices reaches in the same run; dense, as zeros are not skipped.
+    medians. The peak is the speed of a large product of matrices in the same run. The share of the
+    peak counts the network's multiply-adds, forward and backward; zeros count too, because they are
+    not skipped.
     """
 
     name: ClassVar[str] = "training_cost"
@@ -48,21 +47,15 @@ class TrainingCost:
     network: Literal["mlp", "convnet", "resnet20", "resnet18"] = "mlp"
     """MNIST, Fashion-MNIST or CIFAR-10."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the residual networks' computation; parameters and duals are float32."""
+    """The dtype of the residual networks' computation; parameters and duals are float32."""
     batch_size: int = 128
     """Images in a batch."""
     steps: int = 20
     """Training steps that are timed together."""
-    repeats: int = 20
-    """How often they are."""
     only: tuple[str, ...] = ()
-    """Only the steps with one of these words in their names, and what they are compared with."""
+    """Time only the steps with one of these words in their names, and their baselines."""
     data_dir: Path | None = None
     """Folder of the tfds datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    seed: int = 0
-    """Seed of the initial weights and the order of images."""
-    out: Path | None = None
-    """Folder for summary.json; by default out/training_cost (--quick: out/training_cost-quick)."""
     quick: bool = False
     """A trial: two steps, three repeats."""
 
@@ -73,9 +66,9 @@ class TrainingCost:
             raise BenchmarkError(
                 f"--precision {self.precision} is for the residual networks, not {self.network}."
             )
-        out = results.prepare_folder(self.out, self.name, quick=self.quick)
+        out = self.folder()
         task = self._task()
-        steps, repeats = (2, 3) if self.quick else (self.steps, self.repeats)
+        steps = 2 if self.quick else self.steps
         if task.batches.steps < steps:
             raise BenchmarkError(
                 f"--steps {steps} of --batch-size {self.batch_size} are more than an epoch, which"
@@ -87,12 +80,11 @@ class TrainingCost:
         calls = {
             name: _training(task, method, steps, self.seed) for name, method in trained.items()
         }
-        seconds = time_in_turn(calls | {_PEAK: self._product()}, repeats, rng)
+        seconds = time_in_turn(calls | {_PEAK: self._product()}, self.rounds, rng)
         flops = _flops(task)
         peak = 2 * self._size**3 / float(np.median(seconds.pop(_PEAK)))
         peak *= devices.mesh(1, self.batch_size).size  # the product runs on one device
         rows = []
-        origin = results.provenance()
         against = {name: baseline for (name, _), (baseline, _) in pairs}
         for name, times in seconds.items():
             step = float(np.median(times)) / steps
@@ -100,7 +92,6 @@ class TrainingCost:
             ratio = None if baseline is None else float(np.median(times / seconds[baseline]))
             rows.append(
                 {
-                    "experiment": self.name,
                     "network": self.network,
                     "precision": self.precision,
                     "batch_size": self.batch_size,
@@ -112,13 +103,22 @@ class TrainingCost:
                     "peak_share": flops / step / peak,
                     "peak_tflops": peak / 1e12,
                     "steps": steps,
-                    "repeats": repeats,
+                    "repeats": self.rounds,
                 }
-                | origin
             )
-        self._print(rows)
-        results.write_summary(out, rows)
-        console.print(f"Results are in {out}.", soft_wrap=True)
+        shown = table(
+            rows,
+            ("step", "{method}"),
+            ("against", "{baseline}"),
+            ("ratio", "{ratio:.3f}"),
+            ("ms", "{milliseconds:.3g}"),
+            ("s/epoch", "{seconds_per_epoch:.3g}"),
+            ("of the peak", "{peak_share:.1%}"),
+            title=f"one training step, {self.network}, batch {self.batch_size}, {self.precision}",
+            caption=f"{results.device()}; peak: {peak / 1e12:.3g} Tflop/s, a product of"
+            f" {self._size}² matrices",
+        )
+        self.report(out, rows, shown)
 
     def _task(self) -> Task:
         if self.network == "mlp":
@@ -137,7 +137,7 @@ class TrainingCost:
 
     @property
     def _size(self) -> int:
-        """Rows and columns of the matrices whose product tells the peak."""
+        """Rows and columns of the matrices whose product gives the peak."""
         return 2048 if jax.default_backend() == "cpu" else 8192
 
     def _product(self) -> Callable[[], jax.Array]:
@@ -145,25 +145,6 @@ class TrainingCost:
         x = jax.random.normal(key, (self._size, self._size), self.precision)
         product = jax.jit(jnp.matmul)
         return lambda: product(x, x)
-
-    def _print(self, rows: list[dict[str, Any]]) -> None:
-        peak = f"{rows[0]['peak_tflops']:.3g} Tflop/s"
-        table = Table(
-            title=f"one training step, {self.network}, batch {self.batch_size}, {self.precision}",
-            caption=f"{results.device()}; peak: {peak}, a product of {self._size}² matrices",
-        )
-        for column in ("step", "against", "ratio", "ms", "s/epoch", "of the peak"):
-            table.add_column(column, justify="left" if column in ("step", "against") else "right")
-        for row in rows:
-            table.add_row(
-                row["method"],
-                row["baseline"] or "",
-                "" if row["ratio"] is None else f"{row['ratio']:.3f}",
-                f"{row['milliseconds']:.3g}",
-                f"{row['seconds_per_epoch']:.3g}",
-                f"{row['peak_share']:.1%}",
-            )
-        console.print(table)
 
 
 def _comparisons() -> list[tuple[Named, Named]]:
@@ -197,7 +178,7 @@ def _comparisons() -> list[tuple[Named, Named]]:
 
 
 def _training(task: Task, method: Method, steps: int, seed: int) -> Callable[[], jax.Array]:
-    """A function that trains on the first so many batches of an epoch, again and again."""
+    """A function that trains on the first ``steps`` batches of an epoch each time it is called."""
     batches = task.batches
     programs = Programs(task, lambda _: method.optimizer(1, batches.steps), method.start, 1)
     keys = jax.random.key(seed)[None]
@@ -215,7 +196,5 @@ def _training(task: Task, method: Method, steps: int, seed: int) -> Callable[[],
 
 def _flops(task: Task) -> int:
     """Floating-point operations of a dense training step: two for each multiply-add."""
-    network = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
-    network.eval()
-    costs = network_costs(network, task.dataset).values()
+    costs = network_costs(task.shapes(), task.dataset).values()
     return 2 * task.batch_size * sum(c.multiply_adds * (2 if c.first else 3) for c in costs)

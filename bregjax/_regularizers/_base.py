@@ -1,4 +1,4 @@
-"""What every regularizer offers, and what a new one has to write."""
+"""The interface of all regularizers."""
 
 import abc
 from typing import Any
@@ -25,7 +25,7 @@ class Regularizer(abc.ABC):
     The strength :math:`\lambda` is not part of it: it belongs to the transformation. The three
     methods must be jittable and take arrays of any floating dtype.
 
-    Two more things have defaults. A regularizer whose unit is a group of entries overrides
+    Other methods have defaults. A regularizer whose unit is a group of entries overrides
     ``group_axes``. One whose prox needs memory (a random key, a warm start) overrides
     ``init_state`` and ``prox_with_state``; `prox_step` carries the state.
 
@@ -65,17 +65,17 @@ class Regularizer(abc.ABC):
     def evidence(self, x: jax.Array) -> jax.Array:
         """For each entry the largest step at which ``prox(x, step)`` is not zero there.
 
-        That is how strong the regularizer may be before the entry goes to sleep; `land` and
-        `steer` ask for it. The default finds it by 31 calls of ``prox``, to which it passes a step
-        for each group, shaped like ``x`` with ones along `group_axes`. The evidence may have that
-        shape, as all entries of a group have the same. It has the dtype of ``x`` or float32 where
-        that is narrower.
+        It tells how strong the regularizer may be before the entry goes to sleep; `land` and
+        `steer` use it. The default finds it by 31 calls of ``prox``, and passes a step for each
+        group: an array shaped like ``x``, but with ones along `group_axes`. The evidence may have
+        this shape too, because it is the same for all entries of a group. Its dtype is that of
+        ``x``, or float32 where that is narrower.
         """
         x = widened(x)
         axes = self.group_axes(x.ndim)
         shape = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
 
-        # The order of non-negative floats is that of their bits read as integers.
+        # Non-negative floats have the same order as their bits read as integers.
         def set_bit(i: jax.Array, found: jax.Array) -> jax.Array:
             candidate = found | (jnp.uint32(1) << jnp.asarray(30 - i, jnp.uint32))
             step = lax.bitcast_convert_type(candidate, jnp.float32)

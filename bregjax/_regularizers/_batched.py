@@ -40,7 +40,7 @@ class Batched(Regularizer):
         return jax.vmap(self.inner.evidence, self.axis, self.axis)(x)
 
     def _steps(self, x: jax.Array, step: ArrayLike) -> tuple[jax.Array, int | None]:
-        """The step and the axis along which each layer has its own; None where there is one."""
+        """The step, and the axis along which layers have their own; None if all have the same."""
         step = jnp.asarray(step)
         if step.ndim == 0:
             return step, None
@@ -51,12 +51,12 @@ class Batched(Regularizer):
 
 @dataclasses.dataclass(frozen=True)
 class BatchedWithState(Batched):
-    """The same where the prox needs memory: the states of the layers, stacked along axis 0."""
+    """`Batched`, where the prox needs memory: states of the layers are stacked along axis 0."""
 
     def init_state(self, x: jax.Array, index: Any) -> Any:
         layers = x.shape[self.axis]
         indices = index * layers + jnp.arange(layers)
-        init: Any = self.inner.init_state  # takes a traced index, too
+        init: Any = self.inner.init_state  # it takes a traced index too
         return jax.vmap(init, (self.axis, 0))(x, indices)
 
     def prox_with_state(self, x: jax.Array, step: ArrayLike, state: Any) -> tuple[jax.Array, Any]:
@@ -70,14 +70,14 @@ def batched(regularizer: Regularizer, axis: int = 0) -> Regularizer:
 
     .. math:: J(x) = \sum_\ell J_1(x_\ell)
 
-    with :math:`x_\ell` the ℓ-th slice along ``axis`` and :math:`J_1` the regularizer of one layer.
-    `jax.lax.scan` and ``nnx.scan`` over layers need kernels of shape (layers, in, out): without
-    this, groups and matrices would span the layers. `sparsify` and `sparse_start` keep the same
-    number of groups in each layer.
+    where :math:`x_\ell` is the ℓ-th slice along ``axis`` and :math:`J_1` the regularizer of one
+    layer. `jax.lax.scan` and ``nnx.scan`` over layers need kernels of shape (layers, in, out).
+    Other regularizers would let groups and matrices span several layers. `sparsify` and
+    `sparse_start` keep the same number of groups in each layer.
 
     Args:
-      regularizer: what each layer gets.
-      axis: that of the layers, counted from 0; nest for more than one.
+      regularizer: the regularizer of each layer.
+      axis: the axis of the layers, counted from 0; nest `batched` for several such axes.
 
     Returns:
         A `Regularizer` for arrays with one dimension more.

@@ -1,4 +1,4 @@
-"""Regularizers that act on each entry alone."""
+"""Regularizers that act on each entry by itself."""
 
 import dataclasses
 
@@ -105,7 +105,7 @@ def nonneg_l1() -> Regularizer:
 
     .. math:: \operatorname{prox}_{sJ}(x)_i = \max(x_i - s,\, 0)
 
-    For networks whose weights must not be negative: the prox projects too.
+    For networks whose weights must not be negative: the prox also projects onto x ≥ 0.
 
     Returns:
         A `Regularizer` for arrays of any shape.
@@ -116,8 +116,8 @@ def nonneg_l1() -> Regularizer:
         [0.5 0.  0. ]
 
     Notes:
-        There is no subgradient at a negative entry. ``subgradient`` returns
-        :math:`\operatorname{sign}(x)` there as the authors' code does, so that such an entry of an
-        initial kernel becomes zero at the first step.
+        There is no subgradient at a negative entry. Like the authors' code, ``subgradient`` returns
+        :math:`\operatorname{sign}(x)` there, so such an entry of an initial kernel becomes zero at
+        the first step.
     """
     return _NonnegL1()

@@ -12,7 +12,7 @@ from bregjax._numerics import widened
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._elementwise import soft_threshold
 from bregjax._regularizers._norms import Pointwise, directions, group_norms, norms_beside
-from bregjax._validation import check_axes, check_flag, check_range, known_number
+from bregjax._validation import check_axes, check_flag, known_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class _GroupL2(Regularizer):
     all_but: bool
     size_weighted: bool
     name: str = dataclasses.field(compare=False, repr=False)
-    """of the argument that gave the axes"""
+    """the name of the argument that gave the axes"""
 
     def group_axes(self, ndim: int) -> tuple[int, ...]:
         name = self.name
@@ -51,7 +51,7 @@ class _GroupL2(Regularizer):
         return (wide * self.factor(wide, step)).astype(x.dtype)
 
     def factor(self, x: jax.Array, step: ArrayLike, of: Pointwise = jnp.asarray) -> jax.Array:
-        """What the prox of of(x) multiplies each group with: max(1 − s·weight/‖of(x)_g‖, 0)."""
+        """By what the prox of of(x) multiplies each group: max(1 − s·weight/‖of(x)_g‖, 0)."""
         threshold = jnp.minimum(jnp.asarray(step, x.dtype) * self.weight(x), jnp.finfo(x.dtype).max)
         norm, threshold = norms_beside(threshold, x, self.group_axes(x.ndim), of)
         # The floor keeps values and derivatives finite. Every group with a norm below the
@@ -84,7 +84,7 @@ class _SparseGroup(Regularizer):
         threshold = self.l1_weight * step
 
         def magnitude(x: jax.Array) -> jax.Array:
-            # |soft_threshold|, in the form that XLA's CPU backend computes fastest on the way.
+            # |soft_threshold|, in the form that XLA's CPU backend fuses best.
             return jnp.where(jnp.abs(x) <= threshold, 0, jnp.abs(x) - threshold)
 
         factor = self.group.factor(wide, self.group_weight * step, magnitude)
@@ -121,7 +121,7 @@ def group_l2(
     all_but: int | tuple[int, ...] | None = None,
     size_weighted: bool = True,
 ) -> Regularizer:
-    r"""The group lasso, :math:`J(x) = \sqrt{n}\sum_g \|x_g\|_2`, whose groups live or die whole.
+    r"""The group lasso, :math:`J(x) = \sqrt{n}\sum_g \|x_g\|_2`: groups live or die as a whole.
 
     A group :math:`x_g` is the slice of ``x`` along ``axis``; it has :math:`n` entries.
 
@@ -135,8 +135,8 @@ def group_l2(
     Args:
       axis: the axes along which a group extends, e.g. ``axis=0`` for the incoming weights of each
         neuron of a Dense kernel ``(in, out)``.
-      all_but: instead of ``axis``: a group extends along all axes but these. Then one object
-        serves kernels of any rank.
+      all_but: give this instead of ``axis`` for groups that extend along all axes but these. Then
+        one regularizer fits kernels of any rank.
       size_weighted: False leaves out the factor :math:`\sqrt n`.
 
     Returns:
@@ -154,8 +154,8 @@ def group_l2(
          [2.  0. ]]
 
     Notes:
-        Norms are taken in float32 (float64 for float64). There those of the prox are not exact
-        below 1e-26.
+        Norms are computed in float32 (float64 for float64). In float32 the prox is not exact for
+        norms below 1e-26.
 
     References:
         Bungert, Roith, Tenbrinck, Burger, `A Bregman Learning Framework for Sparse Neural Networks
@@ -173,9 +173,10 @@ def group_l2(
 
 
 def per_neuron(*, out_axis: int | tuple[int, ...] = -1, size_weighted: bool = True) -> Regularizer:
-    """`group_l2` with a group for each output unit: its incoming weights, the bias left out.
+    """`group_l2` with a group for each output unit: its incoming weights, without the bias.
 
-    The column of a Dense kernel ``(in, out)``; in kernels of higher rank all axes but the last.
+    A group is a column of a Dense kernel ``(in, out)``. In kernels of higher rank it extends along
+    all axes but the last.
 
     Args:
       out_axis: where the output units are: 0 in Equinox's layouts, ``(-2, -1)`` in the query, key
@@ -198,8 +199,8 @@ def per_neuron(*, out_axis: int | tuple[int, ...] = -1, size_weighted: bool = Tr
 def per_kernel(*, in_axis: int = -2, out_axis: int = -1, size_weighted: bool = True) -> Regularizer:
     """`group_l2` with a group for each convolution kernel, one per pair of channels.
 
-    The ``(kh, kw)`` slice of a Conv kernel ``(kh, kw, in, out)``. A Dense kernel has groups of
-    one entry, so that this is `l1` there.
+    A group is a ``(kh, kw)`` slice of a Conv kernel ``(kh, kw, in, out)``. On a Dense kernel groups
+    have one entry, which makes this `l1`.
 
     Args:
       in_axis: where the input channels are; 1 in Equinox's layouts.
@@ -221,8 +222,8 @@ def per_kernel(*, in_axis: int = -2, out_axis: int = -1, size_weighted: bool = T
 def per_filter(*, out_axis: int = -1, size_weighted: bool = True) -> Regularizer:
     """`group_l2` with a group for each filter: all weights of one output channel.
 
-    The ``(kh, kw, in)`` slice of a Conv kernel ``(kh, kw, in, out)``. The same groups as
-    `per_neuron`, under the name they have in convolutions.
+    A group is a ``(kh, kw, in)`` slice of a Conv kernel ``(kh, kw, in, out)``. These are the groups
+    of `per_neuron`, under the name that is usual for convolutions.
 
     Args:
       out_axis: where the output channels are; 0 in Equinox's layouts.
@@ -246,8 +247,8 @@ def per_input_channel(
 ) -> Regularizer:
     """`group_l2` with a group for each input channel (Conv) or input unit (Dense).
 
-    The ``(kh, kw, out)`` slice of a Conv kernel ``(kh, kw, in, out)``, the row of a Dense kernel
-    ``(in, out)``: a dead group is an input that the layer does not look at.
+    A group is a ``(kh, kw, out)`` slice of a Conv kernel ``(kh, kw, in, out)``, or a row of a Dense
+    kernel ``(in, out)``. Where it is dead, the layer does not use that input.
 
     Args:
       in_axis: where the inputs are; 1 in Equinox's layouts.
@@ -269,9 +270,10 @@ def per_input_channel(
 def per_head(*, head_axis: int = -2, size_weighted: bool = True) -> Regularizer:
     """`group_l2` with a group for each head of an attention layer.
 
-    The ``(features, head_dim)`` slice of the query, key and value kernels of Flax, of shape
-    ``(features, heads, head_dim)``; with ``head_axis=-3`` the slice of the output kernel, of shape
-    ``(heads, head_dim, features)``. A head whose value or output group is dead adds nothing.
+    A group is a ``(features, head_dim)`` slice of Flax's query, key and value kernels, which have
+    shape ``(features, heads, head_dim)``; with ``head_axis=-3`` it is a slice of the output kernel,
+    of shape ``(heads, head_dim, features)``. A head whose value or output group is dead contributes
+    nothing.
 
     Args:
       head_axis: where the heads are.
@@ -300,8 +302,8 @@ def per_head(*, head_axis: int = -2, size_weighted: bool = True) -> Regularizer:
 def per_token(*, token_axis: int = 0, size_weighted: bool = True) -> Regularizer:
     """`group_l2` with a group for each token of an embedding table: its vector.
 
-    The row of a table ``(tokens, features)``. For a group per feature, a column that no token uses,
-    take `per_neuron`.
+    A group is a row of a table ``(tokens, features)``. For a group per feature, which is a column,
+    use `per_neuron`.
 
     Args:
       token_axis: where the tokens are.
@@ -323,27 +325,24 @@ def per_token(*, token_axis: int = 0, size_weighted: bool = True) -> Regularizer
 def _groups(
     name: str, axes: int | tuple[int, ...], size_weighted: bool, *, all_but: bool = True
 ) -> Regularizer:
-    """Groups along all axes but those of the argument called ``name``, or along those."""
+    """Groups along the axes of the argument called ``name``, or along all others."""
     check_flag("size_weighted", size_weighted)
     return _GroupL2(check_axes(name, axes), all_but, size_weighted, name)
 
 
 def sparse_group(
-    axis: int | tuple[int, ...] | Regularizer,
-    *,
-    l1_weight: float = 1.0,
-    group_weight: float = 1.0,
+    axis: int | tuple[int, ...] | Regularizer, *, l1_weight: float = 1.0, group_weight: float = 1.0
 ) -> Regularizer:
     r"""The sparse group lasso: sparse groups, and sparse entries within the live ones.
 
     .. math:: J(x) = a\,\|x\|_1 + b\sqrt n \sum_g \|x_g\|_2
 
-    Its prox is the group shrinkage of the soft-thresholded array, each with its share of the
-    step; the order matters. The subgradient is the sum of both subgradients.
+    The prox first soft-thresholds the array and then shrinks its groups, each with its own weight;
+    the order matters. The subgradient is the sum of both subgradients.
 
     Args:
-      axis: the axes along which a group extends, as in `group_l2`, or a group regularizer that
-        has them, such as ``per_kernel()``.
+      axis: the axes along which a group extends, as in `group_l2`, or a regularizer with these
+        groups, such as ``per_kernel()``.
       l1_weight: a, at least 0.
       group_weight: b, at least 0.
 
@@ -367,12 +366,10 @@ def sparse_group(
         <https://doi.org/10.1080/10618600.2012.681250>`_, J. Comput. Graph. Stat. 22, 2013.
 
     Notes:
-        The authors' PyTorch class multiplies by its λ twice: its strength λ is λ² here.
+        The authors' PyTorch class multiplies by its λ twice, so its λ corresponds to λ² here.
     """
-    l1_weight = known_number("l1_weight", l1_weight)
-    group_weight = known_number("group_weight", group_weight)
-    check_range("l1_weight", l1_weight, at_least=0)
-    check_range("group_weight", group_weight, at_least=0)
+    l1_weight = known_number("l1_weight", l1_weight, at_least=0)
+    group_weight = known_number("group_weight", group_weight, at_least=0)
     if isinstance(axis, _GroupL2):
         group = axis
     elif isinstance(axis, Regularizer):

@@ -1,7 +1,7 @@
-"""Arrays as matrices: how a kernel is folded to one, and which of its singular values are zero.
+"""Kernels as matrices: how they are folded, and which singular values count as zero.
 
-The nuclear norm, the counts of ranks and `factorize` all take the same matrix and the same
-tolerance from here, so that a rank that one of them reports is the rank that another one uses.
+The nuclear norm, the counts of ranks and `factorize` all use the matrices and the tolerance of this
+module, so they agree on the rank of a kernel.
 """
 
 import functools
@@ -25,8 +25,8 @@ def fold(
 
     Args:
       x: an array of two or more dimensions.
-      row_axes: the axes over which the rows run, the first one slowest; the others make the
-        columns, in their order. None: all axes but the last.
+      row_axes: the axes that make the rows, the first one running slowest; the others make the
+        columns, in their order. None stands for all axes but the last.
 
     Returns:
         The matrix, and the function that folds such a matrix back to the shape of ``x``.
@@ -65,21 +65,20 @@ def fold(
 
 
 def svd(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The thin singular value decomposition, NaN where an entry of the matrix is not finite.
+    """The thin singular value decomposition; NaN if an entry of the matrix is not finite.
 
-    Of such a matrix LAPACK's may never return.
+    For such a matrix LAPACK's routine may never return.
     """
     finite = jnp.all(jnp.isfinite(matrix))
-    u, s, vt = jnp.linalg.svd(jnp.where(finite, matrix, 0), full_matrices=False)
-    return (
-        jnp.where(finite, u, jnp.nan),
-        jnp.where(finite, s, jnp.nan),
-        jnp.where(finite, vt, jnp.nan),
+    u, s, vt = (
+        jnp.where(finite, x, jnp.nan)
+        for x in jnp.linalg.svd(jnp.where(finite, matrix, 0), full_matrices=False)
     )
+    return u, s, vt
 
 
 def singular_values(matrix: jax.Array) -> jax.Array:
-    """The singular values in falling order, NaN where an entry of the matrix is not finite."""
+    """The singular values in falling order; NaN if an entry of the matrix is not finite."""
     finite = jnp.all(jnp.isfinite(matrix))
     return jnp.where(
         finite, jnp.linalg.svd(jnp.where(finite, matrix, 0), compute_uv=False), jnp.nan
@@ -87,11 +86,11 @@ def singular_values(matrix: jax.Array) -> jax.Array:
 
 
 def rank_tolerance(matrix: jax.Array, singular_values: jax.Array) -> jax.Array:
-    r"""The largest singular value of a matrix that counts as zero, being rounding error.
+    r"""The largest singular value of a matrix that counts as zero, because it is rounding error.
 
     .. math:: \max(m, n)\,\epsilon\,\sigma_1
 
-    for m rows and n columns, with ε of the dtype of ``matrix``. A matrix that was kept in a
-    narrower dtype has larger errors than that.
+    for m rows and n columns, where ε is that of the dtype of ``matrix``. The errors of a matrix
+    that was stored in a narrower dtype are larger.
     """
     return jnp.max(singular_values, initial=0) * max(matrix.shape) * jnp.finfo(matrix.dtype).eps

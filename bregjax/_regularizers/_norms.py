@@ -1,11 +1,11 @@
-"""Euclidean norms of the groups of an array, of any size, and how XLA's CPU backend sums fast.
+"""Euclidean norms of the groups of an array, for entries of any size, fast on XLA's CPU backend.
 
-The norm of a group is √(Σ xᵢ²). Three things make it more than that line:
+The norm of a group is √(Σ xᵢ²). Three things make it more than one line:
 
-* a plain sum over the leading axes of a kernel is slow there: `_sum_of_squares`;
-* the squares of extreme entries overflow or vanish: `_in_units` divides each group by a power of
-  two near its largest entry, `norms_beside` all of them by one near a threshold;
-* the derivative of the root at zero is infinite: `_length` and `norms_beside` make it finite.
+* On the CPU a plain sum over the leading axes of a kernel is slow: see `_sum_of_squares`.
+* The squares of extreme entries overflow or vanish: `_in_units` divides each group by a power of
+  two near its largest entry, and `norms_beside` divides all groups by one near a threshold.
+* The derivative of the root at zero is infinite: `_length` and `norms_beside` make it finite.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from bregjax._numerics import power_of_two_near
 from bregjax._sharding import may_be_split
 
 Pointwise = Callable[[jax.Array], jax.Array]
-"""A function of each entry by itself."""
+"""A function that acts on each entry by itself."""
 
 
 def group_norms(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
@@ -38,11 +38,11 @@ def directions(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 def norms_beside(
     threshold: jax.Array, x: jax.Array, axes: tuple[int, ...], of: Pointwise = jnp.asarray
 ) -> tuple[jax.Array, jax.Array]:
-    """Norms of of(x) over ``axes`` and ``threshold``, both in a unit that fits the threshold.
+    """The norms of of(x) over ``axes`` and the threshold, in a unit that suits the threshold.
 
-    They are for comparing: a norm that is nothing beside the threshold is not exact. Norms are
-    floored, so that their derivatives are finite. They end in a root, a costly operation, which
-    XLA does not repeat for every entry of the group.
+    They serve to be compared: a norm that is tiny beside the threshold is not exact. Norms have a
+    smallest value, which makes their derivatives finite. Their last operation is a root: it is
+    costly, so XLA does not repeat it for every entry of the group.
     """
     per_unit = 1 / _unit_for(threshold)
     square = _sum_of_squares(x, axes, lambda x: of(x) * per_unit)
@@ -63,12 +63,13 @@ def _length(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 
 def _unit_for(threshold: jax.Array) -> jax.Array:
-    """A unit in which a norm that matters beside ``threshold`` has a square that is a float.
+    """A unit in which the square of any norm that matters beside ``threshold`` is a float.
 
-    It is 1 unless the threshold is extreme: where the square of a norm overflows, a moderate one is
-    nothing beside the norm, and where it vanishes, the norm is nothing beside the threshold. The
-    smallest unit is a compromise: in a smaller one larger entries would have NaN as derivatives
-    (beside a threshold below 1e-12 in float32 those from 1e23 on do).
+    It is 1 unless the threshold is extreme. Beside a moderate threshold it does not matter that the
+    square of a norm overflows or vanishes: the threshold is tiny beside the first norm, and the
+    second norm is tiny beside the threshold. The smallest unit is a compromise: in smaller ones
+    large entries would have NaN as derivatives. (In float32 with a threshold below 1e-12, entries
+    from 1e23 on have.)
     """
     limits = jnp.finfo(threshold.dtype)
     moderate = 2.0 ** (limits.maxexp // 2 - limits.nmant - 1)
@@ -80,33 +81,34 @@ def _unit_for(threshold: jax.Array) -> jax.Array:
 def _sum_of_squares(x: jax.Array, axes: tuple[int, ...], of: Pointwise = jnp.asarray) -> jax.Array:
     """The sum of of(x)² over ``axes``, which stay as axes of size one.
 
-    Over leading axes it is a sum of rows, in rounds: XLA's CPU backend runs a plain reduction
-    over the (kh, kw) axes of a Conv kernel 50 times as slowly, and one over all axes but the last
-    twice as slowly where ``x`` is computed on the way.
+    Over leading axes it is computed as a sum of rows, in rounds. On XLA's CPU backend a plain
+    reduction over the (kh, kw) axes of a Conv kernel takes 50 times as long, and a reduction over
+    all axes but the last takes twice as long if ``x`` is computed in the same kernel.
     """
 
     def square(entries: jax.Array) -> jax.Array:
         return jnp.square(of(entries))
 
     leading = axes == tuple(range(len(axes))) and len(axes) < x.ndim
-    if not leading or not x.size or may_be_split(x):  # split rows do not come in rounds
+    # Rows on several devices cannot be summed in rounds.
+    if not leading or not x.size or may_be_split(x):
         return jnp.sum(square(x), axis=axes, keepdims=True)
     kept = x.shape[len(axes) :]
-    # Each row by itself: what is computed of all of x at first is kept in memory.
+    # Row by row, because a square of all of x would be stored in memory.
     total = _sum_of_rows(x.reshape(-1, *kept), square)
     while total.shape[0] > 1:
         total = _sum_of_rows(total, lambda sums: sums)
     return total.reshape((1,) * len(axes) + kept)
 
 
-# XLA's CPU backend sums so many neighbouring rows in one pass about as fast as it reads them.
+# XLA's CPU backend sums this many neighbouring rows about as fast as it reads them.
 _MAX_ROWS = 16
 
 
 def _sum_of_rows(x: jax.Array, term: Pointwise) -> jax.Array:
-    """Sums neighbours along the first axis, as many as its largest divisor up to `_MAX_ROWS` says.
+    """Sums neighbouring rows; how many is the largest divisor of their number up to `_MAX_ROWS`.
 
-    It sums all of them if there is no such divisor.
+    If that divisor is 1, it sums all rows.
     """
     rows = x.shape[0]
     together = max(d for d in range(1, _MAX_ROWS + 1) if rows % d == 0)

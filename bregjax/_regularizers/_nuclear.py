@@ -1,4 +1,4 @@
-"""The nuclear norm, whose units are singular values."""
+"""The nuclear norm: it switches singular values on and off."""
 
 import dataclasses
 import functools
@@ -24,14 +24,7 @@ from bregjax._regularizers._spectral import (
     shrink_leading,
 )
 from bregjax._sharding import beside
-from bregjax._validation import (
-    check_axes,
-    check_choice,
-    check_range,
-    check_schedule,
-    check_whole,
-    known_number,
-)
+from bregjax._validation import check_axes, check_choice, check_schedule, check_whole, known_number
 
 Method = Literal["svd", "gram", "randomized", "warm"]
 
@@ -39,10 +32,10 @@ Method = Literal["svd", "gram", "randomized", "warm"]
 def _derivative(
     dx: jax.Array, u: jax.Array, s: jax.Array, vt: jax.Array, f: jax.Array, slope: jax.Array
 ) -> jax.Array:
-    """The derivative of X ↦ U·diag(f(σ))·Vᵀ along ``dx``, finite where singular values meet.
+    """The derivative of X ↦ U·diag(f(σ))·Vᵀ along ``dx``; it is finite for equal singular values.
 
     In the singular basis it multiplies the symmetric part by (fᵢ−fⱼ)/(σᵢ−σⱼ), the skew part by
-    (fᵢ+fⱼ)/(σᵢ+σⱼ), and what lies outside the basis by fᵢ/σᵢ.
+    (fᵢ+fⱼ)/(σᵢ+σⱼ), and the part outside the basis by fᵢ/σᵢ.
     """
 
     def ratio(a: jax.Array, b: jax.Array, otherwise: jax.Array) -> jax.Array:
@@ -102,9 +95,9 @@ def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
 
 
 class NuclearState(NamedTuple):
-    """What `nuclear` keeps for each matrix; in a `ProxState` each field is a tree of them.
+    """What `nuclear` keeps for each matrix.
 
-    The tree is shaped like the parameters.
+    In a `ProxState` each field is a tree shaped like the parameters.
     """
 
     rank: jax.Array
@@ -115,22 +108,23 @@ class NuclearState(NamedTuple):
     """steps done, shape (), int32"""
     basis: jax.Array | None
     """directions of right singular vectors of the tall matrix, of any length, shape (columns,
-    largest width); of a matrix so thin that it is decomposed in full, (columns, 1) and not used.
-    None unless the method is ``"warm"``"""
+    largest width). A matrix that is thin enough to be decomposed in full does not use it; there it
+    has shape (columns, 1). None unless the method is ``"warm"``"""
     width: jax.Array
-    """how many columns of a basis are in use; all of the matrix's is a full decomposition"""
+    """how many columns of the basis are in use; as many as the matrix has means a full
+    decomposition"""
     error: jax.Array
     """bound on the Frobenius norm of the error of the last prox; 0 with the exact methods"""
     settled: jax.Array
-    """whether none of the next directions in the basis could have been live in the last prox; one
-    that is outside the basis still may have been, shape (), bool"""
+    """whether none of the next directions in the basis could have been live in the last prox,
+    shape (), bool; a direction outside the basis still may have been"""
     rounds: jax.Array
-    """of the last iteration, beyond its first, shape (), int32"""
+    """rounds of the last iteration after the first one, shape (), int32"""
     overflows: jax.Array
-    """how often more singular values were live than the basis had room for, and it was made
-    larger, shape (), int32"""
+    """how often the basis had to be made larger because it had too little room for the live
+    singular values, shape (), int32"""
     seed: jax.Array | None
-    """of random columns, shape (), int32; None with the exact methods"""
+    """seed of random columns, shape (), int32; None with the exact methods"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +198,7 @@ class _Nuclear(Regularizer):
             shrunk = exact(matrix, Shrinkage(step, limit, self.energy))
             return shrunk.matrix, state._replace(rank=shrunk.rank)
 
-        # Under vmap one matrix after the other: a batch would take every branch for each of them.
+        # Under vmap one matrix after the other: in a batch each would go through every branch.
         @jax.custom_batching.sequential_vmap
         def truncated(
             matrix: jax.Array, step: jax.Array, limit: jax.Array, state: NuclearState
@@ -249,7 +243,7 @@ def nuclear(
         \qquad X = U \operatorname{diag}(\sigma)\, V^\top
 
     The subgradient is :math:`U_r V_r^\top` over the singular values that are not rounding error.
-    How the prox is computed is up to ``method``:
+    ``method`` says how the prox is computed:
 
     ================  ==========================================================================
     ``"svd"``         a full singular value decomposition at every step
@@ -257,37 +251,39 @@ def nuclear(
                       faster; a singular value σ has the error
                       :math:`\epsilon\sigma_1^2/\sigma`, ε = 1e-7 in float32, 2e-16 in float64
     ``"randomized"``  only the live singular values, by subspace iteration from a random basis
-    ``"warm"``        the same from the basis of the step before, which has hardly changed: one or
+    ``"warm"``        the same from the basis of the previous step, which has hardly changed: one or
                       two rounds suffice
     ================  ==========================================================================
 
     The last two iterate until the bound on their error, :math:`(\sum_i \|X^\top u_i - \sigma_i
     v_i\|^2)^{1/2}` over the live singular values, or the same with :math:`X v_i - \sigma_i u_i`, is
-    below ``tolerance`` or rounding, and then for up to four rounds until none of the next
-    directions in the basis could be live. The result is closer than the bound: ten times where the
-    other singular values are far below the threshold, about three times where they are next to it.
-    The basis has eight columns more than there are live singular values, so that those that come
-    next are followed before they come. When it has not, it is made larger within the same step, up
-    to a full decomposition where an eighth (of 64) to a third (of many) of the singular values are
-    live. Every 16 steps a column is drawn anew, so that a direction outside the basis is found too,
-    if not at once. With ``rank`` or ``energy`` the bound does not hold: a cut between two singular
-    values that are close to each other blows errors up. `NuclearState` tells all of it.
+    below ``tolerance`` or rounding. Then they go on for up to four rounds until none of the next
+    directions in the basis could be live. The error is smaller than the bound: about a tenth where
+    the other singular values are far below the threshold, about a third where they are next to it.
 
-    Derivatives cost a full decomposition, whatever the method. ``prox`` called by hand starts
-    anew: from a random basis, and with a schedule's first rank.
+    The basis has eight columns more than there are live singular values, so it contains the next
+    directions before their singular values become live. If it becomes too small, it is made larger
+    within the same step. If an eighth (of 64) to a third (of many) of the singular values are live,
+    the decomposition is a full one. Every 16 steps one column is drawn anew, so that a direction
+    outside the basis is found too, if not at once. With ``rank`` or ``energy`` the bound does not
+    hold: a cut between two singular values that are close to each other amplifies errors.
+    `NuclearState` reports all this.
+
+    Derivatives cost a full decomposition, whatever the method. A direct call of ``prox`` has no
+    state: it starts from a random basis, and with a schedule's first rank.
 
     Args:
       row_axes: the axes that make the rows of the matrix; the others make its columns. The default
         is all but the last: ``(kh·kw·in, out)`` for a Conv kernel. ``(-2, -1)`` gives the authors'
         ``(out·in, kh·kw)``.
       method: ``"svd"``, ``"gram"``, ``"randomized"`` or ``"warm"``.
-      rank: at most so many singular values live, the largest: a number or a schedule of the step.
-        Then the prox is that of J on the matrices of such a rank, which is not a convex set.
-        `grow_rank_on_plateau` sets another limit.
+      rank: how many singular values may live at most, the largest: a number or a schedule of the
+        step. The prox is then that of J on the matrices of at most this rank, which are not a
+        convex set. `grow_rank_on_plateau` sets a further limit.
       energy: keep only the first singular values that have this share of :math:`\sum_i f_i^2`,
         with :math:`f_i = \max(\sigma_i - s, 0)`; in (0, 1].
-      tolerance: of the last two methods, the largest bound on the error, relative to the norm of
-        the result; below about 1e-6 float32 has no more to give.
+      tolerance: for the last two methods: the largest bound on the error, relative to the norm of
+        the result. Values below about 1e-6 gain nothing in float32.
 
     Returns:
         A `Regularizer` for arrays of two or more dimensions, with a `NuclearState` for each.
@@ -305,10 +301,10 @@ def nuclear(
          [0. 0.]]
 
     Notes:
-        On a CPU JAX takes decompositions from SciPy's LAPACK, mostly OpenBLAS, whose threads get
-        into the way of XLA's: set ``OPENBLAS_NUM_THREADS=1`` in the environment before Python
-        starts. The truncated methods square norms of residuals: for matrices smaller than about
-        1e-12 or larger than 1e18 in float32 their bound is not exact.
+        On a CPU, JAX uses the decompositions of SciPy's LAPACK, which is mostly OpenBLAS. Its
+        threads get in the way of XLA's: set ``OPENBLAS_NUM_THREADS=1`` in the environment before
+        Python starts. The truncated methods square the norms of residuals: in float32 their bound
+        is not exact for matrices smaller than about 1e-12 or larger than 1e18.
 
     References:
         Cai, Candès, Shen, `A Singular Value Thresholding Algorithm for Matrix Completion
@@ -321,8 +317,7 @@ def nuclear(
         check_schedule("rank", rank, at_least=0)
     elif rank is not None:
         check_whole("rank", rank)
-    energy, tolerance = known_number("energy", energy), known_number("tolerance", tolerance)
-    check_range("energy", energy, above=0, at_most=1)
-    check_range("tolerance", tolerance, above=0)
+    energy = known_number("energy", energy, above=0, at_most=1)
+    tolerance = known_number("tolerance", tolerance, above=0)
     rows = None if row_axes is None else check_axes("row_axes", row_axes)
     return _Nuclear(rows, method, rank, energy, tolerance)

@@ -1,4 +1,4 @@
-"""A random regularizer that wakes dormant entries."""
+"""A random regularizer that wakes sleeping entries."""
 
 import dataclasses
 import numbers
@@ -20,7 +20,7 @@ class _SoftBernoulli(_L1):
     height: float
     key: int | jax.Array
 
-    # A key may be an array, which does not compare: each object equals itself alone.
+    # A key may be an array, which has no simple equality: each object equals only itself.
     def __eq__(self, other: object) -> bool:
         return self is other
 
@@ -56,16 +56,16 @@ def soft_bernoulli(
     .. math:: y_i = \operatorname{sign}(x_i)\,
         \max\bigl(\max(|x_i| - s, 0),\; h B_i\bigr), \qquad B_i \sim \text{Bernoulli}(p)
 
-    An entry that is not exactly zero jumps to magnitude :math:`h` with probability :math:`p` at
-    every step, which lets dormant weights be tried out. ``value`` and ``subgradient`` are those
-    of `l1`; the map is random and therefore not a prox in the strict sense.
+    At every step an entry that is not exactly zero gets at least the magnitude :math:`h` with
+    probability :math:`p`. So sleeping weights are tried out. ``value`` and ``subgradient`` are
+    those of `l1`; the map is random and therefore not a prox in the strict sense.
 
     Args:
       probability: p, in [0, 1].
       height: h, at least 0; the smallest magnitude of an entry that wakes.
-      key: a PRNG key or an integer seed. In `prox_step` each parameter has a stream of its own,
-        carried in the state; ``prox`` called by hand uses this key as it is. Runs side by side
-        under `jax.vmap` draw alike unless each has a key of its own.
+      key: a PRNG key or an integer seed. In `prox_step` each parameter has its own stream of random
+        numbers, which the state carries; a direct call of ``prox`` uses this key as it is. Runs
+        side by side under `jax.vmap` draw the same numbers unless each has its own key.
 
     Returns:
         A `Regularizer` for arrays of any shape.

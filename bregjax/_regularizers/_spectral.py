@@ -20,7 +20,7 @@ from bregjax._regularizers._matrices import matmul, svd
 
 @dataclasses.dataclass(frozen=True)
 class Shrinkage:
-    """From singular values, in falling order, to f(σ) = max(σ − step, 0), or 0 for the last ones.
+    """From singular values, in falling order, to f(σ): max(σ − step, 0) or, for the last ones, 0.
 
     A singular value is live if it is one of the first ``limit`` and above ``step``.
     """
@@ -29,14 +29,14 @@ class Shrinkage:
     limit: jax.Array
     """how many may live"""
     energy: float
-    """keep the first live ones that have this share of Σ f²"""
+    """keep the first live ones that make up this share of Σ f²"""
 
     def live(self, s: jax.Array) -> jax.Array:
         """Which are live."""
         return (s > self.step) & (jnp.arange(len(s), dtype=jnp.int32) < self.limit)
 
     def uncertain(self, s: jax.Array, distances: jax.Array) -> jax.Array:
-        """Which of the first that are not live would be, if larger by ``distances``."""
+        """Which of the first sleeping ones would be live if they were larger by ``distances``."""
         live = self.live(s)
         count, place = _count(live), jnp.arange(len(s), dtype=jnp.int32)
         smallest = jnp.min(jnp.where(live, s, jnp.inf), initial=jnp.inf)
@@ -54,12 +54,12 @@ class Shrinkage:
         return jnp.where(before < self.energy * jnp.sum(squares), f, 0)
 
 
-_ROOM = 8  # columns that a basis has beyond the live ones: what may come next is followed there
-_WATCHED = 4  # of those columns, the first
+_ROOM = 8  # columns of a basis beyond the live ones, for directions that may become live next
+_WATCHED = 4  # how many of those columns may keep the iteration going
 _REFRESHED_EVERY = 16  # calls
 _MAX_ROUNDS = 30
 _MAX_ROUNDS_TO_SETTLE = 4
-_MIN_ROUNDS_FROM_RANDOM = 3  # what little a random basis has of a direction must grow first
+_MIN_ROUNDS_FROM_RANDOM = 3  # a random basis has only a little of each direction at first
 
 
 class Shrunk(NamedTuple):
@@ -78,8 +78,8 @@ def shrink_by_svd(matrix: jax.Array, shrinkage: Shrinkage) -> Shrunk:
 def _decompose(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Singular values in falling order, and right singular vectors, of a tall matrix.
 
-    Those of X are those of R in X = Q·R. As a prox needs no Q, a matrix that is at least twice as
-    tall as wide takes about half the time so.
+    For X = Q·R they are those of R. A prox does not need Q, so for a matrix at least twice as tall
+    as wide this takes about half the time.
     """
     rows, columns = matrix.shape
     if rows >= 2 * columns:
@@ -116,18 +116,18 @@ class Truncated(NamedTuple):
 
     shrunk: Shrunk
     basis: jax.Array | None
-    """directions of right singular vectors, of any length, to start from next time; None where
-    there were none before"""
+    """directions of right singular vectors, of any length, from which the next call starts; None
+    if this one had none"""
     width: jax.Array
-    """how many of them to use then"""
+    """how many of them the next call uses"""
     error: jax.Array
     """bound on the Frobenius norm of the error, as long as no singular value is missing"""
     settled: jax.Array
-    """whether the iteration went on until the next ones in the basis could not be live, bool"""
+    """whether the iteration showed that none of the next ones in the basis can be live, bool"""
     rounds: jax.Array
-    """of the iteration, beyond its first, int32"""
+    """rounds of the iteration after the first one, int32"""
     overflows: jax.Array
-    """how often the basis turned out too small in this call, and was made larger, int32"""
+    """how often the basis was too small in this call and was made larger, int32"""
 
 
 def basis_widths(columns: int) -> tuple[int, ...]:
@@ -137,17 +137,17 @@ def basis_widths(columns: int) -> tuple[int, ...]:
 
 
 def draw_basis(key: jax.Array, columns: int, width: int, dtype: DTypeLike) -> jax.Array:
-    """Random columns, which have a part in every direction."""
+    """Random columns, which have a component in every direction."""
     return jax.random.normal(key, (columns, width), dtype)
 
 
 def refresh_basis(
     basis: jax.Array, width: jax.Array, key: jax.Array, count: jax.Array
 ) -> jax.Array:
-    """Now and then draw the last column in use anew, and those that are zero.
+    """Every few calls, replace the last column in use and all zero columns by random ones.
 
-    A direction that is orthogonal to the whole basis would never be found by iterating it. In
-    between the last column is left to turn towards the largest singular value outside.
+    The iteration would never find a direction that is orthogonal to the whole basis. Between two
+    replacements the last column turns towards the largest singular value outside the basis.
     """
 
     def refresh(basis: jax.Array) -> jax.Array:
@@ -168,20 +168,20 @@ def shrink_leading(
     key: jax.Array,
     tolerance: float,
 ) -> Truncated:
-    """By subspace iteration, from a basis that grows until it has room for more than is live.
+    """By subspace iteration, from a basis that grows until it has room to spare.
 
     Args:
       matrix: X, tall.
-      shrinkage: f, zero from some singular value on.
-      basis: where to start, of the largest of `basis_widths`; None draws a random one.
+      shrinkage: f, which is zero from some singular value on.
+      basis: where to start, as wide as the largest of `basis_widths`; None draws a random one.
       width: how many of its columns to use at first.
-      fresh: whether those are random.
+      fresh: whether these columns are random.
       key: of the random basis.
       tolerance: the bound on the error, relative to the result, at which the iteration stops.
 
     Returns:
-        The prox, by `_iterate`, and what the next call starts from. Where more are live than the
-        largest basis has room for, it comes from a full decomposition.
+        The prox, by `_iterate`, and what the next call starts from. If more singular values are
+        live than the largest basis has room for, the prox comes from a full decomposition.
     """
     columns = matrix.shape[1]
     widths = basis_widths(columns)
@@ -193,7 +193,7 @@ def shrink_leading(
             rounds, found = _iterate(matrix, shrinkage, start, tolerance, least)
         else:
             rounds, found = _iterate(matrix, shrinkage, basis[:, :width], tolerance, least)
-            # A direction in which there is nothing yet is left to `refresh_basis`.
+            # Directions whose singular value is zero are left to `refresh_basis`.
             basis = basis.at[:, :width].set(jnp.where(found.s > 0, found.right, 0))
         f = shrinkage(found.s)
         shrunk = Shrunk(matmul(found.left * _factors(f, found.s), found.right.T), _rank(f))
@@ -223,9 +223,9 @@ def shrink_leading(
 
     first = jnp.sum(width > jnp.asarray(widths, jnp.int32), dtype=jnp.int32)
     tried = (first, lax.switch(first, branches, basis, fresh))
-    # The condition spares the copies that a loop makes of the matrix.
+    # The condition avoids the loop, and the copies that it makes of the matrix, where it can.
     index, found = lax.cond(overflows(tried), grow, lambda tried: tried, tried)
-    # Back to the smaller basis once that would have room and some to spare.
+    # Back to the smaller basis once it would have room to spare.
     smaller = jnp.maximum(index - 1, 0)
     next_index = jnp.where(found.live + _ROOM // 2 <= capacities[smaller], smaller, index)
     return Truncated(
@@ -265,24 +265,20 @@ class _Ritz(NamedTuple):
 
 
 def _iterate(
-    matrix: jax.Array,
-    shrinkage: Shrinkage,
-    v: jax.Array,
-    tolerance: float,
-    least: jax.Array,
+    matrix: jax.Array, shrinkage: Shrinkage, v: jax.Array, tolerance: float, least: jax.Array
 ) -> tuple[jax.Array, _Ritz]:
     """Subspace iteration with Rayleigh-Ritz steps, from u to v and from v to u in turn.
 
     It begins with orthonormal u for X·v. From u, a half step takes the singular value decomposition
     of Xᵀ·u: v, σ and turned u with Xᵀ·uᵢ = σᵢ·vᵢ. Then eᵢ = X·vᵢ − σᵢ·uᵢ is orthogonal to all u, so
     that u, σ, v are exact for X − E with E = Σᵢ eᵢ·vᵢᵀ over the live i. The result is made of X·v
-    and v, which is X applied once more: Σᵢ f(σᵢ)/σᵢ·(X·vᵢ)·vᵢᵀ = A + Σᵢ f(σᵢ)/σᵢ·eᵢ·vᵢᵀ with A the
-    prox of X − E. As a prox is firmly non-expansive and f(σᵢ) ≤ σᵢ, both it and the prox of X are
-    in the ball around A + E/2 with radius ‖E‖/2. So it is off by ‖E‖ at most, and by far less where
-    the other singular values are far below the threshold, unless one that should live is missing.
-    One may be about to come while σᵢ + ‖eᵢ‖ of one of the next few is above the threshold: then the
-    iteration goes on, some rounds at most; it never stops before ``least`` rounds. The next half
-    step does the same to Xᵀ, from v: its result is made of u and Xᵀ·u.
+    and v, that is, by one more product with X: Σᵢ f(σᵢ)/σᵢ·(X·vᵢ)·vᵢᵀ = A + Σᵢ f(σᵢ)/σᵢ·eᵢ·vᵢᵀ,
+    where A is the prox of X − E. A prox is firmly non-expansive and f(σᵢ) ≤ σᵢ, so both the result
+    and the prox of X are in the ball around A + E/2 with radius ‖E‖/2. The result is off by at most
+    ‖E‖, and by far less where the other singular values are far below the threshold, unless one
+    that should live is missing. One may become live while σᵢ + ‖eᵢ‖ of one of the next few is above
+    the threshold: then the iteration goes on for a few more rounds. It never stops before ``least``
+    rounds. The next half step does the same to Xᵀ, from v: its result is made of u and Xᵀ·u.
     """
     # The residuals of an exact basis grow as the root of the number of terms in a product.
     rounding = max(8, math.sqrt(matrix.shape[0])) * jnp.finfo(matrix.dtype).eps
@@ -303,7 +299,7 @@ def _iterate(
         return matmul(matrix, v)
 
     def image_of_u(u: jax.Array) -> jax.Array:
-        # On the CPU this is four times as fast as Xᵀ·u, which XLA would make of it again.
+        # On the CPU this is four times as fast as Xᵀ·u. The barrier keeps XLA from undoing it.
         return lax.optimization_barrier(matmul(u.T, matrix)).T
 
     def from_u(u: jax.Array, image: jax.Array) -> _Ritz:
@@ -333,8 +329,8 @@ def _iterate(
 def _qr(y: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Orthonormal Q and upper triangular R with Y = Q·R.
 
-    Where the columns are nearly orthogonal, as from a good basis, by Cholesky's decomposition of
-    YᵀY, which is products of matrices and a third of the time of Householder's.
+    If the columns are nearly orthogonal, as from a good basis, it uses Cholesky's decomposition of
+    YᵀY, which consists of products of matrices and takes a third of Householder's time.
     """
     norms = jnp.linalg.norm(y, axis=0)
     scaled = y / jnp.where(norms > 0, norms, 1)

@@ -1,6 +1,6 @@
-"""What sparse training is compared with: lasso, magnitude pruning, RigL and SET.
+"""Methods to compare sparse training with: lasso, magnitude pruning, RigL and SET.
 
-Optax transformations like ours, to be compared in the same training loop.
+They are Optax transformations too, so all methods run in the same training loop.
 """
 
 from bregjax.baselines._densities import erdos_renyi_densities, erdos_renyi_sparsify

@@ -7,31 +7,32 @@ import jax
 
 from bregjax._initializers import sparsify
 from bregjax._leaves import Mask, selected_leaves
-from bregjax._validation import check_flag, check_key, check_range, known_number
+from bregjax._validation import check_flag, check_key, known_number
 
 
 def erdos_renyi_densities(
     params: Any, density: float, *, kernel: bool = True, mask: Mask | None = None
 ) -> Any:
-    r"""A density for each layer: small layers are left denser than large ones.
+    r"""A density for each layer: small layers stay denser than large ones.
 
     .. math:: d_l = \min\Bigl(1,\; \epsilon\,
         \frac{n_\text{in} + n_\text{out} + k_h + k_w}{n_\text{in}\, n_\text{out}\, k_h\, k_w}\Bigr),
         \qquad \sum_l d_l\, n_l = d \sum_l n_l
 
-    The factor ε solves the second equation: what layers that are dense already cannot take, the
-    others get.
+    The factor ε solves the second equation. Where a layer is already dense, the other layers get
+    the weights that it cannot take.
 
     Args:
       params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).
       density: d, the share of live weights in the whole network, in (0, 1].
       kernel: whether the size k_h·k_w of a kernel counts (ERK), or only the last two axes, input
-        and output, as in the original Erdős–Rényi densities (ER). Dense layers get the same share.
-      mask: which leaves are sparse: a tree of booleans or a function that makes one of the
-        parameters. The default is that of `bregjax.weight_mask`.
+        and output, as in the original Erdős–Rényi densities (ER). For dense layers both are the
+        same formula.
+      mask: which leaves are sparse, as in `linbreg`; by default those of `weight_mask`.
 
     Returns:
-        A tree of floats with the structure of ``params``, 1.0 at leaves that the mask leaves out.
+        A tree of floats with the structure of ``params``; 1.0 at leaves that the mask does not
+        mark.
 
     Raises:
         ValueError: if ``density`` is out of range or ``mask`` does not fit.
@@ -48,8 +49,7 @@ def erdos_renyi_densities(
         connectivity <https://arxiv.org/abs/1707.04780>`_, 2018 (ER); Evci et al., `Rigging the
         Lottery <https://arxiv.org/abs/1911.11134>`_, ICML 2020, Section 3 (ERK).
     """
-    density = known_number("density", density)
-    check_range("density", density, above=0, at_most=1)
+    density = known_number("density", density, above=0, at_most=1)
     check_flag("kernel", kernel)
     shapes = {path: x.shape for path, x in selected_leaves(params, mask) if x.size}
     sizes = {path: math.prod(shape) for path, shape in shapes.items()}
@@ -65,7 +65,7 @@ def erdos_renyi_densities(
         if not dense:
             densities |= {path: scale * raw[path] for path in thinned}
             break
-        # A layer that is full gives what it cannot take to the others, which raises their scale.
+        # The others get what a dense layer cannot take, which raises their scale.
         densities |= dict.fromkeys(dense, 1.0)
         budget -= sum(sizes[path] for path in dense)
         thinned -= dense
@@ -88,9 +88,8 @@ def erdos_renyi_sparsify(
       params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).
       density: the share of live weights in the whole network, in (0, 1].
       kernel: as in `erdos_renyi_densities`.
-      mask: which leaves are thinned out, likewise.
-      rescale: whether survivors grow by one over the root of their layer's density, as in
-        `sparsify`.
+      mask: which leaves are thinned out, as in `erdos_renyi_densities`.
+      rescale: whether survivors are divided by the root of their layer's density, as in `sparsify`.
 
     Returns:
         Parameters of the same structure, with ``round(density * n)`` live weights in each layer of

@@ -30,7 +30,7 @@ class DynamicSparsityState(NamedTuple):
     count: jax.Array
     """steps done, shape (), int32"""
     key: Any
-    """the data of that from which random growth is drawn; None where it goes by the gradient"""
+    """the data of the key for random growth; None with growth by the gradient"""
     masks: Any
     """which weights are live: booleans shaped like the parameters. A live weight may be 0."""
     inner_state: Any
@@ -46,7 +46,7 @@ def dynamic_sparsity(
     key: jax.Array | None = None,
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Train a sparse network, and now and then move its smallest weights elsewhere.
+    r"""Train a sparse network, and from time to time move its smallest weights elsewhere.
 
     At the steps t = Δt, 2Δt, … before ``stop``, in each array with m live weights
 
@@ -54,25 +54,24 @@ def dynamic_sparsity(
         K = \operatorname{top}_{m-d}\,\{|\theta_i| : i \in M\}; \qquad
         M \leftarrow K \cup \operatorname{top}_d\,\{\text{score}_i : i \notin K\}
 
-    and the weights wait; at all others they make a step of the inner optimizer on M. So m is
-    constant in each array. What has just been dropped may grow again at once, and then keeps its
-    value and momentum; all other weights that grow start with both at zero. Dead weights are
-    exactly 0.0.
+    and the values of the weights do not change. At all other steps the weights in M take a step of
+    the inner optimizer. So m is constant in each array. A weight that has just been dropped may
+    grow again at once; then it keeps its value and momentum. All other weights that grow start with
+    both at zero. Dead weights are exactly 0.0.
 
-    The support M at the start is the non-zero pattern of the parameters given to ``init``: thin the
-    network out before (`sparsify`, `erdos_renyi_sparsify`). Nothing may be chained after
-    it, and weight decay belongs into ``inner``.
+    The support M at the start is the set of non-zero parameters at ``init``, so thin the network
+    out before (`sparsify`, `erdos_renyi_sparsify`). Nothing may be chained after this
+    transformation; put weight decay into ``inner``.
 
     Args:
       inner: any optimizer.
-      every: Δt, the steps between two changes of the support.
-      stop: the step from which on the support stays.
+      every: Δt, the number of steps between two changes of the support.
+      stop: the step after which the support stays.
       drop_fraction: f, the share of the live weights that moves, in (0, 1], or its schedule.
-      grow: ``"gradient"`` scores by the magnitude of the gradient, ``"random"`` at random.
+      grow: ``"gradient"``: the score is the magnitude of the gradient; ``"random"``: it is random.
       key: a PRNG key, for random growth. The initial parameters are folded into it, so that
         networks trained side by side under `jax.vmap` grow differently.
-      mask: which leaves are sparse: a tree of booleans or a function that makes one of the
-        parameters. The default is that of `bregjax.weight_mask`.
+      mask: which leaves are sparse, as in `linbreg`; by default those of `weight_mask`.
 
     Returns:
         The optimizer, with a `DynamicSparsityState`.
@@ -102,8 +101,8 @@ def dynamic_sparsity(
 
     Notes:
         Algorithm 1 would also change the support at step 0, before any training; here the first
-        change is at step ``every``. As the inner optimizer waits too, a schedule inside it does not
-        count those steps.
+        change is at step ``every``. The inner optimizer does nothing at such a step, so a schedule
+        inside it does not count the step.
     """
     check_whole("every", every, at_least=1)
     check_whole("stop", stop, at_least=1)
@@ -113,8 +112,7 @@ def dynamic_sparsity(
         raise ValueError(f'key must be given with grow="random" and only then, got key={key!r}.')
     if key is not None:
         check_key("key", key)
-    check_transformation("inner", inner)
-    inner = optax.with_extra_args_support(inner)
+    inner = check_transformation("inner", inner)
 
     def move_support(
         support: tuple[Any, Any], params: Any, grads: Any, fraction: jax.Array
@@ -125,7 +123,7 @@ def dynamic_sparsity(
         else:
             next_key, draw_key = jax.random.split(key_from(key_data, key))
             key_data = jax.random.key_data(next_key)
-            # One draw for all: a generator for each leaf takes long to compile.
+            # One draw for all leaves: a generator for each leaf would take long to compile.
             live, treedef = jax.tree.flatten(masks)
             ends = list(itertools.accumulate(x.size for x in live))
             drawn = jnp.split(jax.random.uniform(draw_key, (ends[-1],)), ends[:-1])
@@ -168,10 +166,7 @@ def dynamic_sparsity(
         waiting = (optax.tree.zeros_like(stepped[0]), inner_state)
         new_updates, inner_state = optax.tree.where(due, waiting, stepped)
         next_state = DynamicSparsityState(
-            jnp.asarray(optax.safe_increment(state.count)),
-            key_data,
-            masks,
-            inner_state,
+            jnp.asarray(optax.safe_increment(state.count)), key_data, masks, inner_state
         )
         return set_dead_to_zero(new_updates, params, masks), next_state
 
@@ -179,7 +174,7 @@ def dynamic_sparsity(
 
 
 def _fingerprint(params: Any) -> jax.Array:
-    """A number made of all bits, the same in whatever order they are added."""
+    """A number that depends on all bits, but not on the order in which they are added."""
     leaves = jax.tree.leaves(params)
     bits = [lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32) for x in leaves]
     return sum((jnp.sum(x, dtype=jnp.uint32) for x in bits), jnp.uint32(0))
@@ -193,7 +188,7 @@ def rigl(
     drop_fraction: float = 0.3,
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""RigL: the smallest weights are dropped, those of the largest gradients grow.
+    r"""RigL: the smallest weights are dropped, and those with the largest gradients grow.
 
     The share that moves decays as a cosine:
 
@@ -201,13 +196,13 @@ def rigl(
 
     Args:
       inner: any optimizer; the paper's is SGD with momentum.
-      every: Δt, the steps between two changes of the support (the paper: 100).
+      every: Δt, the number of steps between two changes of the support (the paper: 100).
       stop: T_end (the paper: three quarters of the training).
       drop_fraction: α, in (0, 1] (the paper: 0.3).
       mask: which leaves are sparse, as in `dynamic_sparsity`.
 
     Returns:
-        The optimizer: see `dynamic_sparsity`, also for how the network has to start.
+        The optimizer. `dynamic_sparsity` says what it does and how the network has to start.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -248,13 +243,13 @@ def set_training(
     Args:
       inner: any optimizer.
       key: a PRNG key.
-      every: the steps between two changes of the support (the paper: an epoch).
-      stop: the step from which on the support stays (the paper: the last epoch).
+      every: the number of steps between two changes of the support (the paper: an epoch).
+      stop: the step after which the support stays (the paper: the last epoch).
       drop_fraction: ζ, the share that moves, in (0, 1] (the paper: 0.3).
       mask: which leaves are sparse, as in `dynamic_sparsity`.
 
     Returns:
-        The optimizer: see `dynamic_sparsity`, also for how the network has to start.
+        The optimizer. `dynamic_sparsity` says what it does and how the network has to start.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -278,8 +273,8 @@ def set_training(
         Communications 9, 2018.
 
     Notes:
-        The paper ranks positive and negative weights separately and draws a value for the weights
-        that grow; here the magnitude decides and they start at zero, as RigL's authors do it.
+        The paper ranks positive and negative weights separately and draws random values for weights
+        that grow. Here weights are ranked by magnitude and grow from zero, as in RigL's code.
     """
     return dynamic_sparsity(
         inner,

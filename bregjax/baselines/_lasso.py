@@ -21,9 +21,7 @@ class PenaltyState(NamedTuple):
 
 
 def add_penalty(
-    regularizer: Regularizer,
-    strength: optax.ScalarOrSchedule,
-    mask: Mask | None = None,
+    regularizer: Regularizer, strength: optax.ScalarOrSchedule, mask: Mask | None = None
 ) -> optax.GradientTransformationExtraArgs:
     r"""Add a subgradient of the penalty to the gradient.
 
@@ -32,10 +30,9 @@ def add_penalty(
     It comes first in an `optax.chain` and needs ``params``.
 
     Args:
-      regularizer: J, such as `l1`; of its subgradients at zero, zero is taken.
+      regularizer: J, such as `l1`; where the weight is zero, p is zero.
       strength: λ ≥ 0, a number, an array or a schedule.
-      mask: which leaves are penalized: a tree of booleans or a function that makes one of the
-        parameters. The default is that of `bregjax.weight_mask`.
+      mask: which leaves are penalized, as in `linbreg`; by default those of `weight_mask`.
 
     Returns:
         An `optax.GradientTransformation`; its state holds a `PenaltyState`.
@@ -85,9 +82,9 @@ def lasso(
 
     .. math:: \theta \leftarrow \theta - \tau\,(g + \lambda p), \qquad p \in \partial J(\theta)
 
-    Weights come close to zero and swing around it by about τ·λ, but none becomes exactly 0: what
-    one calls sparse here needs a threshold. (`prox_sgd` minimizes the same and does make
-    zeros.)
+    Weights come close to zero and oscillate around it by about τ·λ, but none becomes exactly 0, so
+    a threshold must say which count as zero. (`prox_sgd` minimizes the same functional and does
+    make exact zeros.)
 
     Args:
       learning_rate: τ, a number or a schedule.
@@ -120,8 +117,8 @@ def lasso(
         <https://doi.org/10.1111/j.2517-6161.1996.tb02080.x>`_, JRSS B 58, 1996.
 
     Notes:
-        The reference code of the Bregman papers adds the penalty's *value* to the loss, detached
-        from the graph, and so runs plain SGD under this name.
+        The reference code of the Bregman papers adds the penalty's *value* to the loss, but
+        detached from the graph, so that it runs plain SGD under this name.
     """
     check_range("learning_rate", learning_rate, at_least=0, schedule=True)
     if momentum is not None:

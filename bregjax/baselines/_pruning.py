@@ -36,7 +36,7 @@ class MagnitudePruningState(NamedTuple):
 def cubic_density_schedule(
     final: float, start: int, stop: int, *, initial: float = 1.0, every: int = 100
 ) -> optax.Schedule:
-    r"""The density of gradual pruning: it falls fast at first and ever more slowly.
+    r"""The density of gradual pruning: it falls fast at first and then ever more slowly.
 
     With the sparsity s = 1 − density
 
@@ -68,9 +68,8 @@ def cubic_density_schedule(
         Zhu, Gupta, `To prune, or not to prune <https://arxiv.org/abs/1710.01878>`_, 2017,
         equation 1.
     """
-    initial, final = known_number("initial", initial), known_number("final", final)
-    check_range("initial", initial, above=0, at_most=1)
-    check_range("final", final, above=0, at_most=initial)
+    initial = known_number("initial", initial, above=0, at_most=1)
+    final = known_number("final", final, above=0, at_most=initial)
     check_whole("start", start, at_least=0)
     check_whole("stop", stop, at_least=start + 1)
     check_whole("every", every, at_least=1)
@@ -98,24 +97,23 @@ def magnitude_pruning(
         \quad k = \operatorname{round}(d_t n); \qquad
         \theta \leftarrow M \odot (\theta + u(M \odot g))
 
-    with u the inner optimizer. Pruned weights are exactly 0.0 and stay it, their gradients do not
-    reach the inner optimizer and its momenta of them are zero. A density that stays leaves the mask
-    as it is: pruning once with fine-tuning is a density that drops once, gradual pruning is
-    `cubic_density_schedule`::
+    where u is the inner optimizer. Pruned weights are exactly 0.0 and stay so. Their gradients do
+    not reach the inner optimizer, and their momenta are zero. The mask changes only when the
+    density falls. For pruning once and then fine-tuning use a density that drops once; for gradual
+    pruning use `cubic_density_schedule`::
 
         magnitude_pruning(inner, optax.piecewise_constant_schedule(1.0, {step: 0.1}))
         magnitude_pruning(inner, cubic_density_schedule(0.1, start, stop))
 
-    Nothing may be chained after it, and weight decay belongs into ``inner``.
+    Nothing may be chained after this transformation; put weight decay into ``inner``.
 
     Args:
       inner: any optimizer.
       density: the share d of the weights that stay, in (0, 1], or its schedule. Exactly
-        ``round(density * n)`` do (in float32), at least one. Each fall costs a selection among all
-        weights, so a schedule should be a staircase.
-      scope: ``"global"`` ranks all weights together, ``"layer"`` those of each array.
-      mask: which leaves are pruned: a tree of booleans or a function that makes one of the
-        parameters. The default is that of `bregjax.weight_mask`.
+        ``round(density * n)`` of n weights stay (rounded in float32), at least one. Each fall costs
+        a selection among all weights, so a schedule should be a staircase.
+      scope: ``"global"`` ranks all weights together, ``"layer"`` ranks those of each array.
+      mask: which leaves are pruned, as in `linbreg`; by default those of `weight_mask`.
 
     Returns:
         The optimizer, with a `MagnitudePruningState`.
@@ -143,8 +141,7 @@ def magnitude_pruning(
     """
     check_range("density", density, above=0, at_most=1, schedule=True)
     check_choice("scope", scope, ("global", "layer"))
-    check_transformation("inner", inner)
-    inner = optax.with_extra_args_support(inner)
+    inner = check_transformation("inner", inner)
 
     def prune(masks: Any, params: Any, target: jax.Array) -> Any:
         weights = jax.tree.leaves(params)
