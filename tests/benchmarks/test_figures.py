@@ -1,4 +1,5 @@
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,12 +134,13 @@ def test_twelve_lines_have_their_names_beside_their_ends_in_order_and_apart():
         axes.plot([0, 1, 2], [3, end, np.nan], label=f"line {index}", color=f"C{index}")
     name_lines(axes)
     figure.draw_without_rendering()
-    names = sorted(axes.texts, key=lambda text: text.xyann[1])
+    texts: Any = axes.texts
+    names = sorted(texts, key=lambda text: text.xyann[1])
     boxes = [Text.get_window_extent(text) for text in names]  # without the lines that lead to them
     assert all(low.y1 <= high.y0 for low, high in itertools.pairwise(boxes))
     reached = [ends[int(text.get_text().removeprefix("line "))] for text in names]
     assert reached == sorted(ends)
-    for text in axes.texts:
+    for text in texts:
         line = axes.get_lines()[int(text.get_text().removeprefix("line "))]
         assert text.get_color() == line.get_color()
         # Its end is the last point that is there.
