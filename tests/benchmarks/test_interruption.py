@@ -94,9 +94,8 @@ def test_a_hundred_kills(tmp_path, uninterrupted):
     kill_until(100, tmp_path, uninterrupted, seed=1)
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_leaves(number, tmp_path, uninterrupted):
     folder, result = tmp_path / "checkpoints", tmp_path / "result.npz"
     process = begin(folder, result)
