@@ -93,7 +93,7 @@ def name_lines(axes: Axes, names: Mapping[str, str] | None = None) -> None:
         points = np.column_stack([np.asarray(xy, float) for xy in line.get_data()])
         points = points[np.isfinite(points).all(axis=1)]
         if len(points):
-            end = axes.transAxes.inverted().transform(axes.transData.transform(points[-1]))
+            end = axes.transAxes.inverted().transform(line.get_transform().transform(points[-1]))
             ends.append((min(max(end[1], 0.0), 1.0), end[0], line.get_color(), label))
     ends.sort(key=lambda end: end[0])
     grid, figure = axes.get_subplotspec(), axes.get_figure(root=True)
