@@ -160,31 +160,26 @@ def _landed(
     def axes_of(x: jax.Array) -> tuple[int, ...]:
         return groups.group_axes(x.ndim)
 
-    factors = reader.evidence_of_groups()
-    evidence = [factors[i] for i in chosen]
-    scores = [
-        jnp.max(jnp.broadcast_to(x, leaves[i].shape), axis=axes_of(x), initial=0)
-        for x, i in zip(evidence, chosen, strict=True)
-    ]
+    evidence = reader.evidence()
+    scores = [jnp.max(x, axis=axes_of(x), initial=0) for x in (evidence[i] for i in chosen)]
     total = sum(x.size for x in scores)
     density = known_number("density", density)
     goal = jnp.uint32(0 if count is None else count)
     goal = goal if density is None else round(density * total)
     available = count_true(x > 0 for x in scores)
 
-    keys = [scores]
-    if any(x.size < score.size for x, score in zip(evidence, scores, strict=True)):
-        # The entries of a group share their evidence: those with the largest duals stay.
-        duals = [widened(dual) for dual in duals if dual is not None]
-        keys.append([jnp.squeeze(group_norms(x, axes_of(x)), axes_of(x)) for x in duals])
-    staying = top_k(keys, goal, [x > 0 for x in scores])
+    # Equal evidence, as of the entries of a group, or without a strength, where all of it is
+    # infinite: then those with the largest duals stay.
+    duals = [widened(dual) for dual in duals if dual is not None]
+    sizes = [jnp.squeeze(group_norms(x, axes_of(x)), axes_of(x)) for x in duals]
+    staying = top_k([scores, sizes], goal, [x > 0 for x in scores])
 
     # The factor nearest to 1 at which all that stay live, and nothing else: with too many, what
     # goes is next to zero; with too few, what comes. A little below, where the last ones that stay
     # are certain to be above zero.
     below = 1 - 2.0**-21
     scale = jnp.clip(1.0, staying.next * below, staying.last * below)
-    updates, _ = reader.updates_at(scale)
+    updates, _ = reader.updates_at(jnp.minimum(scale, jnp.finfo(jnp.float32).max))
     weights = jax.tree.leaves(add_updates(params, updates))
     for i, stays in zip(chosen, staying.masks, strict=True):
         x = jnp.where(jnp.expand_dims(stays, axes_of(leaves[i])), weights[i], 0)

@@ -111,6 +111,23 @@ def test_groups_are_landed_whole_in_a_batch(name, density):
     assert density in (0, 1) or min(lives_before) < count < max(lives_before)
 
 
+@pytest.mark.parametrize("regularizer", [L1, bregjax.per_neuron()], ids=["l1", "per_neuron"])
+@pytest.mark.parametrize("groups", [None, bregjax.per_neuron()], ids=["entries", "neurons"])
+@pytest.mark.parametrize("jit", [False, True])
+def test_without_a_strength_the_largest_stay_as_they_are(regularizer, groups, jit):
+    dual = DRAW.normal(size=(6, 8)).astype(np.float32)
+    tx = bregjax.linbreg(1.0, regularizer, 0.0, delta=DELTA)
+    params, state = given_dual(tx, dual)
+
+    def land(state: Any, params: Any) -> Any:
+        return bregjax.land(tx, state, params, count=3, groups=groups)
+
+    landed = np.asarray((jax.jit(land) if jit else land)(state, params))
+    sizes = np.abs(dual) if groups is None else np.linalg.norm(dual, axis=0)
+    expected = DELTA * dual * largest(sizes, 3)
+    np.testing.assert_allclose(landed, expected, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("groups", [bregjax.per_neuron(), bregjax.per_input_channel()])
 def test_large_groups_are_counted_to_the_group(groups):
     # Norms of so many entries are rounded in several places.
