@@ -255,9 +255,9 @@ def sparse_start(
     Args:
       key: a PRNG key.
       params: a tree of arrays (Flax NNX state, Linen parameters, any pytree).
-      density: the share of groups that survive in each array, in (0, 1]. The default is one half,
-        where the ramp of `adabreg_to_density` begins. The paper, with a fixed λ, starts with 0.01.
-        A training of a few hundred steps needs a start that is not sparser than its end.
+      density: the share of groups that survive in each array, in (0, 1]. The paper, with a fixed
+        λ, starts with 0.01; a training of a few hundred steps needs a start that is not sparser
+        than its end. The default of one half suits ``adabreg_to_density(…, initial_density=0.5)``.
       groups: what survives or not, as in `sparsify`: the regularizer of the optimizer.
       mask: which leaves become sparse, as in `sparsify`.
       stacked: which leaves hold several layers, as in `sparsify`.

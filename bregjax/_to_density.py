@@ -1,5 +1,7 @@
 """Sparse training that needs to know only the density and the number of steps."""
 
+import math
+
 import optax
 
 from bregjax._leaves import Mask
@@ -11,8 +13,9 @@ from bregjax._validation import check_whole, known_number
 
 _RAMP = 0.8
 """the share of the steps after which the density is reached"""
-_DENSITY_AT_FIRST = 0.5
-_LEARNING_RATE = 2e-2
+_LARGEST_RATE = 2e-2
+_DISTANCE = 0.5
+"""what a weight travels over the steps if the signs of its gradients are random: rate · √steps"""
 _WARMUP = 0.1
 """the share of the steps after which the learning rate is largest"""
 _UNIT = 1e-3
@@ -25,7 +28,7 @@ def adabreg_to_density(
     learning_rate: optax.ScalarOrSchedule | None = None,
     regularizer: Regularizer | None = None,
     *,
-    initial_density: float | None = None,
+    initial_density: float = 1.0,
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaBreg that ends with the wanted share of the weights, without a strength to choose.
@@ -33,11 +36,11 @@ def adabreg_to_density(
     After each step exactly ``round(d_t * n)`` of the n regularized weights live: those with the
     most evidence in their dual. In a training of T steps the share at step t is
 
-    .. math:: d_t = d + (d_0 - d)\,\bigl(1 - \min(t / 0.8\,T,\, 1)\bigr)^3,
-        \qquad d_0 = \max(1/2, d).
+    .. math:: d_t = d + (d_0 - d)\,\bigl(1 - \min(t / 0.8\,T,\, 1)\bigr)^3.
 
-    Prepare the network by `sparse_start`. For a trained, dense network leave that out, and use
-    ``initial_density=1`` and a smaller learning rate: the dual then starts at the weights.
+    The network begins as it is: with random weights, or trained, then with a smaller learning rate.
+    The dual starts at the weights. To train sparsely from the first step, prepare the network by
+    `sparse_start` and set ``initial_density``.
 
     It is ``steer(adabreg(…, keep_weights=True), optax.polynomial_schedule(…), exact=True)``. Build
     this yourself if you want another ramp or `linbreg`.
@@ -45,11 +48,12 @@ def adabreg_to_density(
     Args:
       density: d, the share of the regularized entries that live in the end, in (0, 1].
       steps: T, the number of updates of the whole training, at least 1.
-      learning_rate: a number or a schedule; the default rises to 0.02 over the first tenth of
-        the steps and falls to zero as a cosine. For transformers use one that rises to 0.01.
+      learning_rate: a number or a schedule; the default rises to min(0.02, 0.5/√T) over the
+        first tenth of the steps and falls to zero as a cosine.
       regularizer: its groups live or die whole; `l1` by default. The last group may exceed the
         share. With ``per_neuron()`` and the like leave the output layer out by ``mask``, or whole
-        classes die.
+        classes die, and begin with `sparse_start`: the norms of random groups differ from layer to
+        layer, and a ramp from the dense network takes most groups from one of them.
       initial_density: d₀, where the ramp begins, at least ``density`` and at most 1.
       mask: which leaves are regularized and counted, as in `linbreg`.
 
@@ -82,13 +86,11 @@ def adabreg_to_density(
     """
     density = known_number("density", density, above=0, at_most=1)
     check_whole("steps", steps, at_least=1)
-    first = max(_DENSITY_AT_FIRST, density) if initial_density is None else initial_density
-    first = known_number("initial_density", first, at_least=density, at_most=1)
+    first = known_number("initial_density", initial_density, at_least=density, at_most=1)
     if learning_rate is None:
         warmup = max(1, round(_WARMUP * steps))
-        learning_rate = optax.warmup_cosine_decay_schedule(
-            0.0, _LEARNING_RATE, warmup, max(steps, 2)
-        )
+        rate = min(_LARGEST_RATE, _DISTANCE / math.sqrt(steps))
+        learning_rate = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, max(steps, 2))
     regularizer = l1() if regularizer is None else regularizer
     target = optax.polynomial_schedule(
         first, density, power=3, transition_steps=round(_RAMP * steps)

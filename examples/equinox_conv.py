@@ -15,7 +15,7 @@ images, labels = load_digits(return_X_y=True)
 images = jnp.asarray(images.reshape(-1, 1, 8, 8) / 16, jnp.float32)
 images, test_images, labels, test_labels = train_test_split(images, labels, random_state=0)
 
-key, start_key, batch_key = jax.random.split(jax.random.key(0), 3)
+key, batch_key = jax.random.split(jax.random.key(0))
 keys = jax.random.split(key, 3)
 model = eqx.nn.Sequential(
     [
@@ -28,7 +28,6 @@ model = eqx.nn.Sequential(
     ]
 )
 params, static = eqx.partition(model, eqx.is_inexact_array)
-params = bregjax.sparse_start(start_key, params)
 tx = bregjax.adabreg_to_density(0.1, STEPS)
 state = tx.init(params)
 

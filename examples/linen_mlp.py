@@ -26,12 +26,12 @@ class MLP(nn.Module):
         return nn.Dense(10)(x)
 
 
-init_key, start_key, batch_key = jax.random.split(jax.random.key(0), 3)
+init_key, batch_key = jax.random.split(jax.random.key(0))
 model = MLP()
 params = model.init(init_key, images[:1])["params"]
 state = TrainState.create(
     apply_fn=model.apply,
-    params=bregjax.sparse_start(start_key, params),
+    params=params,
     tx=bregjax.adabreg_to_density(0.05, STEPS),
 )
 

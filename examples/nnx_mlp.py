@@ -21,7 +21,6 @@ model = nnx.Sequential(
     nnx.relu,
     nnx.Linear(64, 10, rngs=rngs),
 )
-nnx.update(model, bregjax.sparse_start(rngs(), nnx.state(model, nnx.Param)))
 tx = bregjax.adabreg_to_density(0.05, STEPS)
 optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
 

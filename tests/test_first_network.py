@@ -120,13 +120,16 @@ def test_the_report_counts_the_units_that_a_relu_lets_never_wake():
     assert [layer.asleep for layer in report.layers] == [2, None]
 
 
-@pytest.mark.parametrize("density", [0.03, 0.1, 0.7, 1.0])
+@pytest.mark.parametrize(
+    ("density", "begin"),
+    [(0.03, {}), (0.1, {"initial_density": 0.5}), (0.7, {"initial_density": 0.7}), (1.0, {})],
+)
 @jax.numpy_dtype_promotion("standard")  # as Optax's schedules need
-def test_the_density_is_exact_and_on_its_ramp_after_every_step(density):
-    tx = bregjax.adabreg_to_density(density, steps=20)
+def test_the_density_is_exact_and_on_its_ramp_after_every_step(density, begin):
+    tx = bregjax.adabreg_to_density(density, steps=20, **begin)
     params: Any = {"kernel": jax.random.normal(KEY, (20, 10)), "bias": jnp.zeros(10)}
     state = tx.init(params)
-    first = max(0.5, density)
+    first = begin.get("initial_density", 1.0)
     for step in range(25):
         gradient = jax.tree.map(lambda x, s=step: jnp.sin(7.0 * x + s) + 0.1, params)
         updates, state = tx.update(gradient, state, params)
@@ -149,7 +152,7 @@ def test_arguments_of_adabreg_to_density():
 def test_a_small_conv_net_learns_with_the_advice_and_says_why_it_does_not_without(seed):
     steps = 200
     tx = bregjax.adabreg_to_density(0.1, steps)
-    model, training, accuracy = trained(tx, bregjax.sparse_start, steps, seed)
+    model, training, accuracy = trained(tx, lambda key, params: params, steps, seed)
     assert accuracy > 0.85
     images, _ = digits()
     params = nnx.state(model, nnx.Param)

@@ -45,7 +45,7 @@ class Compacted(ExperimentOnNetworks):
         return [
             methods.adam(Cosine(2e-3)),
             *(
-                ToDensity(density, groups=GROUPS[self.network], note=note)
+                ToDensity(density, groups=GROUPS[self.network], note=note, initial_target=0.5)
                 for density in self.densities
                 for note in ("", _COMPACT)
             ),

@@ -12,7 +12,7 @@ from benchmarks.engine.objectives import next_token
 from benchmarks.engine.training import Task
 from benchmarks.experiments.networks import ExperimentOnNetworks, Network
 from benchmarks.experiments.runner import Case
-from benchmarks.methods import FirstStart, Recipe, ToDensity
+from benchmarks.methods import Recipe, ToDensity
 from benchmarks.methods.schedules import Cosine
 from benchmarks.models import MLP, SmallConvNet, Transformer
 from benchmarks.report import figures, results
@@ -24,8 +24,6 @@ class _Network(Network):
     """which weights become sparse; by default all"""
     rate: float = 5e-3
     """the largest learning rate of Adam on the dense network"""
-    sparse_rate: float | None = None
-    """the largest learning rate of AdaBreg, if the page does not use the default"""
 
 
 _NETWORKS = {
@@ -56,7 +54,6 @@ _NETWORKS = {
         convolutional=False,
         mask=bregjax.label_by_path({"*/kernel": True}, default=False),
         rate=2e-3,
-        sparse_rate=1e-2,
     ),
 }
 
@@ -65,8 +62,8 @@ _NETWORKS = {
 class FirstNetwork(ExperimentOnNetworks):
     """Four small networks in short and long trainings, as the first page explains it.
 
-    The network starts by `sparse_start` and is trained by `adabreg_to_density`, which are told only
-    the density and the number of steps. Adam on the dense network is trained beside it.
+    `adabreg_to_density` is told only the density and the number of steps. Adam on the dense network
+    is trained beside it.
     """
 
     name: ClassVar[str] = "first_network"
@@ -100,13 +97,9 @@ class FirstNetwork(ExperimentOnNetworks):
         methods.check_shares("--sparsities", self.sparsities)
         densities = [round(1 - sparsity, 6) for sparsity in self.sparsities]
         network = self.networks[self.network]
-        mask = network.mask
         return [
             methods.adam(Cosine(network.rate)),
-            *(
-                ToDensity(density, FirstStart(mask=mask), mask, rate=network.sparse_rate)
-                for density in densities
-            ),
+            *(ToDensity(density, mask=network.mask) for density in densities),
         ]
 
     def draw(self, out: Path) -> None:

@@ -91,7 +91,7 @@ class FromDense(MnistExperiment):
 
     def _adabreg(self, density: float, steps: int) -> optax.GradientTransformation:
         rate = optax.warmup_cosine_decay_schedule(0.0, self.rate, steps // 10, steps)
-        return bregjax.adabreg_to_density(density, steps, rate, initial_density=1.0)
+        return bregjax.adabreg_to_density(density, steps, rate)
 
     def _gradually(self, density: float, steps: int) -> optax.GradientTransformation:
         stop = round(0.8 * steps)

@@ -28,11 +28,10 @@ from benchmarks.methods.recipes import (
     Targeted,
     ToDensity,
 )
-from benchmarks.methods.starts import ErdosRenyiStart, FirstStart, LowRankStart, SparseStart
+from benchmarks.methods.starts import ErdosRenyiStart, LowRankStart, SparseStart
 
 __all__ = [
     "ErdosRenyiStart",
-    "FirstStart",
     "Length",
     "LowRankStart",
     "Method",

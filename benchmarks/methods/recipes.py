@@ -224,8 +224,8 @@ class ToDensity(_Single):
     as a whole; in the end the target is the density of each pattern's weights"""
     note: str = ""
     """what tells it from others, such as ``compact``"""
-    rate: float | None = None
-    """the largest learning rate, by default the library's own"""
+    initial_target: float = 1.0
+    """where the ramp begins"""
     full_gradients: float = 1.0
 
     @property
@@ -244,8 +244,12 @@ class ToDensity(_Single):
         """See `Method`."""
         del strength_share  # there is no strength
         steps = epochs * steps_per_epoch
-        rate = self.rate and optax.warmup_cosine_decay_schedule(0.0, self.rate, steps // 10, steps)
-        make = functools.partial(bregjax.adabreg_to_density, self.target_density, steps, rate)
+        make = functools.partial(
+            bregjax.adabreg_to_density,
+            self.target_density,
+            steps,
+            initial_density=self.initial_target,
+        )
         if self.groups is None:
             return make(mask=self.mask)
         optimizers: dict[Hashable, optax.GradientTransformation] = {
@@ -262,9 +266,8 @@ class ToDensity(_Single):
         """See `Method`."""
         groups = {p: str(groups).lstrip("_") for p, groups in (self.groups or {}).items()}
         regularizer = {"regularizer": groups} if groups else {}
-        rate = {"learning_rate": self.rate} if self.rate else {}
-        target = {"target_density": self.target_density}
-        return _start_of(self.start) | target | regularizer | rate
+        target = {"target_density": self.target_density, "initial_target": self.initial_target}
+        return _start_of(self.start) | target | regularizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """How a training starts: the dense initial parameters are thinned out."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -64,22 +63,6 @@ class SparseStart:
             "initial_gain": self.gain,
             "initial_bias": self.bias,
         }
-
-
-@dataclasses.dataclass(frozen=True)
-class FirstStart:
-    """`bregjax.sparse_start`."""
-
-    density: float = 0.5
-    mask: Callable[[Any], Any] | None = None
-
-    def __call__(self, key: jax.Array, params: Any) -> Any:
-        """See `Start`."""
-        return bregjax.sparse_start(key, params, self.density, mask=self.mask)
-
-    def record(self) -> dict[str, Any]:
-        """See `Start`."""
-        return {"initial_density": self.density}
 
 
 @dataclasses.dataclass(frozen=True)
