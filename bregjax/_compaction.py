@@ -16,7 +16,7 @@ from bregjax._regularizers._nuclear import NuclearState
 from bregjax._shrinking._shrink import Shrunk
 from bregjax._states import states_of
 from bregjax._steering import SteerState
-from bregjax._validation import check_arrays, check_same_shapes, check_transformation
+from bregjax._validation import check_arrays, check_same_shapes, check_state, check_transformation
 
 
 def shrink_state(optimizer: optax.GradientTransformation, state: Any, shrunk: Shrunk) -> Any:
@@ -84,8 +84,8 @@ def gather_state(
     optimizer: optax.GradientTransformation, state: Any, params: Any, shrunk: Shrunk
 ) -> Any:
     """`shrink_state`, where the smaller network's parameters are ``params``."""
-    expected = jax.eval_shape(optimizer.init, _shapes_before(params, shrunk))
-    check_same_shapes("state", state, "optimizer.init of what was shrunk", expected)
+    made = "optimizer.init of what was shrunk"
+    check_state("state", state, optimizer, _shapes_before(params, shrunk), made)
     for landing in states_of(state, LandingState):
         if landing.wanted == 0:
             raise ValueError("state is of a landing that has not landed yet: shrink it afterwards.")
@@ -142,10 +142,9 @@ def unshrink_state(
     """
     check_transformation("optimizer", optimizer)
     params = _shrunk(shrunk).network
-    expected = jax.eval_shape(optimizer.init, params)
-    check_same_shapes("state", state, "optimizer.init(shrunk.network)", expected)
-    expected = jax.eval_shape(optimizer.init, _shapes_before(params, shrunk))
-    check_same_shapes("before", before, "optimizer.init of what was shrunk", expected)
+    check_state("state", state, optimizer, params, "optimizer.init(shrunk.network)")
+    made = "optimizer.init of what was shrunk"
+    check_state("before", before, optimizer, _shapes_before(params, shrunk), made)
     return _map_named(lambda x, name, old: _scatter(x, name, shrunk, old), params, state, before)
 
 

@@ -10,15 +10,14 @@ from bregjax._mirror import MirrorState
 from bregjax._prox import scaled_by
 from bregjax._states import states_of
 from bregjax._top_k import kth_largest
-from bregjax._validation import check_arrays, check_same_shapes, check_transformation
+from bregjax._validation import check_arrays, check_state, check_transformation
 
 
 def check_trained(optimizer: Any, state: Any, params: Any) -> None:
     """Raises unless ``state`` is one of ``optimizer`` for ``params``."""
     check_transformation("optimizer", optimizer)
     check_arrays("params", params)
-    expected = jax.eval_shape(optimizer.init, params)
-    check_same_shapes("state", state, "optimizer.init(params)", expected)
+    check_state("state", state, optimizer, params, "optimizer.init(params)")
 
 
 def duals_of_leaves(state: Any, params: Any) -> list[jax.Array | None]:

@@ -168,6 +168,11 @@ def check_same_shapes(name: str, tree: Any, like: str, expected: Any) -> None:
         )
 
 
+def check_state(name: str, state: Any, optimizer: Any, params: Any, made: str) -> None:
+    """Raises `ValueError` unless a state could be one of ``optimizer.init(params)``."""
+    check_same_shapes(name, state, made, jax.eval_shape(optimizer.init, params))
+
+
 def check_floating(path: tuple, leaf: object) -> None:
     """Raises `ValueError` where a parameter is not of a real floating dtype."""
     dtype = jax.numpy.result_type(leaf)
