@@ -27,11 +27,17 @@ hypothesis.settings.register_profile(
     "bregjax",
     deadline=None,  # the first example compiles
     derandomize=True,
-    max_examples=50,
+    max_examples=25,
     suppress_health_check=[
         hypothesis.HealthCheck.too_slow,
         hypothesis.HealthCheck.function_scoped_fixture,  # x64 need not be set up again
     ],
+)
+hypothesis.settings.register_profile(
+    "thorough",
+    parent=hypothesis.settings.get_profile("bregjax"),
+    max_examples=200,
+    derandomize=False,
 )
 hypothesis.settings.load_profile("bregjax")
 
