@@ -221,6 +221,10 @@ def landing(
     The landing step ignores its gradient. The tuner has no regularizer: it undoes the shrinkage of
     the weights that are left.
 
+    Which of the three a step is, is a branch in the compiled program, for which a GPU waits at each
+    step. There call `land` between two programs instead, and train on with `freeze_support`; or use
+    `adabreg_to_density`, which has no branch.
+
     Args:
       inner: what `land` can land: `linbreg`, `adabreg`, `steer` of them, chains, partitions.
       tuner: a dense optimizer, such as `optax.adam`; its schedules count from the landing.
