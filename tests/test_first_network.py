@@ -138,6 +138,21 @@ def test_the_density_is_exact_and_on_its_ramp_after_every_step(density, begin):
         assert int((params["kernel"] != 0).sum()) == round(200 * expected), step
 
 
+@pytest.mark.parametrize(("steps", "rate"), [(50, 0.02), (625, 0.02), (2500, 0.01), (10000, 5e-3)])
+@jax.numpy_dtype_promotion("standard")  # as Optax's schedules need
+def test_the_default_rate_rises_to_what_suits_the_number_of_steps(steps, rate):
+    params = {"kernel": jnp.ones((4, 3))}
+    tx = bregjax.adabreg_to_density(1.0, steps)
+    sizes, state, update = [], tx.init(params), jax.jit(tx.update)
+    for _ in range(steps // 10 + 10):
+        updates, state = update({"kernel": jnp.ones((4, 3))}, state, params)
+        sizes.append(float(jnp.max(jnp.abs(updates["kernel"]))))
+        params = optax.apply_updates(params, updates)
+    # With a constant gradient each of Adam's steps has the size of its rate.
+    assert max(sizes) == pytest.approx(rate, rel=1e-3)
+    assert np.argmax(sizes) == pytest.approx(steps // 10, abs=2)
+
+
 def test_arguments_of_adabreg_to_density():
     with pytest.raises(ValueError, match=r"density must be .*got density=5"):
         bregjax.adabreg_to_density(5, 100)
