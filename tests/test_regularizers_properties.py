@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 over_cases = pytest.mark.parametrize("case", CASES, ids=str)
 over_dtypes = pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
-few = settings(max_examples=8)  # of each of the many cases
+few = settings(max_examples=settings().max_examples // 3)  # of each of the many cases
 steps = st.floats(0.01, 4.0)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import optax
@@ -215,8 +215,6 @@ class ToDensity(_Single):
     """`bregjax.adabreg_to_density`, which is told only a density."""
 
     target_density: float
-    start: Start | None = None
-    """None starts dense"""
     mask: Callable[[Any], Any] | None = None
     """which weights become sparse"""
     groups: Mapping[str, bregjax.Regularizer] | None = None
@@ -226,7 +224,8 @@ class ToDensity(_Single):
     """what tells it from others, such as ``compact``"""
     initial_target: float = 1.0
     """where the ramp begins"""
-    full_gradients: float = 1.0
+    start: ClassVar[Start | None] = None
+    full_gradients: ClassVar[float] = 1.0
 
     @property
     def kind(self) -> str:
