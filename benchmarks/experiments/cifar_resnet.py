@@ -14,7 +14,7 @@ from benchmarks.data.augmentation import crop_and_flip
 from benchmarks.engine.objectives import classification, smoothed_classification
 from benchmarks.engine.training import Task
 from benchmarks.experiments.experiment import Experiment
-from benchmarks.methods import Recipe, SparseStart, Steered
+from benchmarks.methods import Recipe, SparseStart, Steered, ToDensity
 from benchmarks.methods.regularization import Penalty, Regularization, everywhere
 from benchmarks.methods.schedules import Cosine, Plateau
 from benchmarks.models import resnet18, resnet20
@@ -94,8 +94,9 @@ class CifarResNet(Experiment):
         return [*ours, *baselines, *told]
 
     def _best(self) -> list[Recipe]:
-        adabreg, linbreg = methods.exactly_steered()
-        sgd, decay = Cosine(0.1, warmup_epochs=1), 5e-4
+        warmup, decay = min(1.0, 0.1 * self.epochs), 5e-4
+        sgd = Cosine(0.1, warmup_epochs=warmup)
+        linbreg = methods.decayed(methods.exactly_steerable(warmup), decay)
         return [
             methods.decayed(methods.sgd(sgd, momentum=0.9), decay),
             *(
@@ -103,7 +104,7 @@ class CifarResNet(Experiment):
                 for density in self.density
                 for method in (
                     Steered(linbreg, density),
-                    Steered(adabreg, density),
+                    ToDensity(density),
                     methods.decayed(methods.gradual_pruning(sgd, density, momentum=0.9), decay),
                     methods.decayed(methods.rigl(sgd, density, momentum=0.9), decay),
                 )

@@ -8,7 +8,7 @@ from benchmarks import methods
 from benchmarks.engine.training import Result, Task
 from benchmarks.experiments.networks import ExperimentOnNetworks
 from benchmarks.experiments.runner import Trainer
-from benchmarks.methods import Recipe, Targeted
+from benchmarks.methods import Recipe, Steered, Targeted, ToDensity
 from benchmarks.methods.schedules import Cosine
 from benchmarks.report import figures, results
 
@@ -18,11 +18,12 @@ _SGD = {"mlp": 0.05, "convnet": 0.05, "resnet20": 0.1}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TargetSparsity(ExperimentOnNetworks):
-    """Ask for a sparsity and get it: LinBreg and AdaBreg, steered and landed.
+    """Ask for a sparsity and get it: LinBreg and AdaBreg, from a dense and from a sparse start.
 
-    One setting fits every target: steering adjusts the strength, landing makes the number of
-    weights exact, and Adam fine-tunes those weights. Gradual magnitude pruning and RigL are trained
-    beside them, with the same number of weights and epochs.
+    One setting fits every target. From a dense start the number of live weights is exactly on a
+    ramp at each step. From a sparse start the strength is steered near the target, a landing makes
+    the number exact, and Adam fine-tunes those weights. Gradual magnitude pruning and RigL are
+    trained beside them, with the same number of weights and epochs.
     """
 
     name: ClassVar[str] = "target_sparsity"
@@ -38,12 +39,15 @@ class TargetSparsity(ExperimentOnNetworks):
         """Ours and the baselines at every target."""
         methods.check_shares("--sparsities", self.sparsities)
         adabreg, linbreg = methods.steerable()
-        sgd = Cosine(_SGD[self.network], warmup_epochs=1)
+        warmup = min(1.0, 0.1 * self.epochs)
+        sgd = Cosine(_SGD[self.network], warmup_epochs=warmup)
         densities = [round(1 - sparsity, 6) for sparsity in self.sparsities]
         return [
             method
             for density in densities
             for method in (
+                ToDensity(density),
+                Steered(methods.exactly_steerable(warmup), density),
                 Targeted(adabreg, density),
                 Targeted(linbreg, density),
                 methods.gradual_pruning(sgd, density, momentum=0.9),
@@ -65,5 +69,7 @@ class TargetSparsity(ExperimentOnNetworks):
         """Accuracy over sparsity, and how the steering went."""
         runs, rows = results.read_runs(out), results.read_rows(out)
         figures.save(figures.accuracy_at_targets(runs, self.title), out, "accuracy_at_targets")
-        if any(row["target"] is not None for row in rows):
+        landed = {run.method for run in runs if "steered_density" in run.findings}
+        rows = [row for row in rows if row["method"] in landed]
+        if rows:
             figures.save(figures.steering(runs, rows, self.title), out, "steering")

@@ -28,26 +28,27 @@ def check_shares(option: str, shares: Sequence[float]) -> None:
 
 
 def steerable() -> tuple[Method, Method]:
-    """AdaBreg and LinBreg for `Targeted`: their λ is far too small, and steering raises it.
+    """AdaBreg and LinBreg for `Targeted`: they start with 1 % of the weights.
 
-    The entries of each gradient are clipped: batch norm divides by √ε where a filter has no live
-    weight, which makes the gradient 300 times as large, and larger still through several layers.
+    Their λ is far too small, and steering raises it. The entries of each gradient are clipped:
+    batch norm divides by √ε where a filter has no live weight, which makes the gradient 300 times
+    as large, and larger still through several layers.
     """
     start = SparseStart(0.01, gain=0.7)
     slow, fast = Cosine(5e-3, warmup_epochs=1), Cosine(1.0, warmup_epochs=1)
     adaptive = adabreg(slow, everywhere(bregjax.l1(), 1e-2), start=start)
     plain = linbreg(fast, everywhere(bregjax.l1(), 1e-3), start=start, momentum=0.9)
-    return clipped(adaptive, 0.1), clipped(plain, 0.1)
+    note = "sparse start"
+    return (
+        dataclasses.replace(clipped(adaptive, 0.1), note=note),
+        dataclasses.replace(clipped(plain, 0.1), note=note),
+    )
 
 
-def exactly_steered() -> tuple[Method, Method]:
-    """AdaBreg and LinBreg for `Steered`, with the weight decay that the baselines have."""
-    start = SparseStart(0.01, gain=0.7)
-    slow, fast = Cosine(5e-3, warmup_epochs=1), Cosine(1.0, warmup_epochs=1)
-    penalty = everywhere(bregjax.l1(), 1e-3)
-    adaptive = adabreg(slow, penalty, start=start, weight_decay=0.05, keep_weights=True)
-    plain = linbreg(fast, penalty, start=start, momentum=0.9, keep_weights=True)
-    return clipped(adaptive, 0.1), decayed(clipped(plain, 0.1), 5e-4)
+def exactly_steerable(warmup_epochs: float) -> Method:
+    """LinBreg with momentum for `Steered`; it begins dense."""
+    rate, penalty = Cosine(1.0, warmup_epochs=warmup_epochs), everywhere(bregjax.l1(), 1e-3)
+    return linbreg(rate, penalty, start=None, momentum=0.9, keep_weights=True)
 
 
 def linbreg(

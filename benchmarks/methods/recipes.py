@@ -189,10 +189,13 @@ class Targeted(_Ramped):
 
 @dataclasses.dataclass(frozen=True)
 class Steered(_Ramped):
-    """Steered so that at each step the density is exactly on the ramp.
+    """Steered so that at each step the density is exactly on the ramp, which begins dense.
 
     The method keeps its weights when λ changes.
     """
+
+    initial_target: float = 1.0
+    ramp: float = 0.8
 
     def hyperparameters(self, seeds: int) -> Any:
         """The target of each run. As an argument it lets all targets share one program."""

@@ -76,7 +76,7 @@ def test_first_networks_are_told_a_density_and_a_number_of_steps(network, tmp_pa
 @pytest.mark.slow
 @needs_mnist
 def test_a_quick_trial_of_a_target(tmp_path):
-    (run,) = check("target_sparsity", tmp_path, "--only", "AdaBreg 5.0%")
+    (run,) = check("target_sparsity", tmp_path, "--only", "AdaBreg, sparse start 5.0%")
     assert run["settings"]["target_density"] == 0.05
     assert run["nonzero"] == round(0.05 * 173_600)
     assert 0 < run["findings"]["steered_density"] < 1
