@@ -1,13 +1,14 @@
 """Every optimizer with its arguments, and a small network to run it on."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import bregjax
 
@@ -153,6 +154,31 @@ CASES = {
     "landing": case(landing, bregjax.l1(), rising_strength),
     "freeze_support": case(freeze_support, bregjax.l1(), 2.0),
 }
+
+
+all_cases = pytest.mark.parametrize("name", CASES)
+# The rows whose states and steps differ; the others have another regularizer, schedule or δ.
+_KINDS = (
+    "linbreg_heavy_ball",
+    "linbreg_per_neuron",
+    "linbreg_nuclear_warm",
+    "linbreg_soft_bernoulli",
+    "linbreg_schedules",
+    "adabreg",
+    "prox_sgd_heavy_ball",
+    "mirror_prox_chain",
+    "steer",
+    "multilevel",
+    "landing",
+    "freeze_support",
+)
+
+
+def each_kind(names: Iterable[str] = CASES) -> Any:
+    """One row of each kind; the others are slow tests."""
+    return pytest.mark.parametrize(
+        "name", [n if n in _KINDS else pytest.param(n, marks=pytest.mark.slow) for n in names]
+    )
 
 
 def is_scheduled(name: str) -> bool:

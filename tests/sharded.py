@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 import bregjax
@@ -60,6 +61,22 @@ TRANSFORMATIONS = {
     ),
     "magnitude_pruning": baselines.magnitude_pruning(optax.sgd(0.1), 0.3),
 }
+# These differ from another one by the regularizer, the rule or the optimizer inside.
+_ALIKE = (
+    "keep_weights",
+    "per_input_channel",
+    "nuclear, gram",
+    "nuclear, randomized",
+    "adabreg_to_density",
+    "steer",
+    "relax_on_plateau",
+    "lasso",
+    "magnitude_pruning",
+)
+each_kind = pytest.mark.parametrize(
+    "name",
+    [n if n not in _ALIKE else pytest.param(n, marks=pytest.mark.slow) for n in TRANSFORMATIONS],
+)
 
 
 def draw(seed):

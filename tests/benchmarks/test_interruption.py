@@ -86,7 +86,7 @@ def kill_until(kills: int, tmp_path: Path, expected: Path, seed: int) -> None:
 
 
 def test_killed_trainings_end_with_the_same_bits(tmp_path, uninterrupted):
-    kill_until(2, tmp_path, uninterrupted, seed=0)
+    kill_until(1, tmp_path, uninterrupted, seed=0)
 
 
 @pytest.mark.slow
