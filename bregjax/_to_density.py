@@ -6,7 +6,7 @@ import optax
 
 from bregjax._leaves import Mask
 from bregjax._optimizers import adabreg
-from bregjax._regularizers._base import Regularizer
+from bregjax._regularizers._base import Regularizer, check_regularizer
 from bregjax._regularizers._elementwise import l1
 from bregjax._steering import steer
 from bregjax._validation import check_whole, known_number
@@ -42,8 +42,9 @@ def adabreg_to_density(
     The dual starts at the weights. To train sparsely from the first step, prepare the network by
     `sparse_start` and set ``initial_density``.
 
-    It is ``steer(adabreg(…, keep_weights=True), optax.polynomial_schedule(…), exact=True)``. Build
-    this yourself if you want another ramp or `linbreg`.
+    It is ``steer(adabreg(…, keep_weights=True), optax.polynomial_schedule(…), exact=True)``; where
+    weights live and die in groups, λ shrinks them, ``keep_weights=False``, so that little is left
+    of a group when it dies. Build this yourself if you want another ramp or `linbreg`.
 
     Args:
       density: d, the share of the regularized entries that live in the end, in (0, 1].
@@ -52,8 +53,7 @@ def adabreg_to_density(
         first tenth of the steps and falls to zero as a cosine.
       regularizer: its groups live or die whole; `l1` by default. The last group may exceed the
         share. With ``per_neuron()`` and the like leave the output layer out by ``mask``, or whole
-        classes die, and begin with `sparse_start`: the norms of random groups differ from layer to
-        layer, and a ramp from the dense network takes most groups from one of them.
+        classes die.
       initial_density: d₀, where the ramp begins, at least ``density`` and at most 1.
       mask: which leaves are regularized and counted, as in `linbreg`.
 
@@ -92,8 +92,11 @@ def adabreg_to_density(
         rate = min(_LARGEST_RATE, _DISTANCE / math.sqrt(steps))
         learning_rate = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, max(steps, 2))
     regularizer = l1() if regularizer is None else regularizer
+    check_regularizer(regularizer)
     target = optax.polynomial_schedule(
         first, density, power=3, transition_steps=round(_RAMP * steps)
     )
-    inner = adabreg(learning_rate, regularizer, _UNIT, keep_weights=True, mask=mask)
+    # Entries that die are next to zero anyway. Groups are not, their norms are much alike.
+    single = type(regularizer).group_axes is Regularizer.group_axes
+    inner = adabreg(learning_rate, regularizer, _UNIT, keep_weights=single, mask=mask)
     return steer(inner, target, exact=True)

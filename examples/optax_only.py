@@ -15,7 +15,7 @@ STEPS, WIDTHS = 1000, (64, 128, 64, 10)
 images, labels = load_digits(return_X_y=True)
 images, test_images, labels, test_labels = train_test_split(images / 16, labels, random_state=0)
 
-key, start_key, batch_key = jax.random.split(jax.random.key(0), 3)
+key, batch_key = jax.random.split(jax.random.key(0))
 he = jax.nn.initializers.he_normal()
 params = {
     f"layer{i}": {
@@ -45,11 +45,9 @@ def loss_fn(params, batch):
 # The output layer stays dense, so that no class dies.
 hidden = bregjax.label_by_path({"layer2/*": False, "*/kernel": True}, default=False)
 neurons = bregjax.per_neuron()
-# Every layer begins with the same share of its neurons.
-params = bregjax.sparse_start(start_key, params, 0.25, groups=neurons, mask=hidden)
 tx = optax.chain(
     optax.clip_by_global_norm(1.0),  # in front, nothing behind
-    bregjax.adabreg_to_density(0.25, STEPS, regularizer=neurons, initial_density=0.5, mask=hidden),
+    bregjax.adabreg_to_density(0.25, STEPS, regularizer=neurons, mask=hidden),
 )
 
 

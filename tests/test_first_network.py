@@ -138,6 +138,34 @@ def test_the_density_is_exact_and_on_its_ramp_after_every_step(density, begin):
         assert int((params["kernel"] != 0).sum()) == round(200 * expected), step
 
 
+@pytest.mark.parametrize("regularizer", [bregjax.l1(), bregjax.per_neuron()], ids=str)
+@jax.numpy_dtype_promotion("standard")  # as Optax's schedules need
+def test_little_is_left_of_what_dies_and_of_single_weights_nothing_shrinks(regularizer):
+    """The gradients are zero, so that all that changes is λ."""
+    grouped = regularizer != bregjax.l1()
+    tx = bregjax.adabreg_to_density(0.1, 400, regularizer=regularizer)
+    kernel = jax.random.normal(KEY, (30, 40) if grouped else (12, 10))
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(jnp.zeros_like(kernel), state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    _, history = jax.lax.scan(step, (kernel, tx.init(kernel)), length=400)
+    history = np.stack([kernel, *np.asarray(history)])
+    dies = (history[1:] == 0) & (history[:-1] != 0)
+    assert dies.sum() == round(0.9 * kernel.size)
+    if not grouped:
+        np.testing.assert_allclose(history, kernel * (history != 0), rtol=1e-5)
+        return
+    left = np.linalg.norm(history, axis=1) / np.linalg.norm(kernel, axis=0)
+    dies = dies[:, 0]
+    # At the first death λ rises from about zero.
+    first = np.flatnonzero(dies.any(axis=1))[0]
+    assert left[first + 1 : -1][dies[first + 1 :]].max() < 0.1
+
+
 @pytest.mark.parametrize(("steps", "rate"), [(50, 0.02), (625, 0.02), (2500, 0.01), (10000, 5e-3)])
 @jax.numpy_dtype_promotion("standard")  # as Optax's schedules need
 def test_the_default_rate_rises_to_what_suits_the_number_of_steps(steps, rate):
