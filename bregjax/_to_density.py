@@ -97,6 +97,6 @@ def adabreg_to_density(
         first, density, power=3, transition_steps=round(_RAMP * steps)
     )
     # Entries that die are next to zero anyway. Groups are not, their norms are much alike.
-    single = type(regularizer).group_axes is Regularizer.group_axes
-    inner = adabreg(learning_rate, regularizer, _UNIT, keep_weights=single, mask=mask)
+    keep = not regularizer.has_groups
+    inner = adabreg(learning_rate, regularizer, _UNIT, keep_weights=keep, mask=mask)
     return steer(inner, target, exact=True)

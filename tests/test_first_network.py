@@ -138,11 +138,13 @@ def test_the_density_is_exact_and_on_its_ramp_after_every_step(density, begin):
         assert int((params["kernel"] != 0).sum()) == round(200 * expected), step
 
 
-@pytest.mark.parametrize("regularizer", [bregjax.l1(), bregjax.per_neuron()], ids=str)
+@pytest.mark.parametrize(
+    "regularizer", [bregjax.l1(), bregjax.batched(bregjax.l1()), bregjax.per_neuron()], ids=str
+)
 @jax.numpy_dtype_promotion("standard")  # as Optax's schedules need
 def test_little_is_left_of_what_dies_and_of_single_weights_nothing_shrinks(regularizer):
     """The gradients are zero, so that all that changes is λ."""
-    grouped = regularizer != bregjax.l1()
+    grouped = regularizer == bregjax.per_neuron()
     tx = bregjax.adabreg_to_density(0.1, 400, regularizer=regularizer)
     kernel = jax.random.normal(KEY, (30, 40) if grouped else (12, 10))
 

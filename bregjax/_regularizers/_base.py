@@ -62,6 +62,11 @@ class Regularizer(abc.ABC):
         del ndim
         return ()
 
+    @property
+    def has_groups(self) -> bool:
+        """Whether groups may have several entries: by default, whether ``group_axes`` says more."""
+        return type(self).group_axes is not Regularizer.group_axes
+
     def evidence(self, x: jax.Array) -> jax.Array:
         """For each entry the largest step at which ``prox(x, step)`` is not zero there.
 

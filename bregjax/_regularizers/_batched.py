@@ -26,6 +26,10 @@ class Batched(Regularizer):
             )
         return tuple(a + (a >= self.axis) for a in self.inner.group_axes(ndim - 1))
 
+    @property
+    def has_groups(self) -> bool:
+        return self.inner.has_groups
+
     def value(self, x: jax.Array) -> jax.Array:
         return jnp.sum(jax.vmap(self.inner.value, self.axis)(x))
 
