@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from kinds import one_of_each_kind
 
 import bregjax
 
@@ -174,11 +175,9 @@ _KINDS = (
 )
 
 
-def each_kind(names: Iterable[str] = CASES) -> Any:
+def each_kind(names: Iterable[str] = CASES) -> pytest.MarkDecorator:
     """One row of each kind; the others are slow tests."""
-    return pytest.mark.parametrize(
-        "name", [n if n in _KINDS else pytest.param(n, marks=pytest.mark.slow) for n in names]
-    )
+    return one_of_each_kind(names, _KINDS)
 
 
 def is_scheduled(name: str) -> bool:

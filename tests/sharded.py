@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
+from kinds import one_of_each_kind
 
 import bregjax
 from bregjax import baselines
@@ -73,10 +73,7 @@ _ALIKE = (
     "lasso",
     "magnitude_pruning",
 )
-each_kind = pytest.mark.parametrize(
-    "name",
-    [n if n not in _ALIKE else pytest.param(n, marks=pytest.mark.slow) for n in TRANSFORMATIONS],
-)
+each_kind = one_of_each_kind(TRANSFORMATIONS, TRANSFORMATIONS.keys() - set(_ALIKE))
 
 
 def draw(seed):

@@ -38,8 +38,9 @@ class TargetSparsity(ExperimentOnNetworks):
     def methods(self) -> list[Recipe]:
         """Ours and the baselines at every target."""
         methods.check_shares("--sparsities", self.sparsities)
-        adabreg, linbreg = methods.steerable()
         warmup = min(1.0, 0.1 * self.epochs)
+        from_dense = methods.exactly_steerable(warmup)
+        adabreg, linbreg = methods.steerable()
         sgd = Cosine(_SGD[self.network], warmup_epochs=warmup)
         densities = [round(1 - sparsity, 6) for sparsity in self.sparsities]
         return [
@@ -47,7 +48,7 @@ class TargetSparsity(ExperimentOnNetworks):
             for density in densities
             for method in (
                 ToDensity(density),
-                Steered(methods.exactly_steerable(warmup), density),
+                Steered(from_dense, density),
                 Targeted(adabreg, density),
                 Targeted(linbreg, density),
                 methods.gradual_pruning(sgd, density, momentum=0.9),
