@@ -9,7 +9,7 @@ import optax
 from bregjax._mirror import MirrorState
 from bregjax._prox import scaled_by
 from bregjax._states import states_of
-from bregjax._top_k import kth_largest
+from bregjax._top_k import Pool
 from bregjax._validation import check_arrays, check_state, check_transformation
 
 
@@ -38,20 +38,12 @@ def leaves_with_dual(state: Any, params: Any) -> list[bool]:
     return [dual is not None for dual in duals_of_leaves(state, params)]
 
 
-def factor_with_count(
-    factors: list[jax.Array], k: jax.Array, sizes: list[int] | None = None
-) -> jax.Array:
-    """The factor on the strength that ``k`` of the entries exceed, halfway to the next.
-
-    Each of ``factors`` may stand for several entries, such as those of a group: then ``sizes`` says
-    for how many in each array.
-    """
-    last = kth_largest(factors, k, sizes)
-    below = [jnp.max(jnp.where(x < last, x, 0), initial=0).astype(jnp.float32) for x in factors]
+def factor_with_count(factors: Pool, k: jax.Array) -> jax.Array:
+    """The factor on the strength that ``k`` of the entries exceed, halfway to the next."""
+    last = factors.kth_largest(k)
     # Among millions of entries the next one may be the next float, or nothing may be below.
-    between = jnp.minimum(
-        (last + jnp.max(jnp.stack(below))) / 2, jnp.nextafter(last, jnp.float32(0))
-    )
+    halfway = (last + factors.largest_below(last)) / 2
+    between = jnp.minimum(halfway, jnp.nextafter(last, jnp.float32(0)))
     return jnp.where(k == 0, last, between)
 
 
@@ -65,7 +57,9 @@ class DualReader:
         self, optimizer: optax.GradientTransformation, state: Any, params: Any, extra_args: dict
     ):
         self._update = optax.with_extra_args_support(optimizer).update
-        self._state, self._params, self._extra_args = state, params, extra_args
+        self._state, self._params = state, params
+        self._nothing = jax.tree.map(jnp.zeros_like, params)
+        self._extra_args = extra_args | {"hold_dual": True}
 
     def updates_at(self, scale: jax.Array) -> tuple[Any, Any]:
         """The updates to where the strength is ``scale`` times what it is, and the state there."""
@@ -89,9 +83,7 @@ class DualReader:
         return with_duals_of(self._state, self._read(self._extra_args | {"renew_dual": True})[1])
 
     def _read(self, extra_args: dict[str, Any]) -> tuple[Any, Any]:
-        nothing = jax.tree.map(jnp.zeros_like, self._params)
-        asked = extra_args | {"hold_dual": True}
-        return self._update(nothing, self._state, self._params, **asked)
+        return self._update(self._nothing, self._state, self._params, **extra_args)
 
 
 def with_duals_of(state: Any, other: Any) -> Any:

@@ -11,6 +11,7 @@ from jax.core import Tracer
 
 from bregjax._evidence import DualReader, check_trained, duals_of_leaves, leaves_with_dual
 from bregjax._leaves import Mask, marks_of, without_variables
+from bregjax._live_weights import set_dead_to_zero
 from bregjax._numerics import add_updates, wide_dtype, widened
 from bregjax._regularizers._base import Regularizer, check_regularizer
 from bregjax._regularizers._elementwise import l1
@@ -142,11 +143,29 @@ def _landed(
     extra_args: dict[str, Any],
 ) -> tuple[Any, jax.Array, jax.Array]:
     """The parameters that `land` returns, and how many were wanted and are kept."""
-    groups = l1() if groups is None else groups
+    updates, wanted, kept = _updates_to_land(
+        optimizer, state, params, density, count, groups, mask, extra_args
+    )
+    landed = add_updates(without_variables(params), updates)
     treedef = jax.tree.structure(params)
+    return treedef.unflatten(jax.tree.leaves(landed)), wanted, kept
+
+
+def _updates_to_land(
+    optimizer: optax.GradientTransformation,
+    state: Any,
+    params: Any,
+    density: float | None,
+    count: int | jax.Array | None,
+    groups: Regularizer | None,
+    mask: Mask | None,
+    extra_args: dict[str, Any],
+) -> tuple[Any, jax.Array, jax.Array]:
+    """The updates that land the parameters, and how many were wanted and are kept."""
+    groups = l1() if groups is None else groups
     marks = None if mask is None else jax.tree.leaves(marks_of(params, mask))
     state, params = without_variables((state, params))
-    leaves = jax.tree.leaves(params)
+    leaves, treedef = jax.tree.flatten(params)
     duals = duals_of_leaves(state, params)
     if all(dual is None for dual in duals):
         raise ValueError("state has no dual of params: land reads the weights off linbreg's dual.")
@@ -160,32 +179,41 @@ def _landed(
     def axes_of(x: jax.Array) -> tuple[int, ...]:
         return groups.group_axes(x.ndim)
 
+    def score(x: jax.Array) -> jax.Array:
+        axes = axes_of(x)
+        return jnp.max(x, axis=axes, initial=0) if axes else x
+
+    def size(x: jax.Array) -> jax.Array:
+        axes = axes_of(x)
+        return jnp.squeeze(group_norms(x, axes), axes) if axes else x
+
     evidence = reader.evidence()
-    scores = [jnp.max(x, axis=axes_of(x), initial=0) for x in (evidence[i] for i in chosen)]
+    scores = [score(evidence[i]) for i in chosen]
     total = sum(x.size for x in scores)
     density = known_number("density", density)
     goal = jnp.uint32(0 if count is None else count)
     goal = goal if density is None else round(density * total)
-    available = count_true(x > 0 for x in scores)
+    reached = [x > 0 for x in scores]
+    available = count_true(reached)
 
     # Equal evidence, as of the entries of a group, or without a strength, where all of it is
     # infinite: then those with the largest duals stay.
-    duals = [widened(dual) for dual in duals if dual is not None]
-    sizes = [jnp.squeeze(group_norms(x, axes_of(x)), axes_of(x)) for x in duals]
-    staying = top_k([scores, sizes], goal, [x > 0 for x in scores])
+    sizes = [size(widened(dual)) for dual in duals if dual is not None]
+    staying = top_k([scores, sizes], goal, reached)
 
     # The factor nearest to 1 at which all that stay live, and nothing else: with too many, what
     # goes is next to zero; with too few, what comes. A little below, where the last ones that stay
     # are certain to be above zero.
     below = 1 - 2.0**-21
     scale = jnp.clip(1.0, staying.next * below, staying.last * below)
-    updates, _ = reader.updates_at(jnp.minimum(scale, jnp.finfo(jnp.float32).max))
-    weights = jax.tree.leaves(add_updates(params, updates))
+    moved, _ = reader.updates_at(jnp.minimum(scale, jnp.finfo(jnp.float32).max))
+    read = jax.tree.leaves(moved)
+    updates = [jnp.zeros_like(x) for x in leaves]
     for i, stays in zip(chosen, staying.masks, strict=True):
-        x = jnp.where(jnp.expand_dims(stays, axes_of(leaves[i])), weights[i], 0)
-        leaves[i] = x.astype(leaves[i].dtype)
+        live = jnp.expand_dims(stays, axes_of(leaves[i]))
+        updates[i] = set_dead_to_zero(read[i], leaves[i], live)
     wanted = jnp.uint32(goal)
-    return treedef.unflatten(leaves), wanted, jnp.minimum(available, wanted)
+    return treedef.unflatten(updates), wanted, jnp.minimum(available, wanted)
 
 
 class LandingState(NamedTuple):
@@ -287,11 +315,11 @@ def landing(
             return _widened(moved, params), inner_state, tuning_state
 
         def land_on_goal(_: Any, inner_state: Any, params: Any) -> tuple[Any, ...]:
-            landed, wanted, kept = _landed(
+            moved, wanted, kept = _updates_to_land(
                 inner, inner_state, params, density, count, groups, mask, extra_args
             )
-            moved = jax.tree.map(jnp.subtract, _widened(landed, params), _widened(params, params))
-            return moved, tuner.init(landed), wanted, kept
+            landed = add_updates(params, moved)
+            return _widened(moved, params), tuner.init(landed), wanted, kept
 
         moved, inner_state, tuning_state = lax.cond(
             state.count < step, train, tune, state.inner_state, state.tuning_state

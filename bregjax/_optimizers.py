@@ -1,5 +1,7 @@
 """The optimizers by name: chains of Optax's blocks and ours."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import optax
@@ -36,6 +38,21 @@ def _on_weights(
             " With a mask use optax.inject_hyperparams(…, static_args=('mask',))."
         )
     return optax.masked(step, lambda params: marks_of(params, mask))
+
+
+def _chain(
+    *steps: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    """As `optax.chain`; but where the dual is only read, the last step alone is done."""
+    whole = optax.chain(*steps)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        if not extra_args.get("hold_dual", False):
+            return whole.update(updates, state, params, **extra_args)
+        updates, last = steps[-1].update(updates, state[-1], params, **extra_args)
+        return updates, (*state[:-1], last)
+
+    return optax.GradientTransformationExtraArgs(whole.init, update)
 
 
 def linbreg(
@@ -121,7 +138,7 @@ def linbreg(
     See Also:
         `adabreg`, `prox_sgd`.
     """
-    return optax.chain(
+    return _chain(
         _gradient_step(learning_rate, momentum, nesterov),
         _on_weights(bregman_step(regularizer, strength, delta, keep_weights=keep_weights), mask),
     )
@@ -207,7 +224,7 @@ def adabreg(
     check_range("weight_decay", weight_decay, at_least=0)
     decayed = isinstance(weight_decay, jax.Array) or weight_decay > 0
     decay = optax.add_decayed_weights(real(weight_decay)) if decayed else optax.identity()
-    return optax.chain(
+    return _chain(
         optax.scale_by_adam(b1=b1, b2=b2, eps=real(eps)),
         _on_weights(decay, mask),
         optax.scale_by_learning_rate(learning_rate),

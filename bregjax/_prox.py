@@ -86,12 +86,11 @@ def prox_of_points(
         if strength_scale is not None:
             numbers.append(strength_scale)
 
-        def threshold(x: jax.Array) -> jax.Array:
-            return functools.reduce(
-                jnp.multiply, [jnp.asarray(factor, x.dtype) for factor in numbers]
-            )
+        @functools.cache
+        def threshold(dtype: jnp.dtype) -> jax.Array:
+            return functools.reduce(jnp.multiply, [jnp.asarray(x, dtype) for x in numbers])
 
-        thresholds = jax.tree.map(threshold, points)
+        thresholds = jax.tree.map(lambda x: threshold(x.dtype), points)
         count = None if state.count is None else jnp.asarray(optax.safe_increment(state.count))
         if evidence:
             factors = jax.tree.map(

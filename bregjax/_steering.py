@@ -13,7 +13,7 @@ from bregjax._measures import density
 from bregjax._numerics import value_at
 from bregjax._prox import ProxState, scaled_by
 from bregjax._states import states_of
-from bregjax._top_k import count_entries
+from bregjax._top_k import Pool, count_entries
 from bregjax._validation import (
     check_flag,
     check_function,
@@ -324,24 +324,22 @@ def steer(
         landed = leaves_with_dual(inner_state, params)
         reader = DualReader(inner, inner_state, params, extra_args)
         # Of groups one number each, as the search reads them all many times.
-        factors = list(itertools.compress(reader.evidence_of_groups(), landed))
+        numbers = list(itertools.compress(reader.evidence_of_groups(), landed))
         weights = itertools.compress(jax.tree.leaves(params), landed)
-        sizes = [w.size // max(x.size, 1) for w, x in zip(weights, factors, strict=True)]
+        factors = Pool(
+            numbers, [w.size // max(x.size, 1) for w, x in zip(weights, numbers, strict=True)]
+        )
         total = state.total.astype(jnp.float32)
-        scale = factor_with_count(factors, jnp.round(aim * total).astype(jnp.uint32), sizes)
+        scale = factor_with_count(factors, jnp.round(aim * total).astype(jnp.uint32))
         scale = jnp.where(state.count % every == 0, scale, state.strength_scale)
         read_off, followed = reader.updates_at(scale)
         leaves, treedef = jax.tree.flatten(moved)
         chosen = zip(jax.tree.leaves(read_off), leaves, landed, strict=True)
         moved = treedef.unflatten([new if mine else old for new, old, mine in chosen])
-        alive = sum(
-            float(size) * jnp.sum(x > scale, dtype=jnp.float32)
-            for x, size in zip(factors, sizes, strict=True)
-        )
         state = state._replace(
             inner_state=with_duals_of(inner_state, followed),
             strength_scale=scale,
-            gap=alive / total - aim,
+            gap=factors.count_above(scale).astype(jnp.float32) / total - aim,
         )
         return moved, state
 

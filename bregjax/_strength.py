@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from bregjax._evidence import DualReader, factor_with_count, leaves_with_dual
+from bregjax._top_k import Pool
 from bregjax._validation import (
     check_arrays,
     check_transformation,
@@ -83,4 +84,4 @@ def waking_strength(
     evidence = DualReader(optimizer, state, asleep, extra_args).evidence()
     factors = [x for x, mine in zip(evidence, has_dual, strict=True) if mine]
     k = jnp.round(jnp.float32(density) * float(sum(x.size for x in factors)))
-    return factor_with_count(factors, k.astype(jnp.uint32))
+    return factor_with_count(Pool(factors), k.astype(jnp.uint32))

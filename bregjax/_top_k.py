@@ -158,54 +158,72 @@ def _kth_largest_rank(
     return lax.fori_loop(0, 32, set_bit, (jnp.uint32(0), jnp.uint32(0)))
 
 
-def kth_largest(
-    values: Sequence[jax.Array], k: jax.Array, sizes: Sequence[int] | None = None
-) -> jax.Array:
-    """The k-th largest entry of several non-negative float32 arrays taken together, exactly.
+class Pool:
+    """Non-negative numbers of several arrays taken together, not all empty.
 
-    The order of non-negative floats is that of their bits read as integers, which are found from
-    the first to the last by counting. A GPU counts for 15 candidates, four bits, in one pass over
-    the memory, and has no loop, for which it would wait for the host; a CPU is faster with one bit
-    and one candidate at a time, and a loop of 32 turns compiles faster than as many copies.
-
-    Args:
-      values: the arrays, not all empty. NaN is above all numbers.
-      k: how many entries there are that are as large; below 1 it is taken for 1, above the
-        number of entries for that.
-      sizes: for how many entries each of an array's stands, by default 1.
-
-    Returns:
-        The entry, shape (), float32.
+    Each number may stand for several entries, such as those of a group: then ``sizes`` says for how
+    many in each array. NaN is above all numbers.
     """
-    sizes = [1] * len(values) if sizes is None else sizes
-    total = sum(size * count_entries([x]) for x, size in zip(values, sizes, strict=True))
-    k = jnp.clip(k.astype(jnp.uint32), 1, jnp.uint32(total))
-    ranks: dict[int, list[jax.Array]] = {}
-    for x, size in zip(values, sizes, strict=True):
-        ranks.setdefault(size, []).append(_rank(x))
-    entries = {size: _merged(xs) for size, xs in ranks.items()}
 
-    def reached(entries: dict[int, list[jax.Array]], candidate: jax.Array) -> jax.Array:
-        total = jnp.uint32(0)
-        for size, xs in entries.items():
-            total += jnp.uint32(size) * count_true(x >= candidate for x in xs)
-        return total
+    def __init__(self, values: Sequence[jax.Array], sizes: Sequence[int] | None = None):
+        sizes = [1] * len(values) if sizes is None else sizes
+        self._total = sum(size * count_entries([x]) for x, size in zip(values, sizes, strict=True))
+        by_size: dict[int, list[jax.Array]] = {}
+        for x, size in zip(values, sizes, strict=True):
+            by_size.setdefault(size, []).append(x.astype(jnp.float32))
+        self._values = {size: _merged(xs) for size, xs in by_size.items()}
 
-    def bit_by_bit(entries: dict[int, list[jax.Array]], k: jax.Array) -> jax.Array:
-        def set_bit(i: jax.Array, found: jax.Array) -> jax.Array:
-            candidate = found | (jnp.uint32(1) << jnp.asarray(31 - i, jnp.uint32))
-            return jnp.where(reached(entries, candidate) >= k, candidate, found)
+    def kth_largest(self, k: jax.Array) -> jax.Array:
+        """The number that ``k`` entries reach, exactly, shape (), float32.
 
-        return lax.fori_loop(0, 32, set_bit, jnp.uint32(0))
+        The order of non-negative floats is that of their bits read as integers, which are found
+        from the first to the last by counting. A GPU counts for 15 candidates, four bits, in one
+        pass over the memory, and has no loop, for which it would wait for the host; a CPU is faster
+        with one bit and one candidate at a time, and a loop of 32 turns compiles faster than as
+        many copies.
 
-    def without_loop(entries: dict[int, list[jax.Array]], k: jax.Array) -> jax.Array:
-        found = jnp.uint32(0)
-        for shift in range(28, -1, -4):
-            candidates = [found + jnp.uint32(digit << shift) for digit in range(1, 16)]
-            enough = [reached(entries, each) >= k for each in candidates]
-            digit = sum((one.astype(jnp.uint32) for one in enough), jnp.uint32(0))
-            found = found + digit * jnp.uint32(2**shift)
-        return found
+        Args:
+          k: below 1 it is taken for 1, above the number of entries for that.
+        """
+        k = jnp.clip(k.astype(jnp.uint32), 1, jnp.uint32(self._total))
+        ranks = {size: [_rank(x) for x in xs] for size, xs in self._values.items()}
 
-    found = lax.platform_dependent(entries, k, cpu=bit_by_bit, default=without_loop)
-    return _unranked(found)
+        def bit_by_bit(ranks: dict[int, list[jax.Array]], k: jax.Array) -> jax.Array:
+            def set_bit(i: jax.Array, found: jax.Array) -> jax.Array:
+                candidate = found | (jnp.uint32(1) << jnp.asarray(31 - i, jnp.uint32))
+                enough = _count(ranks, lambda x: x >= candidate) >= k
+                return jnp.where(enough, candidate, found)
+
+            return lax.fori_loop(0, 32, set_bit, jnp.uint32(0))
+
+        def without_loop(ranks: dict[int, list[jax.Array]], k: jax.Array) -> jax.Array:
+            found = jnp.uint32(0)
+            for shift in range(28, -1, -4):
+                candidates = [found + jnp.uint32(digit << shift) for digit in range(1, 16)]
+                enough = [_count(ranks, lambda x, y=y: x >= y) >= k for y in candidates]
+                digit = sum((one.astype(jnp.uint32) for one in enough), jnp.uint32(0))
+                found = found + digit * jnp.uint32(2**shift)
+            return found
+
+        found = lax.platform_dependent(ranks, k, cpu=bit_by_bit, default=without_loop)
+        return _unranked(found)
+
+    def count_above(self, bound: jax.Array) -> jax.Array:
+        """How many entries are above ``bound``, shape (), uint32."""
+        return _count(self._values, lambda x: x > bound)
+
+    def largest_below(self, bound: jax.Array) -> jax.Array:
+        """The largest number below ``bound``, 0 where there is none, shape (), float32."""
+        arrays = itertools.chain.from_iterable(self._values.values())
+        below = [jnp.max(jnp.where(x < bound, x, 0), initial=0) for x in arrays]
+        return jnp.max(jnp.stack(below))
+
+
+def _count(
+    arrays: dict[int, list[jax.Array]], holds: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """For how many entries it holds, where each number stands for as many as its key says."""
+    return sum(
+        (jnp.uint32(size) * count_true(map(holds, xs)) for size, xs in arrays.items()),
+        jnp.uint32(0),
+    )

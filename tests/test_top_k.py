@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from bregjax._top_k import kth_largest, top_k
+from bregjax._top_k import Pool, top_k
 
 
 def largest(scores: np.ndarray, k: int, among: np.ndarray) -> np.ndarray:
@@ -55,5 +55,5 @@ def test_equals_in_the_first_key_are_told_apart_by_the_second_and_then_by_their_
 @hypothesis.settings(max_examples=40, deadline=None)
 def test_the_kth_largest_is_that_of_a_sort_with_ties_too(values, data):
     k = data.draw(st.integers(1, len(values)))
-    got = kth_largest([jnp.asarray(values[:3]), jnp.asarray(values[3:])], jnp.int32(k))
+    got = Pool([jnp.asarray(values[:3]), jnp.asarray(values[3:])]).kth_largest(jnp.int32(k))
     assert got == np.sort(values)[-k]
