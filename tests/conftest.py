@@ -27,7 +27,7 @@ hypothesis.settings.register_profile(
     "bregjax",
     deadline=None,  # the first example compiles
     derandomize=True,
-    max_examples=25,
+    max_examples=15,
     suppress_health_check=[
         hypothesis.HealthCheck.too_slow,
         hypothesis.HealthCheck.function_scoped_fixture,  # x64 need not be set up again

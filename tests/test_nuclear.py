@@ -52,7 +52,7 @@ def proxes(regularizer: bregjax.Regularizer, matrices, step: float):
     [
         (90, np.geomspace(10, 0.01, 60)),
         (60, np.concatenate([[9.0, 9, 9, 5], np.full(56, 0.9)])),
-        (60, np.concatenate([[3.0, 2], np.zeros(58)])),
+        pytest.param(60, np.concatenate([[3.0, 2], np.zeros(58)]), marks=pytest.mark.slow),
         (60, np.zeros(60)),
         pytest.param(60, np.linspace(20, 2, 60), marks=pytest.mark.slow),
         (5, np.array([4.0, 2, 0.5])),
@@ -226,7 +226,8 @@ def test_the_rank_is_the_smallest_with_the_energy(method, energy, spectrum):
     assert distance(y, expected) <= 1e-3 * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("method", [pytest.param("randomized", marks=pytest.mark.slow), "warm"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["randomized", "warm"])
 def test_vmap_and_jit_do_as_single_calls(method):
     x = jnp.asarray(
         [with_spectrum(np.geomspace(2 * r, 0.1, 50), 50, seed=r) for r in (2, 40, 5)], jnp.float32

@@ -250,6 +250,7 @@ def test_restart_discards_what_was_saved(tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_the_batch_size_can_be_chosen(tmp_path):
     options = ["digits", "--quick", "--only", "proximal", "--out", str(tmp_path)]
     assert main([*options, "--batch-size", "400"]) == 0

@@ -41,17 +41,18 @@ def uses_xla(function, *args):
 
 
 @pytest.mark.parametrize(
-    ("strides", "padding"),
+    ("shape", "strides", "padding"),
     [
-        ((1, 1), "VALID"),
-        ((1, 1), "SAME"),
-        ((2, 2), "SAME"),
-        ((2, 2), [(1, 1), (1, 1)]),
-        ((1, 3), "SAME_LOWER"),
-        ((3, 1), [(2, 0), (1, 3)]),
+        ((5, 5, 1, 4), (1, 1), "VALID"),
+        ((5, 5, 1, 4), (3, 1), [(2, 0), (1, 3)]),
+        ((3, 3, 6, 2), (1, 1), "SAME"),
+        ((3, 3, 6, 2), (2, 2), "SAME"),
+        ((3, 2, 3, 3), (2, 2), [(1, 1), (1, 1)]),
+        ((3, 2, 3, 3), (1, 3), "SAME_LOWER"),
+        ((1, 1, 3, 5), (1, 1), "VALID"),
+        ((1, 1, 3, 5), (2, 2), "SAME"),
     ],
 )
-@pytest.mark.parametrize("shape", [(5, 5, 1, 4), (3, 3, 6, 2), (3, 2, 3, 3), (1, 1, 3, 5)])
 def test_equals_lax_with_both_gradients(shape, strides, padding):
     x, kernel = draw(6, 11, 10, shape[2]), draw(*shape, key=1)
     ours, theirs = both(strides, padding)

@@ -21,7 +21,7 @@ def begin(folder: Path, result: Path) -> subprocess.Popen:
     # What a killed process leaves half-written is read by these processes only.
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"),
         "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
     }
     return subprocess.Popen(
