@@ -96,6 +96,7 @@ class CifarResNet(Experiment):
     def _best(self) -> list[Recipe]:
         warmup, decay = min(1.0, 0.1 * self.epochs), 5e-4
         sgd = Cosine(0.1, warmup_epochs=warmup)
+        adam = Cosine(2e-2, warmup_epochs=warmup)  # as `adabreg_to_density` has it at most
         linbreg = methods.decayed(methods.exactly_steerable(warmup), decay)
         return [
             methods.decayed(methods.sgd(sgd, momentum=0.9), decay),
@@ -106,6 +107,7 @@ class CifarResNet(Experiment):
                     Steered(linbreg, density),
                     ToDensity(density),
                     methods.decayed(methods.gradual_pruning(sgd, density, momentum=0.9), decay),
+                    methods.gradual_pruning(adam, density, adaptive=True),
                     methods.decayed(methods.rigl(sgd, density, momentum=0.9), decay),
                 )
             ),

@@ -231,18 +231,25 @@ def gradual_pruning(
     start: float = 0.1,
     stop: float = 0.7,
     momentum: float | None = None,
+    adaptive: bool = False,
 ) -> Method:
-    """Gradual magnitude pruning with SGD, from the share ``start`` of the training to ``stop``."""
+    """Gradual magnitude pruning from the share ``start`` of the training to ``stop``.
+
+    It is done with SGD, or with Adam if it is ``adaptive``.
+    """
 
     def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
         every = max(1, round((stop - start) * length.steps / 50))
         schedule = baselines.cubic_density_schedule(
             density, round(start * length.steps), round(stop * length.steps), every=every
         )
-        return baselines.magnitude_pruning(optax.sgd(rate, momentum=momentum), schedule)
+        inner = optax.adam(rate) if adaptive else optax.sgd(rate, momentum=momentum)
+        return baselines.magnitude_pruning(inner, schedule)
 
-    settings = {"start": start, "stop": stop, "momentum": momentum}
-    return _told("gradual pruning", density, learning_rate, make, settings)
+    own = {"optimizer": "Adam"} if adaptive else {"momentum": momentum}
+    settings = {"start": start, "stop": stop} | own
+    family = "gradual pruning, Adam" if adaptive else "gradual pruning"
+    return _told(family, density, learning_rate, make, settings)
 
 
 def set_training(
