@@ -208,10 +208,13 @@ def _updates_to_land(
     scale = jnp.clip(1.0, staying.next * below, staying.last * below)
     moved, _ = reader.updates_at(jnp.minimum(scale, jnp.finfo(jnp.float32).max))
     read = jax.tree.leaves(moved)
-    updates = [jnp.zeros_like(x) for x in leaves]
-    for i, stays in zip(chosen, staying.masks, strict=True):
-        live = jnp.expand_dims(stays, axes_of(leaves[i]))
-        updates[i] = set_dead_to_zero(read[i], leaves[i], live)
+    stays = dict(zip(chosen, staying.masks, strict=True))
+    updates = [
+        set_dead_to_zero(read[i], x, jnp.expand_dims(stays[i], axes_of(x)))
+        if i in stays
+        else jnp.zeros_like(x)
+        for i, x in enumerate(leaves)
+    ]
     wanted = jnp.uint32(goal)
     return treedef.unflatten(updates), wanted, jnp.minimum(available, wanted)
 
