@@ -40,16 +40,14 @@ def _on_weights(
     return optax.masked(step, lambda params: marks_of(params, mask))
 
 
-def _chain(
-    *steps: optax.GradientTransformationExtraArgs,
-) -> optax.GradientTransformationExtraArgs:
+def _chain(*steps: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """As `optax.chain`; but where the dual is only read, the last step alone is done."""
-    whole = optax.chain(*steps)
+    whole, reader = optax.chain(*steps), optax.with_extra_args_support(steps[-1])
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         if not extra_args.get("hold_dual", False):
             return whole.update(updates, state, params, **extra_args)
-        updates, last = steps[-1].update(updates, state[-1], params, **extra_args)
+        updates, last = reader.update(updates, state[-1], params, **extra_args)
         return updates, (*state[:-1], last)
 
     return optax.GradientTransformationExtraArgs(whole.init, update)

@@ -268,7 +268,7 @@ def _count(
     arrays: dict[int, list[jax.Array]], holds: Callable[[jax.Array], jax.Array]
 ) -> jax.Array:
     """For how many entries it holds, where each number stands for as many as its key says."""
-    return sum(
-        (jnp.uint32(size) * count_true(map(holds, xs)) for size, xs in arrays.items()),
-        jnp.uint32(0),
-    )
+    total = jnp.uint32(0)
+    for size, xs in arrays.items():
+        total += jnp.uint32(size) * count_true(map(holds, xs))
+    return total

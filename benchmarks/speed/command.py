@@ -4,16 +4,20 @@ import dataclasses
 import string
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import rich.box
 from rich.table import Table
 
+from benchmarks.cli.options import named_by
 from benchmarks.cli.progress import console
 from benchmarks.report import results
 
+T = TypeVar("T")
 Row = dict[str, Any]
 """An entry of summary.json."""
+Comparison = tuple[tuple[str, Any], tuple[str, Any]]
+"""What is compared and its baseline, each with its name."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +32,8 @@ class SpeedCommand:
     """Seed of the weights, the inputs and everything else that is random."""
     out: Path | None = None
     """Folder for summary.json and figures; by default out/NAME, with --quick out/NAME-quick."""
+    only: tuple[str, ...] = ()
+    """Time only what has one of these words in its name, and what it is compared with."""
     quick: bool = False
     """A trial of seconds, with three repeats."""
 
@@ -35,6 +41,16 @@ class SpeedCommand:
     def rounds(self) -> int:
         """How often each is timed in this run."""
         return 3 if self.quick else self.repeats
+
+    def chosen(self, comparisons: Sequence[Comparison]) -> list[Comparison]:
+        """Those that --only asks for, by the names of what is compared, not of the baselines."""
+        names = named_by(self.only, (name for (name, _), _ in comparisons))
+        return [one for one in comparisons if one[0][0] in names]
+
+    def chosen_beside(self, baseline: str, calls: dict[str, T]) -> dict[str, T]:
+        """The baseline and what --only asks for."""
+        names = [baseline, *named_by(self.only, calls)]
+        return {name: call for name, call in calls.items() if name in names}
 
     def folder(self) -> Path:
         """The output folder; see `results.prepare_folder`."""

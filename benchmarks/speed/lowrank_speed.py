@@ -86,7 +86,7 @@ class LowrankSpeed(SpeedCommand):
 
             return timed
 
-        functions = _functions(matrices, rank)
+        functions = self.chosen_beside(_FULL, _functions(matrices, rank))
         calls = {name: call(name, function) for name, function in functions.items()}
         seconds = time_in_turn(calls, self.rounds, rng)
         rows = []

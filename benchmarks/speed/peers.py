@@ -41,8 +41,6 @@ class Peers(SpeedCommand):
     """Processor cores that a process may use; by default one, and two where there are two."""
     repeats: int = 3
     """How often each side trains."""
-    only: tuple[str, ...] = ()
-    """Run only the cases whose names contain one of these words."""
     data_dir: Path | None = None
     """Folder of the tfds datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     quick: bool = False

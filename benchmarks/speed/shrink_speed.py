@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 import bregjax
-from benchmarks.cli.options import check_counts
+from benchmarks.cli.options import check_counts, named_by
 from benchmarks.experiments.mnist import PAPER
 from benchmarks.measure.timing import forward_pass, speedup, time_in_turn
 from benchmarks.models import MLP, ConvNet, resnet20
@@ -54,7 +54,7 @@ class ShrinkSpeed(SpeedCommand):
         """Shrink and time everything, print the table, write summary.json."""
         check_counts(self, "repeats")
         out = self.folder()
-        names = list(_NETWORKS)[:1] if self.quick else list(_NETWORKS)
+        names = named_by(self.only, list(_NETWORKS)[:1] if self.quick else _NETWORKS)
         rows = [self._row(name, _NETWORKS[name]) for name in names]
         shown = table(
             rows,

@@ -69,7 +69,7 @@ class SparseSpeed(SpeedCommand):
     def _rows(self, size: int, batch_size: int, density: float) -> list[Row]:
         rng = np.random.default_rng(self.seed)
         inputs = jnp.asarray(rng.standard_normal((batch_size, size)), jnp.float32)
-        calls = products(inputs, size, density, rng)
+        calls = self.chosen_beside(_DENSE, products(inputs, size, density, rng))
         seconds = time_in_turn(calls, self.rounds, rng)
         return [
             {

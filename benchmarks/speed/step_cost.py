@@ -14,7 +14,7 @@ import bregjax
 from benchmarks.cli.options import check_counts
 from benchmarks.measure.timing import time_in_turn
 from benchmarks.report import results
-from benchmarks.speed.command import SpeedCommand, table
+from benchmarks.speed.command import Comparison, SpeedCommand, table
 
 # The kernels of ResNet-18 for 32×32 images, and its final layer: 11.2 million weights.
 _STAGES = ((64, 64), (64, 128), (128, 256), (256, 512))
@@ -37,8 +37,9 @@ _ROUNDS = 5
 class StepCost(SpeedCommand):
     """The time of one optimizer step on the 11.2 million weights of ResNet-18.
 
-    Compares LinBreg with SGD with momentum, AdaBreg with Adam, and every group regularizer with
-    ℓ1. All are timed in turn, in random order, many times; the table reports medians and ratios.
+    Compares LinBreg with SGD with momentum, AdaBreg with Adam, every group regularizer with ℓ1, and
+    exact steering, as `adabreg_to_density` does it, with a fixed strength. All are timed in turn,
+    in random order, many times; the table reports medians and ratios.
     """
 
     name: ClassVar[str] = "step_cost"
@@ -50,7 +51,7 @@ class StepCost(SpeedCommand):
         """Time everything, print the table, write summary.json."""
         check_counts(self, "repeats")
         out = self.folder()
-        pairs = _comparisons()
+        pairs = self.chosen(_comparisons())
         optimizers = dict(pair for group in pairs for pair in group)
         seconds = _time_all(optimizers, self.seed, self.rounds)
         rows = [
@@ -83,8 +84,7 @@ def _count() -> int:
 Named = tuple[str, optax.GradientTransformation]
 
 
-def _comparisons() -> list[tuple[Named, Named]]:
-    """(step, its baseline)."""
+def _comparisons() -> list[Comparison]:
 
     def linbreg(name: str, regularizer: bregjax.Regularizer) -> Named:
         return f"LinBreg {name}", bregjax.linbreg(0.1, regularizer, 0.01)
@@ -99,11 +99,19 @@ def _comparisons() -> list[tuple[Named, Named]]:
         "sparse_group(per_kernel)": bregjax.sparse_group(bregjax.per_kernel()),
         "sparse_group(per_neuron)": bregjax.sparse_group(bregjax.per_neuron()),
     }
+
+    def steered(name: str, regularizer: bregjax.Regularizer, keep_weights: bool) -> Comparison:
+        inner = bregjax.adabreg(1e-3, regularizer, 0.01, keep_weights=keep_weights)
+        step = f"AdaBreg {name}, steered exactly", bregjax.steer(inner, 0.05, exact=True)
+        return step, adabreg(name, regularizer)
+
     l1 = {make: make("ℓ1", bregjax.l1()) for make in (linbreg, adabreg)}
     return [
         (l1[linbreg], ("SGD, momentum", optax.sgd(0.1, momentum=0.9))),
         (l1[adabreg], ("Adam", optax.adam(1e-3))),
         *((make(name, groups[name]), l1[make]) for make in l1 for name in groups),
+        steered("ℓ1", bregjax.l1(), keep_weights=True),
+        steered("per_neuron", groups["per_neuron"], keep_weights=False),
     ]
 
 

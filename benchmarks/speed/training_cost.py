@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks import data, methods
 from benchmarks.cli.errors import BenchmarkError
-from benchmarks.cli.options import check_counts, named_by
+from benchmarks.cli.options import check_counts
 from benchmarks.engine import devices
 from benchmarks.engine.training import Programs, Task
 from benchmarks.experiments.cifar_resnet import CifarResNet
@@ -23,7 +23,7 @@ from benchmarks.methods import LowRankStart, Method, SparseStart
 from benchmarks.methods.regularization import everywhere
 from benchmarks.methods.schedules import Constant
 from benchmarks.report import results
-from benchmarks.speed.command import SpeedCommand, table
+from benchmarks.speed.command import Comparison, SpeedCommand, table
 from bregjax import l1, nuclear, per_filter
 
 _PEAK = "peak"
@@ -52,8 +52,6 @@ class TrainingCost(SpeedCommand):
     """Images in a batch."""
     steps: int = 20
     """Training steps that are timed together."""
-    only: tuple[str, ...] = ()
-    """Time only the steps with one of these words in their names, and their baselines."""
     data_dir: Path | None = None
     """Folder of the tfds datasets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     quick: bool = False
@@ -75,7 +73,7 @@ class TrainingCost(SpeedCommand):
                 f" has {task.batches.steps}."
             )
         rng = np.random.default_rng(self.seed)
-        pairs = self._chosen()
+        pairs = self.chosen(_comparisons())
         trained = dict(entry for step, baseline in pairs for entry in (baseline, step))
         calls = {
             name: _training(task, method, steps, self.seed) for name, method in trained.items()
@@ -130,11 +128,6 @@ class TrainingCost(SpeedCommand):
             task = experiment.task(data.load(experiment.dataset, self.data_dir))
         return dataclasses.replace(task, batch_size=self.batch_size)
 
-    def _chosen(self) -> list[tuple[Named, Named]]:
-        everything = _comparisons()
-        chosen = named_by(self.only, (name for (name, _), _ in everything))
-        return [pair for pair in everything if pair[0][0] in chosen]
-
     @property
     def _size(self) -> int:
         """Rows and columns of the matrices whose product gives the peak."""
@@ -147,8 +140,7 @@ class TrainingCost(SpeedCommand):
         return lambda: product(x, x)
 
 
-def _comparisons() -> list[tuple[Named, Named]]:
-    """(step, its baseline)."""
+def _comparisons() -> list[Comparison]:
     sparse, low = SparseStart(0.01), LowRankStart(0.05)
     sgd = "SGD+m", methods.sgd(Constant(0.05), momentum=0.9)
     adam = "Adam", methods.adam(Constant(1e-3))

@@ -269,6 +269,10 @@ def test_step_cost_reports_ratios(tmp_path, monkeypatch):
     rows = json.loads((tmp_path / "summary.json").read_text())
     assert [row["baseline"] for row in rows[:2]] == ["SGD, momentum", "Adam"]
     assert all(row["weights"] == 9 * 4 * 8 + 80 for row in rows)
+    only = ["step_cost", "--quick", "--only", "exactly", "--out", str(tmp_path)]
+    assert main(only) == 0
+    rows = json.loads((tmp_path / "summary.json").read_text())
+    assert [row["baseline"] for row in rows] == ["AdaBreg ℓ1", "AdaBreg per_neuron"]
 
 
 @pytest.mark.slow
