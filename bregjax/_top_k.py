@@ -115,11 +115,13 @@ def _stacked(arrays: Sequence[jax.Array], kinds: list[list[int]]) -> list[jax.Ar
     return [jnp.stack([arrays[i] for i in kind]) for kind in kinds]
 
 
-def _merged(arrays: Sequence[jax.Array]) -> list[jax.Array]:
-    """The entries of the arrays in as few as possible."""
+def _merged(arrays: Sequence[jax.Array], smaller_than: float = math.inf) -> list[jax.Array]:
+    """The entries of the arrays in few: those of the small ones are copied into one."""
     if any(map(may_be_split, arrays)):
         return _stacked(arrays, _alike(arrays))
-    return [jnp.concatenate([x.ravel() for x in arrays])]
+    small = [x.ravel() for x in arrays if x.size < smaller_than]
+    large = [x.ravel() for x in arrays if x.size >= smaller_than]
+    return [*large, jnp.concatenate(small)] if small else large
 
 
 def _unstacked(stacks: Sequence[jax.Array], kinds: list[list[int]]) -> list[jax.Array]:
@@ -164,6 +166,7 @@ def _kth_largest_rank(
 
 
 _TURNS = 16
+_LARGE = 2**16  # entries: copying so many takes longer than a kernel of their own
 
 
 def _next_candidates(turn: jax.Array, found: jax.Array) -> list[jax.Array]:
@@ -210,7 +213,7 @@ class Pool:
         by_size: dict[int, list[jax.Array]] = {}
         for x, size in zip(values, sizes, strict=True):
             by_size.setdefault(size, []).append(x.astype(jnp.float32))
-        self._values = {size: _merged(xs) for size, xs in by_size.items()}
+        self._values = {size: _merged(xs, _LARGE) for size, xs in by_size.items()}
 
     def kth_largest(self, k: jax.Array) -> jax.Array:
         """The number that ``k`` entries reach, exactly, shape (), float32.
@@ -242,6 +245,7 @@ class Pool:
             return lax.fori_loop(0, _TURNS, set_bits, jnp.uint32(0))
 
         def without_loop(ranks: dict[int, list[jax.Array]], k: jax.Array) -> jax.Array:
+            ranks = {size: _merged(xs) for size, xs in ranks.items()}  # as each counts 120 times
             found = jnp.uint32(0)
             for shift in range(28, -1, -4):
                 candidates = [found + jnp.uint32(digit << shift) for digit in range(1, 16)]

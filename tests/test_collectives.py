@@ -72,7 +72,7 @@ def test_devices_send_each_other_sums_and_nothing_of_a_parameters_shape(name, ax
 @pytest.mark.parametrize("axes", [(0,), (0, 1), (1,)])
 def test_norms_and_counts_are_the_same_where_an_array_is_known_to_be_whole(axes):
     # There the rows are summed in rounds, and all entries are read as one array.
-    x = jax.random.normal(jax.random.key(0), (48, 6, 10))
+    x = jax.random.normal(jax.random.key(0), (480, 12, 20))
     mesh = jax.make_mesh((1,), ("d",))
 
     def read(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
