@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bregjax._evidence import DualReader, leaves_with_dual
+from bregjax._evidence import DualReader, before_last_step, leaves_with_dual, with_duals_of
 from bregjax._landing import LandingState
 from bregjax._leaves import leaf_name
 from bregjax._mirror import MirrorState
@@ -108,8 +108,13 @@ def gather_state(
     state = _map_named(lambda x, name: _gather(x, name, shrunk), params, state)
     if not states_of(state, MirrorState) or states_of(state, LandingState):
         return state
+
     # Live groups have lost the weights that read dead units, so their norms have changed.
-    return jax.jit(lambda state: DualReader(optimizer, state, params, {}).renewed())(state)
+    def renewed(state: Any) -> Any:
+        reader = DualReader(optimizer, before_last_step(state), params, {})
+        return with_duals_of(state, reader.state_of_parameters())
+
+    return jax.jit(renewed)(state)
 
 
 def unshrink_state(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bregjax._evidence import DualReader, check_trained, duals_of_leaves
+from bregjax._evidence import DualReader, before_last_step, check_trained, duals_of_leaves
 from bregjax._landing import LandingState
 from bregjax._leaves import leaf_name, without_variables
 from bregjax._plateau import PlateauState
@@ -134,14 +134,7 @@ def _of_what_comes_behind(
     if any(x is not None and not isinstance(x, NuclearState) for x in kept):
         return  # the prox may be random
 
-    # The last step used the schedule's value at that step, and steering's factor at that step.
-    def last(path: tuple, x: Any) -> Any:
-        name = getattr(path[-1], "name", None) if path else None
-        return jnp.maximum(x - 1, 0) if name == "count" else x
-
-    reader = DualReader(
-        optimizer, jax.tree_util.tree_map_with_path(last, state), params, extra_args
-    )
+    reader = DualReader(optimizer, before_last_step(state), params, extra_args)
     _, followed = reader.updates_at(jnp.ones([], jnp.float32))
     steering = zip(states_of(state, SteerState), states_of(followed, SteerState), strict=True)
     factors = {1.0} | {float(then.strength_scale / now.strength_scale) for then, now in steering}

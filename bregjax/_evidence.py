@@ -78,19 +78,31 @@ class DualReader:
         """The same, but arrays may have ones along the axes of groups, see `Regularizer`."""
         return jax.tree.leaves(self._read(self._extra_args | {"evidence": True})[0])
 
-    def renewed(self) -> Any:
+    def state_of_parameters(self) -> Any:
         """The state with duals that stand for the parameters, wherever these live."""
-        return with_duals_of(self._state, self._read(self._extra_args | {"renew_dual": True})[1])
+        return self._read(self._extra_args | {"renew_dual": True})[1]
 
     def _read(self, extra_args: dict[str, Any]) -> tuple[Any, Any]:
         return self._update(self._nothing, self._state, self._params, **extra_args)
 
 
 def with_duals_of(state: Any, other: Any) -> Any:
-    """``state`` with the mirror steps' states of ``other``."""
+    """``state`` with the duals of ``other``, and the strengths that these stand for."""
     return jax.tree.map(
-        lambda mine, theirs: theirs if isinstance(mine, MirrorState) else mine,
+        lambda mine, theirs: (
+            theirs._replace(count=mine.count) if isinstance(mine, MirrorState) else mine
+        ),
         state,
         other,
         is_leaf=lambda x: isinstance(x, MirrorState),
     )
+
+
+def before_last_step(state: Any) -> Any:
+    """The state with counts one lower: the parameters are those at the last step's strength."""
+
+    def lower(path: tuple, x: Any) -> Any:
+        name = getattr(path[-1], "name", None) if path else None
+        return jnp.maximum(x - 1, 0) if name == "count" else x
+
+    return jax.tree_util.tree_map_with_path(lower, state)

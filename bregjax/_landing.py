@@ -11,13 +11,12 @@ from jax.core import Tracer
 
 from bregjax._evidence import DualReader, check_trained, duals_of_leaves, leaves_with_dual
 from bregjax._leaves import Mask, marks_of, without_variables
-from bregjax._live_weights import set_dead_to_zero
 from bregjax._numerics import add_updates, wide_dtype, widened
 from bregjax._regularizers._base import Regularizer, check_regularizer
 from bregjax._regularizers._elementwise import l1
 from bregjax._regularizers._norms import group_norms
 from bregjax._support import freeze_support
-from bregjax._top_k import count_true, top_k
+from bregjax._top_k import top_k
 from bregjax._validation import (
     check_function,
     check_range,
@@ -52,8 +51,7 @@ def land(
     The weights with the most evidence in the dual stay or wake up, no matter whether there were too
     many before or too few. The weakest of them are next to zero. Where several wake at the same
     strength, such as the entries of one group, the largest are taken, and the first of equal ones.
-    Parameters that are not regularized do not change. It costs two updates of the optimizer. Train
-    on with `freeze_support`.
+    Parameters that are not regularized do not change. Train on with `freeze_support`.
 
     Args:
       optimizer: what the network was trained with: `linbreg`, `adabreg`, `steer` of them, or a
@@ -143,29 +141,11 @@ def _landed(
     extra_args: dict[str, Any],
 ) -> tuple[Any, jax.Array, jax.Array]:
     """The parameters that `land` returns, and how many were wanted and are kept."""
-    updates, wanted, kept = _updates_to_land(
-        optimizer, state, params, density, count, groups, mask, extra_args
-    )
-    landed = add_updates(without_variables(params), updates)
-    treedef = jax.tree.structure(params)
-    return treedef.unflatten(jax.tree.leaves(landed)), wanted, kept
-
-
-def _updates_to_land(
-    optimizer: optax.GradientTransformation,
-    state: Any,
-    params: Any,
-    density: float | None,
-    count: int | jax.Array | None,
-    groups: Regularizer | None,
-    mask: Mask | None,
-    extra_args: dict[str, Any],
-) -> tuple[Any, jax.Array, jax.Array]:
-    """The updates that land the parameters, and how many were wanted and are kept."""
     groups = l1() if groups is None else groups
+    treedef = jax.tree.structure(params)
     marks = None if mask is None else jax.tree.leaves(marks_of(params, mask))
     state, params = without_variables((state, params))
-    leaves, treedef = jax.tree.flatten(params)
+    leaves = jax.tree.leaves(params)
     duals = duals_of_leaves(state, params)
     if all(dual is None for dual in duals):
         raise ValueError("state has no dual of params: land reads the weights off linbreg's dual.")
@@ -193,30 +173,23 @@ def _updates_to_land(
     density = known_number("density", density)
     goal = jnp.uint32(0 if count is None else count)
     goal = goal if density is None else round(density * total)
-    reached = [x > 0 for x in scores]
-    available = count_true(reached)
 
     # Equal evidence, as of the entries of a group, or without a strength, where all of it is
     # infinite: then those with the largest duals stay.
     sizes = [size(widened(dual)) for dual in duals if dual is not None]
-    staying = top_k([scores, sizes], goal, reached)
+    staying = top_k([scores, sizes], goal)
 
     # The factor nearest to 1 at which all that stay live, and nothing else: with too many, what
     # goes is next to zero; with too few, what comes. A little below, where the last ones that stay
     # are certain to be above zero.
     below = 1 - 2.0**-21
     scale = jnp.clip(1.0, staying.next * below, staying.last * below)
-    moved, _ = reader.updates_at(jnp.minimum(scale, jnp.finfo(jnp.float32).max))
-    read = jax.tree.leaves(moved)
-    stays = dict(zip(chosen, staying.masks, strict=True))
-    updates = [
-        set_dead_to_zero(read[i], x, jnp.expand_dims(stays[i], axes_of(x)))
-        if i in stays
-        else jnp.zeros_like(x)
-        for i, x in enumerate(leaves)
-    ]
-    wanted = jnp.uint32(goal)
-    return treedef.unflatten(updates), wanted, jnp.minimum(available, wanted)
+    updates, _ = reader.updates_at(jnp.minimum(scale, jnp.finfo(jnp.float32).max))
+    moves = jax.tree.leaves(updates)
+    for i, stays in zip(chosen, staying.masks, strict=True):
+        live = jnp.expand_dims(stays, axes_of(leaves[i]))
+        leaves[i] = jnp.where(live, add_updates(leaves[i], moves[i]), 0)
+    return treedef.unflatten(leaves), jnp.uint32(goal), staying.count
 
 
 class LandingState(NamedTuple):
@@ -318,11 +291,11 @@ def landing(
             return _widened(moved, params), inner_state, tuning_state
 
         def land_on_goal(_: Any, inner_state: Any, params: Any) -> tuple[Any, ...]:
-            moved, wanted, kept = _updates_to_land(
+            landed, wanted, kept = _landed(
                 inner, inner_state, params, density, count, groups, mask, extra_args
             )
-            landed = add_updates(params, moved)
-            return _widened(moved, params), tuner.init(landed), wanted, kept
+            moved = jax.tree.map(jnp.subtract, _widened(landed, params), _widened(params, params))
+            return moved, tuner.init(landed), wanted, kept
 
         moved, inner_state, tuning_state = lax.cond(
             state.count < step, train, tune, state.inner_state, state.tuning_state

@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bregjax._evidence import DualReader, factor_with_count, leaves_with_dual, with_duals_of
+from bregjax._evidence import (
+    DualReader,
+    before_last_step,
+    factor_with_count,
+    leaves_with_dual,
+    with_duals_of,
+)
 from bregjax._measures import density
 from bregjax._numerics import value_at
 from bregjax._prox import ProxState, scaled_by
@@ -289,7 +295,9 @@ def steer(
             target=jnp.asarray(value_at(target, jnp.zeros([], jnp.int32)), jnp.float32),
             moved=jnp.zeros([], jnp.int32),
             gap=jnp.zeros([], jnp.float32),
-            total=jnp.asarray(count_entries(itertools.compress(leaves, has_dual)), jnp.uint32),
+            total=jnp.asarray(
+                count_entries(x.size for x in itertools.compress(leaves, has_dual)), jnp.uint32
+            ),
             rule_state=() if exact else rule.init(),
         )
 
@@ -322,7 +330,7 @@ def steer(
             updates, state.inner_state, params, **scaled_by(state.strength_scale, extra_args)
         )
         landed = leaves_with_dual(inner_state, params)
-        reader = DualReader(inner, inner_state, params, extra_args)
+        reader = DualReader(inner, before_last_step(inner_state), params, extra_args)
         # Of groups one number each, as the search reads them all many times.
         numbers = list(itertools.compress(reader.evidence_of_groups(), landed))
         weights = itertools.compress(jax.tree.leaves(params), landed)

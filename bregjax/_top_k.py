@@ -19,13 +19,17 @@ class TopK(NamedTuple):
 
     masks: list[jax.Array]
     """boolean arrays, True for them"""
+    count: jax.Array
+    """how many they are, shape (), uint32"""
     last: jax.Array
     """the smallest first key among them, shape (), float32; infinite if there are none"""
     next: jax.Array
     """the largest first key of the other entries, shape (), float32; 0 if there are none"""
 
 
-def top_k(keys: Sequence[Sequence[jax.Array]], k: ArrayLike, among: Sequence[jax.Array]) -> TopK:
+def top_k(
+    keys: Sequence[Sequence[jax.Array]], k: ArrayLike, among: Sequence[jax.Array] | None = None
+) -> TopK:
     """Find the ``k`` largest entries of several arrays taken together.
 
     The order of non-negative floats is that of their bits read as integers, so the k-th largest is
@@ -37,16 +41,22 @@ def top_k(keys: Sequence[Sequence[jax.Array]], k: ArrayLike, among: Sequence[jax
         for each of the arrays. The first key decides, the next one among equals. Of what is equal
         in all keys the first entries are taken.
       k: how many to find.
-      among: boolean arrays, the entries that may be found; where ``k`` is more, all of them are.
+      among: boolean arrays, the entries that may be found, by default all whose first key is not
+        zero; where ``k`` is more, all of them are.
 
     Returns:
         Which they are, and where the boundary to the others is.
     """
-    count_entries(among)
-    kinds = _alike(among)
-    firsts = list(itertools.accumulate((x.size for x in among), initial=0))
-    allowed = undecided = _stacked(among, kinds)
-    wanted = k = jnp.minimum(jnp.asarray(k, jnp.uint32), count_true(allowed))
+    if not keys[0]:
+        return TopK([], jnp.uint32(0), jnp.float32(jnp.inf), jnp.float32(0))
+    count_entries(x.size for x in keys[0])
+    kinds = _alike(keys[0])
+    firsts = list(itertools.accumulate((x.size for x in keys[0]), initial=0))
+    allowed = (
+        [x != 0 for x in _stacked(keys[0], kinds)] if among is None else _stacked(among, kinds)
+    )
+    undecided = allowed
+    found = k = jnp.minimum(jnp.asarray(k, jnp.uint32), count_true(allowed))
     marked = [jnp.zeros_like(x) for x in allowed]
     ranked, lasts = [], []
     for key in keys:
@@ -69,8 +79,9 @@ def top_k(keys: Sequence[Sequence[jax.Array]], k: ArrayLike, among: Sequence[jax
     rests = [jnp.max(jnp.where(a & ~m, x, 0), initial=0) for x, a, m in others]
     return TopK(
         masks=_unstacked(marked, kinds),
-        last=jnp.where(wanted == 0, jnp.inf, _unranked(lasts[0])),
-        next=_unranked(jnp.max(jnp.stack(rests))) if rests else jnp.float32(0),
+        count=found,
+        last=jnp.where(found == 0, jnp.inf, _unranked(lasts[0])),
+        next=_unranked(jnp.max(jnp.stack(rests))),
     )
 
 
@@ -81,9 +92,9 @@ def count_true(masks: Iterable[jax.Array]) -> jax.Array:
     return jnp.sum(jnp.stack(counts), dtype=jnp.uint32) if counts else jnp.uint32(0)
 
 
-def count_entries(arrays: Iterable[jax.Array]) -> int:
-    """The number of entries; raises `ValueError` where 32 bits cannot count them."""
-    entries = sum(x.size for x in arrays)
+def count_entries(sizes: Iterable[int]) -> int:
+    """The number of entries of all arrays; raises `ValueError` where 32 bits cannot count them."""
+    entries = sum(sizes)
     if entries >= 2**32:
         raise ValueError(
             f"params have {entries} entries to count: the exact number can be met among at most"
@@ -166,7 +177,7 @@ def _kth_largest_rank(
 
 
 _TURNS = 16
-_LARGE = 2**16  # entries: copying so many takes longer than a kernel of their own
+_LARGE = 2**18  # entries: copying so many takes longer than a kernel of their own
 
 
 def _next_candidates(turn: jax.Array, found: jax.Array) -> list[jax.Array]:
@@ -209,7 +220,7 @@ class Pool:
 
     def __init__(self, values: Sequence[jax.Array], sizes: Sequence[int] | None = None):
         sizes = [1] * len(values) if sizes is None else sizes
-        self._total = sum(size * count_entries([x]) for x, size in zip(values, sizes, strict=True))
+        self._total = count_entries(n * x.size for x, n in zip(values, sizes, strict=True))
         by_size: dict[int, list[jax.Array]] = {}
         for x, size in zip(values, sizes, strict=True):
             by_size.setdefault(size, []).append(x.astype(jnp.float32))

@@ -462,3 +462,13 @@ def test_missing_params_are_asked_for(name):
     params = jax.tree.map(jnp.asarray, draw(0))
     with pytest.raises(ValueError, match="needs the parameters"):
         tx.update(params, tx.init(params))
+
+
+def test_where_no_leaf_is_a_kernel_pruning_leaves_all_as_it_is():
+    tx = magnitude_pruning(sgd(), 0.5)
+    params: Any = {"bias": jnp.ones(3)}
+    state = tx.init(params)
+    for _ in range(2):
+        updates, state = tx.update({"bias": jnp.zeros(3)}, state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_array_equal(params["bias"], np.ones(3))

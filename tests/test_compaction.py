@@ -117,6 +117,19 @@ def test_after_a_landing(params):
     np.testing.assert_allclose(apply(small, X), apply(expected, X), rtol=1e-5, atol=1e-6)
 
 
+def test_a_rising_strength_goes_on_as_it_would_have(params):
+    """The weights were made at the last step's λ, and the next step's takes its rise off them."""
+    strength = optax.linear_schedule(1e-3, 0.1, 12)
+    tx = bregjax.adabreg(0.02, bregjax.per_neuron(), strength, mask=HIDDEN)
+    params, state = trained(tx, params, tx.init(params), 6)
+    shrunk = bregjax.shrink_params(apply, params, X[:4])
+    small = bregjax.shrink_state(tx, state, shrunk)
+    assert shrunk.network["middle"]["kernel"].size < params["middle"]["kernel"].size
+    expected, _ = trained(tx, params, state, 1)
+    found, _ = trained(tx, shrunk.network, small, 1)
+    assert_equal(bregjax.unshrink(found, shrunk, params)["in"], expected["in"])
+
+
 def test_a_target_is_of_the_network_at_first(params):
     """An eighth of 288 entries, though two thirds of these are gone when it is reached."""
     tx = bregjax.steer(

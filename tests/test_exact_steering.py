@@ -176,6 +176,26 @@ def test_exactly_so_many_live_after_each_step(name, keep):
     assert np.all(params["b"] != 0)
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_strength_with_a_schedule_only_changes_the_factor(keep):
+    """The mirror step's count is that of the prox step, so both are at one strength.
+
+    With ``keep`` a weight that dies between two strengths has lost its value if it comes back.
+    """
+    schedules = (0.01, optax.linear_schedule(0.01, 1.0, 60), optax.linear_schedule(1.0, 0.01, 60))
+    ends = []
+    for strength in schedules:
+        inner = bregjax.adabreg(0.05, bregjax.l1(), strength, keep_weights=keep)
+        tx = bregjax.steer(inner, optax.linear_schedule(0.5, 0.1, 20), exact=True)
+        counts, params, state = steered(tx, 30, noise=0.1)
+        assert counts[-1] == 60
+        ends.append(params["w"])
+        (mirror,) = bregjax.states_of(state, bregjax.MirrorState)
+        assert mirror.count is None or mirror.count == 30
+    for other in [] if keep else ends[1:]:
+        np.testing.assert_allclose(other, ends[0], rtol=0, atol=1e-4)
+
+
 def test_live_weights_reach_their_solution_when_they_are_kept():
     solution = draw(7)["w"]
     errors = []

@@ -40,6 +40,14 @@ def test_what_is_not_counted_exactly_is_refused():
         jax.eval_shape(tx.update, params, jax.eval_shape(tx.init, params), params)
 
 
+def test_what_is_not_counted_exactly_is_refused_for_a_first_strength_too():
+    gradients = {f"w{i}": jax.ShapeDtypeStruct((2**16, 2**15), FLOAT) for i in range(2)}
+    with pytest.raises(ValueError, match="4294967296 entries to count"):
+        jax.eval_shape(
+            lambda gradients: bregjax.waking_strength(linbreg(), gradients, 3, 0.1), gradients
+        )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2**30, 2**31 - 1])
 def test_the_density_of_more_weights_than_an_int32_counts(size):

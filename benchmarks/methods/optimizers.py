@@ -237,6 +237,8 @@ def gradual_pruning(
 
     It is done with SGD, or with Adam if it is ``adaptive``.
     """
+    if adaptive and momentum is not None:
+        raise ValueError(f"Adam has its own momentum, got {momentum=} and {adaptive=}.")
 
     def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
         every = max(1, round((stop - start) * length.steps / 50))

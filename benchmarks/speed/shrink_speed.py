@@ -54,7 +54,8 @@ class ShrinkSpeed(SpeedCommand):
         """Shrink and time everything, print the table, write summary.json."""
         check_counts(self, "repeats")
         out = self.folder()
-        names = named_by(self.only, list(_NETWORKS)[:1] if self.quick else _NETWORKS)
+        names = named_by(self.only, _NETWORKS)
+        names = names[:1] if self.quick else names
         rows = [self._row(name, _NETWORKS[name]) for name in names]
         shown = table(
             rows,
