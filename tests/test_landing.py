@@ -449,7 +449,7 @@ def test_the_state_of_an_nnx_optimizer_and_nnx_parameters_in_variables_or_not():
 
 @pytest.mark.parametrize("pure", [False, True])
 def test_landing_takes_the_variables_of_nnx(pure):
-    params = nnx.state(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.Param)
+    params: Any = nnx.state(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.Param)
     params = nnx.as_pure(params) if pure else params
     tx = bregjax.landing(bregjax.linbreg(0.1, bregjax.l1(), 0.1), optax.sgd(0.1), 1, count=3)
     state = tx.init(params)
@@ -464,6 +464,7 @@ def test_what_dies_is_zero_whatever_it_was_and_what_is_not_landed_stays_the_same
     tx = bregjax.linbreg(0.1, bregjax.l1(), 0.5)
     params = {"w": jnp.array([[2.0, 1.0, 0.0, 0.5]]), "b": np.array([-0.0, 1 / 3])}
     gradient = {"w": jnp.array([[0.0, jnp.nan, 0.0, 0.0]]), "b": jnp.zeros(2)}
+    updates: Any
     updates, state = tx.update(gradient, tx.init(params), params)
     broken = params | {"w": params["w"] + updates["w"]}
     assert jnp.isnan(broken["w"][0, 1])
