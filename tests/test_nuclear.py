@@ -248,9 +248,19 @@ def test_vmap_and_jit_do_as_single_calls(method):
         assert (states.rank[i], states.width[i]) == (alone.rank, alone.width)
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    "options", [pytest.param({}, marks=pytest.mark.slow), {"rank": 5}, {"energy": 0.8}], ids=str
+    ("method", "options"),
+    [
+        ("gram", {"rank": 5}),
+        ("warm", {"energy": 0.8}),
+        *(
+            pytest.param(method, options, marks=pytest.mark.slow)
+            for method in METHODS
+            for options in ({}, {"rank": 5}, {"energy": 0.8})
+            if (method, options) not in (("gram", {"rank": 5}), ("warm", {"energy": 0.8}))
+        ),
+    ],
+    ids=str,
 )
 def test_derivatives_are_difference_quotients(x64, method, options):
     del x64

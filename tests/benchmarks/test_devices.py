@@ -68,7 +68,7 @@ def test_as_many_devices_as_can_have_equal_work_are_used(seeds, batch_size, shap
     [
         pytest.param([0], 4, marks=pytest.mark.slow),
         ([0, 1], 8),
-        ([0, 1, 2], 6),
+        pytest.param([0, 1, 2], 6, marks=pytest.mark.slow),
         pytest.param([0, 1, 2, 3, 4], 5, marks=pytest.mark.slow),
     ],
 )

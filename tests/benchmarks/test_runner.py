@@ -31,6 +31,7 @@ class ThinDigits(LowRank):
         return Task(dataset, lambda rngs: MLP((64, 48, 10), rngs=rngs), batch_size=32)
 
 
+@pytest.mark.slow
 def test_what_is_trained_besides_hears_a_signal_and_goes_on(tmp_path, monkeypatch):
     def experiment(name: str) -> ThinDigits:
         return ThinDigits(epochs=1, tuning=3, rank=4, out=tmp_path / name)

@@ -349,6 +349,7 @@ def test_an_exactly_steered_training_has_the_asked_for_number_of_weights():
     np.testing.assert_array_equal(result.curve.nonzero[6:], round(0.1 * total))
 
 
+@pytest.mark.slow
 def test_a_steered_path_goes_on_from_a_checkpoint_on_several_devices(tmp_path):
     stop_after = 9  # of 10 epochs; it has landed after 8
 
