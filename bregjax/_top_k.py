@@ -61,7 +61,7 @@ def top_k(
     ranked, lasts = [], []
     for key in keys:
         ranks = [_rank(jnp.abs(x)) for x in _stacked(key, kinds)]
-        last, above = _kth_largest_rank(lambda ranks=ranks: ranks, k, undecided)
+        last, above = _kth_largest_rank(_reaching(lambda ranks=ranks: ranks, undecided), k)
         marked = [m | (u & (x > last)) for m, u, x in zip(marked, undecided, ranks, strict=True)]
         undecided = [u & (x == last) for u, x in zip(undecided, ranks, strict=True)]
         k -= above
@@ -73,7 +73,7 @@ def top_k(
         first = [np.array([firsts[i] for i in kind], np.uint32) for kind in kinds]
         return [_from_last_to_first(x, at) for x, at in zip(undecided, first, strict=True)]
 
-    last, _ = _kth_largest_rank(places, k, undecided)
+    last, _ = _kth_largest_rank(_reaching(places, undecided), k)
     marked = [m | (u & (x >= last)) for m, u, x in zip(marked, undecided, places(), strict=True)]
     others = zip(ranked[0], allowed, marked, strict=True)
     rests = [jnp.max(jnp.where(a & ~m, x, 0), initial=0) for x, a, m in others]
@@ -152,9 +152,11 @@ def _from_last_to_first(x: jax.Array, first: np.ndarray) -> jax.Array:
     return jnp.uint32(2**32 - 2) - places
 
 
-def _kth_largest_rank(
-    ranks: Callable[[], Sequence[jax.Array]], k: jax.Array, among: Sequence[jax.Array]
-) -> tuple[jax.Array, jax.Array]:
+CountReaching = Callable[[Sequence[jax.Array]], list[jax.Array]]
+"""From several ranks to how many entries reach each of them."""
+
+
+def _kth_largest_rank(reaching: CountReaching, k: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The largest rank that ``k`` of the entries reach, and how many are above it.
 
     Where there are not so many, the rank is 0; where ``k`` is 0, it is the largest one there is.
@@ -162,28 +164,26 @@ def _kth_largest_rank(
 
     def set_bits(i: jax.Array, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         largest, above = found
-        candidates = _next_candidates(i, largest)
-        reached = _counts(
-            [may & (x >= y) for y in candidates] for x, may in zip(ranks(), among, strict=True)
-        )
-        for candidate, count in zip(candidates, reached, strict=True):
+        shift = jnp.asarray(30 - 2 * i, jnp.uint32)
+        candidates = [largest | (jnp.uint32(digit) << shift) for digit in (1, 2, 3)]
+        counts = reaching(candidates)
+        for candidate, count in zip(candidates, counts, strict=True):
             largest = jnp.where(count >= k, candidate, largest)
         # The first candidate that too few reach is the next rank.
-        for count in reversed(reached):
+        for count in reversed(counts):
             above = jnp.where(count >= k, above, count)
         return largest, above
 
-    return lax.fori_loop(0, _TURNS, set_bits, (jnp.uint32(0), jnp.uint32(0)))
+    return lax.fori_loop(0, 16, set_bits, (jnp.uint32(0), jnp.uint32(0)))
 
 
-_TURNS = 16
-_LARGE = 2**18  # entries: copying so many takes longer than a kernel of their own
-
-
-def _next_candidates(turn: jax.Array, found: jax.Array) -> list[jax.Array]:
-    """The ranks that begin with the bits found so far and go on with two that are not both 0."""
-    shift = jnp.asarray(30 - 2 * turn, jnp.uint32)
-    return [found | (jnp.uint32(digit) << shift) for digit in (1, 2, 3)]
+def _reaching(
+    ranks: Callable[[], Sequence[jax.Array]], among: Sequence[jax.Array]
+) -> CountReaching:
+    """How many of the marked entries reach each of several ranks."""
+    return lambda candidates: _counts(
+        [may & (x >= y) for y in candidates] for x, may in zip(ranks(), among, strict=True)
+    )
 
 
 def _counts(conditions: Iterable[Sequence[jax.Array]]) -> list[jax.Array]:
@@ -209,6 +209,9 @@ def _counts(conditions: Iterable[Sequence[jax.Array]]) -> list[jax.Array]:
         for several in conditions
     ]
     return [jnp.sum(jnp.stack(each), dtype=jnp.uint32) for each in zip(*totals, strict=True)]
+
+
+_LARGE = 2**18  # entries: copying so many takes longer than a kernel of their own
 
 
 class Pool:
@@ -241,19 +244,17 @@ class Pool:
         ranks = {size: [_rank(x) for x in xs] for size, xs in self._values.items()}
 
         def in_turns(ranks: dict[int, list[jax.Array]], k: jax.Array) -> jax.Array:
-            def set_bits(i: jax.Array, found: jax.Array) -> jax.Array:
-                candidates = _next_candidates(i, found)
-                reached = [jnp.uint32(0)] * len(candidates)
+            def reaching(candidates: Sequence[jax.Array]) -> list[jax.Array]:
+                totals = [jnp.uint32(0)] * len(candidates)
                 for size, xs in ranks.items():
                     counts = _counts([x >= y for y in candidates] for x in xs)
-                    reached = [
-                        r + jnp.uint32(size) * c for r, c in zip(reached, counts, strict=True)
+                    totals = [
+                        total + jnp.uint32(size) * count
+                        for total, count in zip(totals, counts, strict=True)
                     ]
-                for candidate, count in zip(candidates, reached, strict=True):
-                    found = jnp.where(count >= k, candidate, found)
-                return found
+                return totals
 
-            return lax.fori_loop(0, _TURNS, set_bits, jnp.uint32(0))
+            return _kth_largest_rank(reaching, k)[0]
 
         def without_loop(ranks: dict[int, list[jax.Array]], k: jax.Array) -> jax.Array:
             ranks = {size: _merged(xs) for size, xs in ranks.items()}  # as each counts 120 times

@@ -85,7 +85,6 @@ Named = tuple[str, optax.GradientTransformation]
 
 
 def _comparisons() -> list[Comparison]:
-
     def linbreg(name: str, regularizer: bregjax.Regularizer) -> Named:
         return f"LinBreg {name}", bregjax.linbreg(0.1, regularizer, 0.01)
 
