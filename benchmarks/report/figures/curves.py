@@ -12,7 +12,6 @@ from matplotlib.ticker import (
     LogLocator,
     MaxNLocator,
     NullFormatter,
-    PercentFormatter,
 )
 
 from benchmarks.report.figures.style import STYLE, looks, name_lines
@@ -120,7 +119,7 @@ def _accuracy_over(
             axes.xaxis.set_minor_formatter(NullFormatter())
         else:
             axes.set_xlim(0, 1.1 * axes.get_xlim()[1])
-        axes.xaxis.set_major_formatter(PercentFormatter(decimals=None))
+        axes.xaxis.set_major_formatter(_percent())
         axes.set_xlabel(label)
         axes.set_ylabel("test accuracy in %")
         axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -145,7 +144,7 @@ def layer_densities(layers: Mapping[str, Mapping[str, np.ndarray]], title: str) 
         labels = [name.removesuffix(".kernel") for name in names]
         axes.set_xticks(range(len(names)), labels, rotation=90, fontsize="small")
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(PercentFormatter(decimals=None))
+        axes.yaxis.set_major_formatter(_percent())
         axes.set_ylabel("live weights, share of the layer's in %")
         name_lines(axes)
         axes.set_title(title)
@@ -238,7 +237,7 @@ def quality_and_speed(runs: Sequence[Run], title: str) -> Figure:
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_minor_formatter(NullFormatter())
-        left.xaxis.set_major_formatter(PercentFormatter(decimals=None))
+        left.xaxis.set_major_formatter(_percent())
         right.xaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 3, 5)))
         right.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g} ×"))
         left.set_xlabel("multiply-adds left")
@@ -324,9 +323,14 @@ def accuracy_along_path(runs: Sequence[Run], title: str, tolerance: float) -> Fi
             arrowprops={"arrowstyle": "->"},
         )
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(PercentFormatter(decimals=None))
+        axes.xaxis.set_major_formatter(_percent())
         axes.set_xlabel("live weights, share of all in %")
         axes.set_ylabel("accuracy in %")
         name_lines(axes)
         axes.set_title(f"{title}: a path of strengths")
     return figure
+
+
+def _percent() -> FuncFormatter:
+    """Ticks with as many digits as they need: on a logarithmic axis 0.1% is not 0%."""
+    return FuncFormatter(lambda x, _: f"{x:g}%")
