@@ -29,13 +29,16 @@ def add_widened(x: ArrayLike, update: jax.Array) -> jax.Array:
 def power_of_two_near(x: jax.Array) -> jax.Array:
     """A unit 2ᵏ in which x is about 1, so that squares of x/2ᵏ neither overflow nor vanish.
 
-    For zero it is 1. It stays some orders of magnitude within the range of the dtype, so that
-    products with 1/2ᵏ are exact. This matters because XLA's CPU backend turns quotients into such
-    products, and its 1/x is zero for the largest numbers x.
+    For zero, infinity and NaN it is 1. It stays some orders of magnitude within the range of the
+    dtype, so that products with 1/2ᵏ are exact. This matters because XLA's CPU backend turns
+    quotients into such products, and its 1/x is zero for the largest numbers x.
     """
-    most = 3 * jnp.finfo(x.dtype).maxexp // 4
-    _, exponent = jnp.frexp(x)
-    return jnp.ldexp(jnp.ones_like(x), jnp.clip(exponent, -most, most))
+    most = 2.0 ** (3 * jnp.finfo(x.dtype).maxexp // 4)
+    bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
+    infinity = jax.lax.bitcast_convert_type(jnp.asarray(jnp.inf, x.dtype), bits.dtype)
+    exponent = bits & infinity  # with a mantissa and a sign of zero: 2ᵏ⁻¹ for |x| in [2ᵏ⁻¹, 2ᵏ)
+    unit = jnp.clip(2 * jax.lax.bitcast_convert_type(exponent, x.dtype), 1 / most, most)
+    return jnp.where((bits == 0) | (exponent == infinity), 1, unit)
 
 
 def add_updates(params: Any, updates: Any) -> Any:
