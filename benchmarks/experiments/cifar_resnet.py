@@ -31,16 +31,17 @@ class CifarResNet(Experiment):
     --preset paper is the setting of Bungert et al. (JMLR 2022): a given strength λ, the plateau
     schedule and 1 % of the weights at the start, with ℓ1, groups of kernels and groups of filters.
     All baselines are trained beside it. --preset best asks for a density and steers to it; the
-    dense network, gradual pruning and RigL get the same epochs, schedule and label smoothing. All
-    use random crops and flips, and batches of 128.
+    dense network, gradual pruning and RigL get the same epochs, schedule and label smoothing.
+    --preset ablation trains our methods of that preset, exactly steered, and changes one setting at
+    a time. All use random crops and flips, and batches of 128.
     """
 
     name: ClassVar[str] = "cifar_resnet"
     dataset: ClassVar[str] = "cifar10"
     convolutional: ClassVar[bool] = True
 
-    preset: Literal["paper", "best"] = "paper"
-    """The paper's setting, or what we recommend."""
+    preset: Literal["paper", "best", "ablation"] = "paper"
+    """The paper's setting, what we recommend, or the latter with one setting changed at a time."""
     network: Literal["resnet20", "resnet18"] = "resnet20"
     """ResNet-20 is narrow (0.27 million weights); ResNet-18 (11 million) needs a GPU."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -60,7 +61,14 @@ class CifarResNet(Experiment):
     def methods(self) -> list[Recipe]:
         """What the preset compares."""
         methods.check_shares("--density", self.density)
+        if self.preset == "ablation":
+            return [m for d in self.density for m in methods.ablation(d, self._warmup_epochs)]
         return self._paper() if self.preset == "paper" else self._best()
+
+    @property
+    def _warmup_epochs(self) -> float:
+        """The epochs over which the learning rate rises, except in the paper's setting."""
+        return min(1.0, 0.1 * self.epochs)
 
     def _paper(self) -> list[Recipe]:
         start = SparseStart(0.01)
@@ -94,7 +102,7 @@ class CifarResNet(Experiment):
         return [*ours, *baselines, *told]
 
     def _best(self) -> list[Recipe]:
-        warmup, decay = min(1.0, 0.1 * self.epochs), 5e-4
+        warmup, decay = self._warmup_epochs, 5e-4
         sgd = Cosine(0.1, warmup_epochs=warmup)
         adam = Cosine(2e-2, warmup_epochs=warmup)  # as `adabreg_to_density` has it at most
         linbreg = methods.decayed(methods.exactly_steerable(warmup), decay)

@@ -1,5 +1,6 @@
 """The methods that are compared: optimizers by name, learning rates, penalties, starts."""
 
+from benchmarks.methods.ablation import ablation
 from benchmarks.methods.optimizers import (
     adabreg,
     adam,
@@ -41,6 +42,7 @@ __all__ = [
     "Steered",
     "Targeted",
     "ToDensity",
+    "ablation",
     "adabreg",
     "adam",
     "check_shares",

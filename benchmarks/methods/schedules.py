@@ -42,6 +42,8 @@ class Constant(LearningRate):
 class Cosine(LearningRate):
     """A linear rise from zero over the warm-up, then a cosine down to the end.
 
+    With ``flat`` the rate stays at its largest until that share of the training is over.
+
     Proximal SGD wants ``final`` above zero. Its threshold is λ times the rate of the step, so at
     the end of a cosine to zero nothing removes the small weights that larger steps brought in.
     """
@@ -49,14 +51,17 @@ class Cosine(LearningRate):
     warmup_epochs: float = 0.0
     final: float = 0.0
     """the rate at the end, as a share of ``learning_rate``"""
+    flat: float = 0.0
 
     def schedule(self, steps: int, steps_per_epoch: int) -> optax.Schedule:
         """See `LearningRate`; the warm-up takes at most half of the training."""
-        if self.warmup_epochs == 0:
-            return optax.cosine_decay_schedule(self.learning_rate, steps, self.final)
         warmup = round(min(self.warmup_epochs * steps_per_epoch, steps / 2))
-        end = self.final * self.learning_rate
-        return optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, warmup, steps, end)
+        decay_from = max(warmup, round(self.flat * steps))
+        rise = optax.linear_schedule(
+            0.0 if warmup else self.learning_rate, self.learning_rate, warmup
+        )
+        decay = optax.cosine_decay_schedule(self.learning_rate, steps - decay_from, self.final)
+        return optax.join_schedules([rise, decay], [decay_from])
 
 
 class PlateauState(NamedTuple):

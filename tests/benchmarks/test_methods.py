@@ -186,6 +186,16 @@ def test_so_much_of_each_pattern_lives_and_the_rest_is_trained():
     assert set(method.record()["regularizer"]) == set(groups)
 
 
+def test_each_row_of_the_ablation_differs_from_the_recommended_one_in_one_setting():
+    recipes = CifarResNet(preset="ablation", density=(0.034,)).methods()
+    assert len({recipe.name for recipe in recipes}) == len(recipes) == 18
+    recommended = {r.name.split(",")[0]: r.record() for r in recipes if "recommended" in r.name}
+    for recipe in recipes:
+        base, own = recommended[recipe.name.split(",")[0]], recipe.record()
+        changed = {key for key in base | own if base.get(key) != own.get(key)}
+        assert len(changed) == ("recommended" not in recipe.name), recipe.name
+
+
 @pytest.mark.parametrize("preset", ["paper", "best"])
 def test_presets_of_cifar_have_a_run_for_each_density_and_train(preset):
     experiment = CifarResNet(preset=preset, density=(0.1, 0.034))

@@ -68,6 +68,15 @@ def test_constant_and_cosine_without_warm_up():
 
 
 @pytest.mark.parametrize("warmup", [0, 2])
+def test_a_flat_cosine_falls_later(warmup, x64):
+    schedule = Cosine(0.3, warmup_epochs=warmup, flat=0.6)
+    seen = rates(schedule, np.ones(101), epochs=10, steps_per_epoch=10)
+    np.testing.assert_allclose(seen[10 * warmup : 61], 0.3)
+    falling = 0.15 * (1 + np.cos(np.pi * (np.arange(60, 101) - 60) / 40))
+    np.testing.assert_allclose(seen[60:], falling, atol=1e-7)
+
+
+@pytest.mark.parametrize("warmup", [0, 2])
 def test_cosine_falls_to_its_final_share(warmup, x64):
     schedule = Cosine(0.3, warmup_epochs=warmup, final=0.1)
     seen = rates(schedule, np.ones(101), epochs=10, steps_per_epoch=10)
