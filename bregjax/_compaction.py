@@ -105,16 +105,17 @@ def gather_state(
                 f"{name} has taken in what dead units put out, and its dual has not: leave it out"
                 " of the regularization by mask, as biases are by default."
             )
-    state = _map_named(lambda x, name: _gather(x, name, shrunk), params, state)
-    if not states_of(state, MirrorState) or states_of(state, LandingState):
-        return state
 
-    # Live groups have lost the weights that read dead units, so their norms have changed.
-    def renewed(state: Any) -> Any:
+    @jax.jit  # one program, because shapes are new each time and each has to be compiled
+    def smaller(state: Any, params: Any) -> Any:
+        state = _map_named(lambda x, name: _gather(x, name, shrunk), params, state)
+        if not states_of(state, MirrorState) or states_of(state, LandingState):
+            return state
+        # Live groups have lost the weights that read dead units, so their norms have changed.
         reader = DualReader(optimizer, before_last_step(state), params, {})
         return with_duals_of(state, reader.state_of_parameters())
 
-    return jax.jit(renewed)(state)
+    return smaller(state, params)
 
 
 def unshrink_state(
@@ -150,7 +151,14 @@ def unshrink_state(
     check_state("state", state, optimizer, params, "optimizer.init(shrunk.network)")
     made = "optimizer.init of what was shrunk"
     check_state("before", before, optimizer, _shapes_before(params, shrunk), made)
-    return _map_named(lambda x, name, old: _scatter(x, name, shrunk, old), params, state, before)
+
+    @jax.jit
+    def larger(params: Any, state: Any, before: Any) -> Any:
+        return _map_named(
+            lambda x, name, old: _scatter(x, name, shrunk, old), params, state, before
+        )
+
+    return larger(params, state, before)
 
 
 def unshrink(params: Any, shrunk: Shrunk, before: Any = None) -> Any:
@@ -191,9 +199,14 @@ def unshrink(params: Any, shrunk: Shrunk, before: Any = None) -> Any:
             f"before must be None, as {', '.join(folded)} took in what dead units put out."
         )
     check_same_shapes("before", before, "what was shrunk", shapes)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x, old: _scatter(x, leaf_name(path), shrunk, old), params, before
-    )
+
+    @jax.jit
+    def larger(params: Any, before: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, x, old: _scatter(x, leaf_name(path), shrunk, old), params, before
+        )
+
+    return larger(params, before)
 
 
 def _shrunk(shrunk: Any) -> Shrunk:

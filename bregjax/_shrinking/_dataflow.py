@@ -582,7 +582,7 @@ class Dataflow:
             value, axis = operands[data], axes[data]
             shape = [-1 if a == axis else 1 for a in range(value.known.ndim)]
             arrays = [operand.array for operand in operands]
-            arrays[data] = jnp.where(jnp.asarray(chosen).reshape(shape), value.array, 0)
+            arrays[data] = np.where(chosen.reshape(shape), value.array, 0)
             return product(*arrays)
 
         units = operands[0].units[axes[0]]

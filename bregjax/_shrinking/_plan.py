@@ -120,15 +120,14 @@ class _Plan:
                 groups.append(mine.union(*joined))
         return groups, spared
 
-    def _fold(self, part: Sum, chosen: np.ndarray) -> tuple[int, jax.Array] | None:
+    def _fold(self, part: Sum, chosen: np.ndarray) -> tuple[int, np.ndarray] | None:
         """The bias and what is to be added to it when these indices go; None if it cannot be."""
         if part.bias is None:
             return None
-        added = part.share(chosen)
+        added = np.asarray(part.share(chosen))
         others = tuple(a for a in range(added.ndim) if a not in part.kept_axes)
         first = added[tuple(slice(0, 1) if a in others else slice(None) for a in range(added.ndim))]
-        scale = jnp.max(jnp.abs(added), initial=0)
-        if bool(jnp.any(jnp.abs(added - first) > 1e-6 * scale)):
+        if np.any(np.abs(added - first) > 1e-6 * np.max(np.abs(added), initial=0)):
             return None
         leaf = self._flow.leaves[part.bias]
         places = []
@@ -145,7 +144,7 @@ class _Plan:
             places += alike[:1]
         if sorted(places) != sorted(part.kept_axes):
             return None
-        vector = jnp.squeeze(first, others)
+        vector = np.squeeze(first, others)
         order = np.argsort(np.argsort(places)) if places else []
         vector = vector.transpose([int(a) for a in order]) if places else vector
         return part.bias, part.sign * vector.reshape(np.shape(leaf.array))
@@ -168,7 +167,7 @@ class _Plan:
                 folded = self._fold(part, constant)
                 assert folded is not None
                 bias, added = folded
-                arrays[bias] = (arrays[bias] + np.asarray(added)).astype(arrays[bias].dtype)
+                arrays[bias] = (arrays[bias] + added).astype(arrays[bias].dtype)
                 biases.add(bias)
         cuts = []
         for index, x in enumerate(arrays):
