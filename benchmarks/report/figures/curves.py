@@ -1,5 +1,6 @@
 """Learning curves, and where they end."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -60,17 +61,26 @@ def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
                 axes.set_yscale("log")
         plot_curves(panels[1, 0], rows, "l1_norm", "ℓ1 norm of the weights")
         plot_curves(panels[1, 1], rows, "nonzero", "non-zero weights")
-        panels[1, 0].set_ylim(bottom=0)
+        norms = [row["l1_norm"] for row in rows if row["l1_norm"] > 0]
+        if norms and max(norms) > 100 * np.median(norms):  # one that explodes would hide the others
+            panels[1, 0].set_yscale("log")
+        else:
+            panels[1, 0].set_ylim(bottom=0)
         panels[1, 1].set_yscale("log")
         for axes in panels[:, 1]:
             name_lines(axes)
-        seeds = len({row["seed"] for row in rows})
-        figure.suptitle(f"{title} (mean ± deviation over {seeds} seeds)" if seeds > 1 else title)
+        counts = Counter(method for method, _ in {(row["method"], row["seed"]) for row in rows})
+        fewest, most = min(counts.values(), default=1), max(counts.values(), default=1)
+        seeds = most if fewest == most else f"{fewest} to {most}"
+        figure.suptitle(f"{title} (mean ± deviation over {seeds} seeds)" if most > 1 else title)
     return figure
 
 
 def accuracy_and_density(runs: Sequence[Run], title: str) -> Figure:
-    """Draw test accuracy over the share of live weights, a point per method, mean over seeds."""
+    """Draw test accuracy over the share of live weights, the mean of each method over its seeds.
+
+    Methods that differ in the density they were told are points of one line.
+    """
     return _accuracy_over(runs, lambda run: run.density, "live weights, share of all in %", title)
 
 
@@ -100,19 +110,16 @@ def _accuracy_over(
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.0, 4.2), layout="constrained")
         axes = figure.subplots()
-        groups = by_method(runs)
-        for method, look in looks(groups).items():
-            group = groups[method]
+        lines: dict[str, list[tuple[float, float, float]]] = {}
+        for method, group in by_method(runs).items():
             accuracies = [100 * (run.test_accuracy or np.nan) for run in group]
-            axes.errorbar(
-                np.mean([100 * share(run) for run in group]),
-                np.mean(accuracies),
-                yerr=np.std(accuracies, ddof=1) if len(group) > 1 else None,
-                color=look["color"],
-                marker=look["marker"],
-                linestyle="none",
-                label=method,
-            )
+            spread = float(np.std(accuracies, ddof=1)) if len(group) > 1 else 0.0
+            place = float(np.mean([100 * share(run) for run in group]))
+            line = method if group[0].target_density is None else group[0].kind
+            lines.setdefault(line, []).append((place, float(np.mean(accuracies)), spread))
+        for line, look in looks(lines).items():
+            places, means, spreads = zip(*sorted(lines[line]), strict=True)
+            axes.errorbar(places, means, yerr=spreads, capsize=2, label=line, **look)
         if logarithmic:
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
