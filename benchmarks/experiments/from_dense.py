@@ -12,6 +12,7 @@ import optax
 import bregjax
 from benchmarks import methods
 from benchmarks.experiments.mnist import MnistExperiment
+from benchmarks.experiments.units import GROUPS
 from benchmarks.methods import Length, Method, Recipe
 from benchmarks.methods.schedules import Cosine
 from benchmarks.report import figures, results
@@ -59,13 +60,16 @@ class FromDense(MnistExperiment):
 
     All methods begin with the same dense training by Adam and then fine-tune for the same number of
     epochs: AdaBreg, whose dual starts at the dense weights; gradual pruning with Adam; and pruning
-    all at once, with Adam on what is left. --epochs counts both parts.
+    all at once, with Adam on what is left. --epochs counts both parts. With --groups whole neurons
+    of the hidden layers die, by AdaBreg alone.
     """
 
     name: ClassVar[str] = "from_dense"
 
     sparsities: tuple[float, ...] = (0.9, 0.95, 0.98)
-    """The wanted shares of zeros among all weights."""
+    """The wanted shares of zeros among all weights, with --groups among those of hidden neurons."""
+    groups: bool = False
+    """Let whole neurons die instead of single weights."""
     epochs: int = 15
     tuning: float = 1 / 3
     """The share of the epochs that is used for fine-tuning."""
@@ -84,6 +88,7 @@ class FromDense(MnistExperiment):
             "gradual pruning": self._gradually,
             "one-shot pruning": self._at_once,
         }
+        ways = {"AdaBreg": self._adabreg} if self.groups else ways
         return [
             self._tuned("Adam", None, lambda _, steps: _adam(steps)),
             *(self._tuned(way, density, ways[way]) for density in densities for way in ways),
@@ -91,7 +96,11 @@ class FromDense(MnistExperiment):
 
     def _adabreg(self, density: float, steps: int) -> optax.GradientTransformation:
         rate = optax.warmup_cosine_decay_schedule(0.0, self.rate, steps // 10, steps)
-        return bregjax.adabreg_to_density(density, steps, rate)
+        if not self.groups:
+            return bregjax.adabreg_to_density(density, steps, rate)
+        ((hidden, neurons),) = GROUPS["mlp"].items()
+        mask = bregjax.label_by_path({hidden: True}, default=False)
+        return bregjax.adabreg_to_density(density, steps, rate, neurons, mask=mask)
 
     def _gradually(self, density: float, steps: int) -> optax.GradientTransformation:
         stop = round(0.8 * steps)
@@ -118,7 +127,7 @@ class FromDense(MnistExperiment):
 
         rate = self.rate if family == "AdaBreg" else self.pruning_rate
         rate = _RATE if density is None else rate
-        settings = {"tuning": self.tuning, "tuning_rate": rate}
+        settings = {"tuning": self.tuning, "tuning_rate": rate, "groups": self.groups}
         return Method(family, Cosine(_RATE), make, settings=settings, target_density=density)
 
     def draw(self, out: Path) -> None:

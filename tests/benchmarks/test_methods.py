@@ -14,6 +14,7 @@ import bregjax
 from benchmarks import methods
 from benchmarks.cli.errors import BenchmarkError
 from benchmarks.experiments.cifar_resnet import CifarResNet
+from benchmarks.experiments.from_dense import FromDense
 from benchmarks.experiments.lowrank_convnet import LowrankConvnet
 from benchmarks.experiments.lowrank_mlp import LowrankMlp
 from benchmarks.experiments.mnist_mlp import MnistMlp
@@ -240,3 +241,33 @@ def test_settings_are_the_same_in_every_process(experiment):
     """A checkpoint is known by them: an address in memory would make it another run's."""
     for recipe in experiment().methods():
         assert " at 0x" not in json.dumps(recipe.record())
+
+
+def test_fine_tuning_with_groups_ends_with_whole_neurons():
+    experiment = FromDense(groups=True, sparsities=(0.5,))
+    (method,) = (m for m in experiment.methods() if m.target_density is not None)
+    optimizer = method.optimizer(epochs=3, steps_per_epoch=20)
+    keys = jax.random.split(jax.random.key(0), 4)
+    sizes = [(6, 8), (8, 8), (8, 3)]
+    params = {
+        "layers": {
+            index: {"kernel": jax.random.normal(key, size)}
+            for index, (key, size) in enumerate(zip(keys, sizes, strict=False))
+        }
+    }
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state, key):
+        gradient = jax.tree.map(lambda x: jax.random.normal(key, x.shape), params)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for key in jax.random.split(keys[3], 60):
+        params, state = step(params, state, key)
+    hidden = [np.asarray(params["layers"][index]["kernel"]) != 0 for index in (0, 1)]
+    for kernel in hidden:
+        np.testing.assert_array_equal(kernel.all(axis=0), kernel.any(axis=0))
+    # Half of the 112 entries; the last neuron may exceed that.
+    assert 56 <= sum(kernel.sum() for kernel in hidden) < 56 + 8
+    assert np.all(params["layers"][2]["kernel"])
