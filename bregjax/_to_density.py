@@ -38,9 +38,11 @@ def adabreg_to_density(
 
     .. math:: d_t = d + (d_0 - d)\,\bigl(1 - \min(t / 0.8\,T,\, 1)\bigr)^3.
 
-    The network begins as it is: with random weights, or trained, then with a smaller learning rate.
-    The dual starts at the weights. To train sparsely from the first step, prepare the network by
-    `sparse_start` and set ``initial_density``.
+    The network begins as it is: with random weights, or trained. Fine-tune single weights with a
+    smaller learning rate, but groups with no smaller one than the default: λ shrinks all groups
+    until the weakest die, and the network has to learn that again. The dual starts at the weights.
+    To train sparsely from the first step, prepare the network by `sparse_start` and set
+    ``initial_density``.
 
     It is ``steer(adabreg(…, keep_weights=True), optax.polynomial_schedule(…), exact=True)``; where
     weights live and die in groups, λ shrinks them, ``keep_weights=False``, so that little is left
