@@ -104,7 +104,8 @@ class CifarResNet(Experiment):
     def _best(self) -> list[Recipe]:
         warmup, decay = self._warmup_epochs, 5e-4
         sgd = Cosine(0.1, warmup_epochs=warmup)
-        adam = Cosine(2e-2, warmup_epochs=warmup)  # as `adabreg_to_density` has it at most
+        # Of AdaBreg and Adam; the default of `adabreg_to_density` is too large for so deep a network.
+        slow = Cosine(5e-3, warmup_epochs=warmup)
         linbreg = methods.decayed(methods.exactly_steerable(warmup), decay)
         return [
             methods.decayed(methods.sgd(sgd, momentum=0.9), decay),
@@ -113,9 +114,9 @@ class CifarResNet(Experiment):
                 for density in self.density
                 for method in (
                     Steered(linbreg, density),
-                    ToDensity(density),
+                    ToDensity(density, learning_rate=slow),
                     methods.decayed(methods.gradual_pruning(sgd, density, momentum=0.9), decay),
-                    methods.gradual_pruning(adam, density, adaptive=True),
+                    methods.gradual_pruning(slow, density, adaptive=True),
                     methods.decayed(methods.rigl(sgd, density, momentum=0.9), decay),
                 )
             ),

@@ -227,6 +227,8 @@ class ToDensity(_Single):
     """what tells it from others, such as ``compact``"""
     initial_target: float = 1.0
     """where the ramp begins"""
+    learning_rate: LearningRate | None = None
+    """None leaves it to the optimizer"""
     start: ClassVar[Start | None] = None
     full_gradients: ClassVar[float] = 1.0
 
@@ -246,10 +248,12 @@ class ToDensity(_Single):
         """See `Method`."""
         del strength_share  # there is no strength
         steps = epochs * steps_per_epoch
+        rate = self.learning_rate and self.learning_rate.schedule(steps, steps_per_epoch)
         make = functools.partial(
             bregjax.adabreg_to_density,
             self.target_density,
             steps,
+            rate,
             initial_density=self.initial_target,
         )
         if self.groups is None:
@@ -269,7 +273,8 @@ class ToDensity(_Single):
         groups = {p: str(groups).lstrip("_") for p, groups in (self.groups or {}).items()}
         regularizer = {"regularizer": groups} if groups else {}
         target = {"target_density": self.target_density, "initial_target": self.initial_target}
-        return _start_of(self.start) | target | regularizer
+        rate = self.learning_rate.record() if self.learning_rate else {}
+        return rate | _start_of(self.start) | target | regularizer
 
 
 @dataclasses.dataclass(frozen=True)
