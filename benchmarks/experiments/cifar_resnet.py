@@ -104,7 +104,7 @@ class CifarResNet(Experiment):
     def _best(self) -> list[Recipe]:
         warmup, decay = self._warmup_epochs, 5e-4
         sgd = Cosine(0.1, warmup_epochs=warmup)
-        # Of AdaBreg and Adam; the default of `adabreg_to_density` is too large for so deep a network.
+        # Of AdaBreg and Adam: the default of `adabreg_to_density` is too large for a deep network.
         slow = Cosine(5e-3, warmup_epochs=warmup)
         linbreg = methods.decayed(methods.exactly_steerable(warmup), decay)
         return [
