@@ -150,7 +150,13 @@ class CifarResNet(Experiment):
         }
 
     def draw(self, out: Path) -> None:
-        """The learning curves, accuracy over density, and the density of every layer."""
+        """The learning curves, accuracy over density, and the density of every layer.
+
+        Of an ablation, which has one density, the accuracy of each method.
+        """
+        if self.preset == "ablation":
+            figure = figures.accuracy_by_method(results.read_runs(out), self.title)
+            return figures.save(figure, out, "accuracy_by_method")
         super().draw(out)
         figure = figures.accuracy_and_density(results.read_runs(out), self.title)
         figures.save(figure, out, "accuracy_and_density")

@@ -9,6 +9,7 @@ from matplotlib.text import Text
 from benchmarks.cli.errors import BenchmarkError
 from benchmarks.report import figures
 from benchmarks.report.figures.style import name_lines
+from benchmarks.report.results import Run
 
 
 def test_a_figure_that_cannot_be_written_leaves_the_old_one_whole(tmp_path, monkeypatch):
@@ -146,3 +147,60 @@ def test_twelve_lines_have_their_names_beside_their_ends_in_order_and_apart():
         # Its end is the last point that is there.
         at = axes.transData.inverted().transform(axes.transAxes.transform(text.xy))
         np.testing.assert_allclose(at, [1, np.asarray(line.get_ydata())[1]], rtol=1e-6)
+
+
+def run(method: str, kind: str, accuracy: float, seed: int = 0, target: float | None = None) -> Run:
+    return Run(
+        experiment="digits",
+        method=method,
+        kind=kind,
+        settings={} if target is None else {"target_density": target},
+        seed=seed,
+        epochs=1,
+        selected_epoch=1,
+        test_loss=0.0,
+        test_accuracy=accuracy,
+        density=1.0 if target is None else target,
+        densities={},
+        nonzero=1,
+        seconds_per_epoch=None,
+        versions={},
+        device="cpu",
+        commit=None,
+    )
+
+
+def test_densities_of_a_method_are_points_of_its_line():
+    runs = [
+        run("Adam", "Adam", 0.9),
+        run("AdaBreg 10.0%", "AdaBreg", 0.8, target=0.1),
+        run("AdaBreg 1.0%", "AdaBreg", 0.5, seed=0, target=0.01),
+        run("AdaBreg 1.0%", "AdaBreg", 0.7, seed=1, target=0.01),
+    ]
+    (axes,) = figures.accuracy_and_density(runs, "").axes
+    drawn: Any = axes.containers
+    lines = {
+        bars.get_label(): np.transpose(np.asarray(bars[0].get_data(), float)) for bars in drawn
+    }
+    np.testing.assert_allclose(lines["Adam"], [(100, 90)])
+    np.testing.assert_allclose(lines["AdaBreg"], [(1, 60), (10, 80)])
+
+
+def test_of_an_ablation_each_row_is_a_method_and_each_family_has_a_line_at_its_first():
+    runs = [
+        run("AdaBreg, first 1.0%", "AdaBreg, first", 0.5),
+        run("AdaBreg, first 1.0%", "AdaBreg, first", 0.6, seed=1),
+        run("AdaBreg, second 1.0%", "AdaBreg, second", 0.7),
+        run("LinBreg, first 1.0%", "LinBreg, first", 0.4),
+    ]
+    (axes,) = figures.accuracy_by_method(runs, "").axes
+    points = [np.transpose(np.asarray(line.get_data())).tolist() for line in axes.get_lines()]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "AdaBreg, first 1.0%",
+        "AdaBreg, second 1.0%",
+        "LinBreg, first 1.0%",
+    ]
+    np.testing.assert_allclose(points[0], [(55, -0.4), (55, 1.4)])
+    np.testing.assert_allclose(points[1], [(50, 0), (60, 0)])
+    np.testing.assert_allclose(points[2], [(70, 1)])
+    np.testing.assert_allclose(points[3], [(40, 1.6), (40, 2.4)])

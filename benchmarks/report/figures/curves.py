@@ -134,6 +134,30 @@ def _accuracy_over(
     return figure
 
 
+def accuracy_by_method(runs: Sequence[Run], title: str) -> Figure:
+    """Draw test accuracy with a row per method: each seed, and a line at a family's first row."""
+    groups = by_method(runs)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.0, 0.6 + 0.22 * len(groups)), layout="constrained")
+        axes = figure.subplots()
+        firsts: dict[str, float] = {}
+        for row, (method, group) in enumerate(groups.items()):
+            accuracies = [100 * (run.test_accuracy or np.nan) for run in group]
+            color = looks([method])[method]["color"]
+            family = method.split(",")[0]
+            if family not in firsts:
+                firsts[family] = float(np.mean(accuracies))
+                others = [other.split(",")[0] == family for other in groups]
+                span = (row - 0.4, row + sum(others) - 0.6)
+                axes.plot([firsts[family]] * 2, span, color=color, linewidth=0.8)
+            axes.plot(accuracies, [row] * len(group), "o", color=color)
+        axes.set_yticks(range(len(groups)), list(groups))
+        axes.invert_yaxis()
+        axes.set_xlabel("test accuracy in %")
+        axes.set_title(title)
+    return figure
+
+
 def layer_densities(layers: Mapping[str, Mapping[str, np.ndarray]], title: str) -> Figure:
     """Draw the share of live weights in each layer, a line per method.
 
