@@ -389,12 +389,12 @@ def test_jit_scan_and_vmap_agree_with_single_steps_and_stay_finite(name):
     with jax.disable_jit():
         params: Any = jax.tree.map(jnp.asarray, starts[0])
         state = tx.init(params)
-        for t in range(6):
+        for t in range(4):
             grads = gradient(params, {name: noises(12)[name][t] for name in SHAPES})
             updates, state = tx.update(grads, state, params, value=jnp.float32(1))
             params = optax.apply_updates(params, updates)
     for leaf in SHAPES:
-        np.testing.assert_allclose(params[leaf], alone[0][0][leaf][5], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(params[leaf], alone[0][0][leaf][3], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -192,7 +192,7 @@ def test_arguments_of_adabreg_to_density():
         bregjax.adabreg_to_density(0.05, 9, None, bregjax.l1)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 @jax.numpy_dtype_promotion("standard")
 def test_a_small_conv_net_learns_with_the_advice_and_says_why_it_does_not_without(seed):
     steps = 200
