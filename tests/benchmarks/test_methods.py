@@ -198,7 +198,10 @@ def test_each_row_of_the_ablation_differs_from_the_recommended_one_in_one_settin
         assert len(changed) == ("recommended" not in recipe.name), recipe.name
 
 
-@pytest.mark.parametrize(("preset", "told"), [("paper", 4), ("best", 5), ("ablation", 18)])
+@pytest.mark.parametrize(
+    ("preset", "told"),
+    [("paper", 4), ("best", 5), pytest.param("ablation", 18, marks=pytest.mark.slow)],
+)
 def test_presets_of_cifar_have_a_run_for_each_density_and_train(preset, told):
     experiment = CifarResNet(preset=preset, density=(0.1, 0.034))
     recipes = experiment.methods()
