@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from bregjax._evidence import DualReader, before_last_step, leaves_with_dual, with_duals_of
 from bregjax._landing import LandingState
@@ -106,7 +107,6 @@ def gather_state(
                 " of the regularization by mask, as biases are by default."
             )
 
-    @jax.jit  # one program, because shapes are new each time and each has to be compiled
     def smaller(state: Any, params: Any) -> Any:
         state = _map_named(lambda x, name: _gather(x, name, shrunk), params, state)
         if not states_of(state, MirrorState) or states_of(state, LandingState):
@@ -115,7 +115,7 @@ def gather_state(
         reader = DualReader(optimizer, before_last_step(state), params, {})
         return with_duals_of(state, reader.state_of_parameters())
 
-    return smaller(state, params)
+    return _in_one_program(smaller, state, params)
 
 
 def unshrink_state(
@@ -152,13 +152,12 @@ def unshrink_state(
     made = "optimizer.init of what was shrunk"
     check_state("before", before, optimizer, _shapes_before(params, shrunk), made)
 
-    @jax.jit
     def larger(params: Any, state: Any, before: Any) -> Any:
         return _map_named(
             lambda x, name, old: _scatter(x, name, shrunk, old), params, state, before
         )
 
-    return larger(params, state, before)
+    return _in_one_program(larger, params, state, before)
 
 
 def unshrink(params: Any, shrunk: Shrunk, before: Any = None) -> Any:
@@ -200,13 +199,12 @@ def unshrink(params: Any, shrunk: Shrunk, before: Any = None) -> Any:
         )
     check_same_shapes("before", before, "what was shrunk", shapes)
 
-    @jax.jit
     def larger(params: Any, before: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
             lambda path, x, old: _scatter(x, leaf_name(path), shrunk, old), params, before
         )
 
-    return larger(params, before)
+    return _in_one_program(larger, params, before)
 
 
 def _shrunk(shrunk: Any) -> Shrunk:
@@ -245,6 +243,20 @@ def _map_named(function: Callable[..., Any], params: Any, state: Any, *rest: Any
         return function(x, max(ends, key=len), *others) if ends and np.ndim(x) else x
 
     return jax.tree_util.tree_map_with_path(mapped, state, *rest)
+
+
+def _in_one_program(function: Callable[..., Any], *trees: Any) -> Any:
+    """``function`` of the trees, compiled as a whole.
+
+    Shapes are new each time, so that array by array each would be compiled. Only so it can be where
+    arrays lie on different devices.
+    """
+    places = {
+        frozenset(x.devices())
+        for x in jax.tree.leaves(trees)
+        if isinstance(x, jax.Array) and not isinstance(x, Tracer) and x.committed
+    }
+    return (jax.jit(function) if len(places) <= 1 else function)(*trees)
 
 
 def _gather(x: Any, name: str, shrunk: Shrunk) -> jax.Array:

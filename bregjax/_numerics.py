@@ -34,9 +34,9 @@ def power_of_two_near(x: jax.Array) -> jax.Array:
     quotients into such products, and its 1/x is zero for the largest numbers x.
     """
     most = 2.0 ** (3 * jnp.finfo(x.dtype).maxexp // 4)
-    bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
+    bits = jax.lax.bitcast_convert_type(jnp.abs(x), jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
     infinity = jax.lax.bitcast_convert_type(jnp.asarray(jnp.inf, x.dtype), bits.dtype)
-    exponent = bits & infinity  # with a mantissa and a sign of zero: 2ᵏ⁻¹ for |x| in [2ᵏ⁻¹, 2ᵏ)
+    exponent = bits & infinity  # with a mantissa of zero: 2ᵏ⁻¹ for |x| in [2ᵏ⁻¹, 2ᵏ)
     unit = jnp.clip(2 * jax.lax.bitcast_convert_type(exponent, x.dtype), 1 / most, most)
     return jnp.where((bits == 0) | (exponent == infinity), 1, unit)
 

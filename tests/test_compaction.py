@@ -256,3 +256,20 @@ def test_a_flax_loop_goes_on():
     assert smaller.conv.kernel.shape == (3, 3, 1, 4)
     assert int(smaller_optimizer.step[...]) == 8
     np.testing.assert_allclose(smaller(images), model(images), rtol=1e-5, atol=1e-6)
+
+
+def test_layers_on_different_devices_stay_there():
+    first, second = jax.devices()[:2]
+    one_place = {"in": jnp.eye(4).at[:, 2:].set(0.0), "out": jnp.ones((4, 2))}
+    shrunk = bregjax.shrink_params(
+        lambda params, x: jax.nn.relu(x @ params["in"]) @ params["out"], one_place, jnp.ones((1, 4))
+    )
+    params = jax.device_put(one_place, {"in": first, "out": second})
+    tx = optax.adam(0.1)
+    before = tx.init(params)
+    state: Any = bregjax.shrink_state(tx, before, shrunk)
+    back: Any = bregjax.unshrink_state(tx, state, shrunk, before)
+    for tree, shapes in ((state, [(4, 2), (2, 2)]), (back, [(4, 4), (4, 2)])):
+        mu = tree[0].mu
+        assert [mu[name].devices() for name in ("in", "out")] == [{first}, {second}]
+        assert [mu[name].shape for name in ("in", "out")] == shapes

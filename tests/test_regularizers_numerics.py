@@ -10,6 +10,7 @@ import pytest
 from regularizer_cases import CASES, Case
 
 import bregjax
+from bregjax._numerics import power_of_two_near
 
 # One of each way to compute; the properties are tested on all.
 NAMES = """none, l1, nonneg_l1, axis 0, axis (1, 3), per_kernel, per_filter, sparse_group,
@@ -237,3 +238,17 @@ def test_group_norms_of_many_leading_slices_are_the_plain_ones(x64):
         norms = np.sqrt(np.square(x).sum(axis=(0, 1)))
         expected = x * np.maximum(1 - 0.25 * np.sqrt(shape[0] * shape[1]) / norms, 0)
         np.testing.assert_allclose(bregjax.per_kernel().prox(x, 0.25), expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_units_are_the_powers_of_two_above_or_one(dtype, x64):
+    info = np.finfo(dtype)
+    rng = np.random.default_rng(0)
+    drawn = np.exp2(rng.uniform(info.minexp, info.maxexp, 1000)) * rng.choice([-1, 1], 1000)
+    ends = [info.tiny, info.max, 0.5, 1.0, 2.0, -0.75]
+    x = np.concatenate([drawn, ends]).astype(dtype)
+    most = 3 * info.maxexp // 4
+    expected = np.ldexp(np.ones(len(x), dtype), np.clip(np.frexp(x)[1], -most, most))
+    np.testing.assert_array_equal(power_of_two_near(jnp.asarray(x)), expected)
+    others = jnp.asarray([0.0, -0.0, np.inf, -np.inf, np.nan], dtype)
+    np.testing.assert_array_equal(power_of_two_near(others), 1)

@@ -60,7 +60,8 @@ class Cosine(LearningRate):
         rise = optax.linear_schedule(
             0.0 if warmup else self.learning_rate, self.learning_rate, warmup
         )
-        decay = optax.cosine_decay_schedule(self.learning_rate, steps - decay_from, self.final)
+        decay_steps = max(1, steps - decay_from)
+        decay = optax.cosine_decay_schedule(self.learning_rate, decay_steps, self.final)
         return optax.join_schedules([rise, decay], [decay_from])
 
 

@@ -127,8 +127,9 @@ class _Plan:
         added = np.asarray(part.share(chosen))
         others = tuple(a for a in range(added.ndim) if a not in part.kept_axes)
         first = added[tuple(slice(0, 1) if a in others else slice(None) for a in range(added.ndim))]
-        if np.any(np.abs(added - first) > 1e-6 * np.max(np.abs(added), initial=0)):
-            return None
+        with np.errstate(invalid="ignore", over="ignore"):
+            if np.any(np.abs(added - first) > 1e-6 * np.max(np.abs(added), initial=0)):
+                return None
         leaf = self._flow.leaves[part.bias]
         places = []
         for units in leaf.units:

@@ -61,6 +61,24 @@ def test_curves_are_the_mean_over_the_seeds_in_percent():
     np.testing.assert_array_equal(by_label["training accuracy in %"].get_xdata(), [1, 2])
 
 
+def test_a_norm_that_explodes_or_is_not_finite_leaves_the_others_readable():
+    rows = [
+        {"method": method, "seed": seed, "epoch": epoch, "validation_accuracy": 0.5}
+        | {"train_accuracy": None if epoch == 0 else 0.7, "l1_norm": norm, "nonzero": 10}
+        for method, seed, norm in (
+            ("m", 0, 3.0),
+            ("m", 1, 4.0),
+            ("large", 0, 1e4),
+            ("nan", 0, None),
+        )
+        for epoch in (0, 1, 2)
+    ]
+    figure = figures.learning_curves(rows, "title")
+    by_label = {axes.get_ylabel(): axes for axes in figure.axes}
+    assert by_label["ℓ1 norm of the weights"].get_yscale() == "log"
+    assert figure.get_suptitle() == "title (mean ± deviation over 1 to 2 seeds)"
+
+
 def test_curves_without_classes_show_the_loss():
     rows = [
         {"method": "m", "seed": 0, "epoch": epoch, "validation_accuracy": None}

@@ -21,9 +21,9 @@ from benchmarks.experiments.lowrank_mlp import LowrankMlp
 from benchmarks.experiments.mnist_mlp import MnistMlp
 from benchmarks.experiments.shrink import Shrink
 from benchmarks.experiments.target_sparsity import TargetSparsity
-from benchmarks.methods import ErdosRenyiStart, SparseStart
+from benchmarks.methods import ErdosRenyiStart, SparseStart, ToDensity
 from benchmarks.methods.regularization import Penalty, Regularization, Rising, everywhere
-from benchmarks.methods.schedules import Constant
+from benchmarks.methods.schedules import Constant, Cosine
 from benchmarks.models import ConvNet, resnet20
 from bregjax import l1, per_kernel
 
@@ -196,6 +196,24 @@ def test_each_row_of_the_ablation_differs_from_the_recommended_one_in_one_settin
         base, own = recommended[recipe.name.split(",")[0]], recipe.record()
         changed = {key for key in base | own if base.get(key) != own.get(key)}
         assert len(changed) == ("recommended" not in recipe.name), recipe.name
+
+
+def test_a_density_and_a_learning_rate_are_told_to_adabreg_to_density():
+    params: Any = {"kernel": jax.random.normal(jax.random.key(0), (6, 5))}
+    rate = Cosine(0.03, warmup_epochs=1)
+    ours = ToDensity(0.3, learning_rate=rate).optimizer(4, 5)
+    same = bregjax.adabreg_to_density(0.3, 20, rate.schedule(20, 5))
+
+    def trained(tx: Any) -> Any:
+        x: Any
+        x, state = params, tx.init(params)
+        for _ in range(4):
+            updates, state = tx.update(x, state, x)
+            x = optax.apply_updates(x, updates)
+        return x["kernel"]
+
+    np.testing.assert_array_equal(trained(ours), trained(same))
+    assert np.any(trained(ours) != trained(ToDensity(0.3).optimizer(4, 5)))
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,11 @@ def test_a_flat_cosine_falls_later(warmup, x64):
     np.testing.assert_allclose(seen[60:], falling, atol=1e-7)
 
 
+def test_a_rate_that_is_flat_to_the_end_is_one():
+    seen = rates(Cosine(0.3, flat=1.0), np.ones(2), epochs=1, steps_per_epoch=2)
+    np.testing.assert_allclose(seen, 0.3)
+
+
 @pytest.mark.parametrize("warmup", [0, 2])
 def test_cosine_falls_to_its_final_share(warmup, x64):
     schedule = Cosine(0.3, warmup_epochs=warmup, final=0.1)

@@ -61,7 +61,7 @@ def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
                 axes.set_yscale("log")
         plot_curves(panels[1, 0], rows, "l1_norm", "ℓ1 norm of the weights")
         plot_curves(panels[1, 1], rows, "nonzero", "non-zero weights")
-        norms = [row["l1_norm"] for row in rows if row["l1_norm"] > 0]
+        norms = [row["l1_norm"] for row in rows if row["l1_norm"]]  # None where it is not finite
         if norms and max(norms) > 100 * np.median(norms):  # one that explodes would hide the others
             panels[1, 0].set_yscale("log")
         else:
