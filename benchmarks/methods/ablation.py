@@ -31,11 +31,14 @@ class _Settings:
 
 
 def ablation(density: float, warmup_epochs: float) -> Iterator[Steered]:
-    """AdaBreg and LinBreg as they are recommended, then with one setting changed at a time."""
+    """AdaBreg and LinBreg, exactly steered from dense, then with one setting changed at a time.
+
+    LinBreg is that of the preset `best`. AdaBreg begins with a larger learning rate and a larger λ.
+    """
     adaptive = functools.partial(adabreg, regularization=everywhere(bregjax.l1(), 1.0))
     plain = functools.partial(linbreg, regularization=everywhere(bregjax.l1(), 1e-3), momentum=0.9)
     both = {
-        "as recommended": {},
+        "base": {},
         "λ shrinks the weights": {"keep_weights": False},
         "flat rate during the ramp": {"flat": Steered.ramp},
         "ramp 60 %": {"ramp": 0.6},
@@ -43,6 +46,9 @@ def ablation(density: float, warmup_epochs: float) -> Iterator[Steered]:
     }
     of_adabreg = {
         "rate 0.005": {"rate": 5e-3},
+        "λ from 0.001": {
+            "make": functools.partial(adabreg, regularization=everywhere(bregjax.l1(), 1e-3))
+        },
         "ε 1e-4": {"make": functools.partial(adaptive, eps=1e-4)},
         "weight decay 5e-4": {"weight_decay": 5e-4},
         "clipped at 0.3": {"clip": 0.3},
@@ -53,9 +59,9 @@ def ablation(density: float, warmup_epochs: float) -> Iterator[Steered]:
         "clipped at 0.1": {"clip": 0.1},
         "not clipped": {"clip": None},
     }
-    for recommended, changes in (
+    for base, changes in (
         (_Settings(adaptive, rate=2e-2), both | of_adabreg),
         (_Settings(plain, rate=1.0, weight_decay=5e-4, clip=0.3), both | of_linbreg),
     ):
         for note, change in changes.items():
-            yield dataclasses.replace(recommended, **change).recipe(density, warmup_epochs, note)
+            yield dataclasses.replace(base, **change).recipe(density, warmup_epochs, note)

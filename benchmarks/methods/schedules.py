@@ -1,6 +1,7 @@
 """Learning rates over a training: constant, cosine, or halved on a plateau of the loss."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -42,7 +43,9 @@ class Constant(LearningRate):
 class Cosine(LearningRate):
     """A linear rise from zero over the warm-up, then a cosine down to the end.
 
-    With ``flat`` the rate stays at its largest until that share of the training is over.
+    With ``flat`` the rate stays at its largest until that share of the training is over. With
+    ``distance`` it is at most distance/√steps: so far goes a weight over the whole training if the
+    signs of its gradients are random.
 
     Proximal SGD wants ``final`` above zero. Its threshold is λ times the rate of the step, so at
     the end of a cosine to zero nothing removes the small weights that larger steps brought in.
@@ -52,16 +55,18 @@ class Cosine(LearningRate):
     final: float = 0.0
     """the rate at the end, as a share of ``learning_rate``"""
     flat: float = 0.0
+    distance: float | None = None
 
     def schedule(self, steps: int, steps_per_epoch: int) -> optax.Schedule:
         """See `LearningRate`; the warm-up takes at most half of the training."""
         warmup = round(min(self.warmup_epochs * steps_per_epoch, steps / 2))
         decay_from = max(warmup, round(self.flat * steps))
-        rise = optax.linear_schedule(
-            0.0 if warmup else self.learning_rate, self.learning_rate, warmup
-        )
+        rate = self.learning_rate
+        if self.distance is not None:
+            rate = min(rate, self.distance / math.sqrt(steps))
+        rise = optax.linear_schedule(0.0 if warmup else rate, rate, warmup)
         decay_steps = max(1, steps - decay_from)
-        decay = optax.cosine_decay_schedule(self.learning_rate, decay_steps, self.final)
+        decay = optax.cosine_decay_schedule(rate, decay_steps, self.final)
         return optax.join_schedules([rise, decay], [decay_from])
 
 

@@ -76,6 +76,13 @@ def test_a_flat_cosine_falls_later(warmup, x64):
     np.testing.assert_allclose(seen[60:], falling, atol=1e-7)
 
 
+@pytest.mark.parametrize(("distance", "largest"), [(3.0, 0.3), (2.0, 0.2), (0.5, 0.05)])
+def test_a_distance_bounds_the_largest_rate_by_the_root_of_the_steps(distance, largest):
+    schedule = Cosine(0.3, warmup_epochs=2, distance=distance)
+    seen = rates(schedule, np.ones(100), epochs=10, steps_per_epoch=10)
+    assert max(seen) == pytest.approx(largest)
+
+
 def test_a_rate_that_is_flat_to_the_end_is_one():
     seen = rates(Cosine(0.3, flat=1.0), np.ones(2), epochs=1, steps_per_epoch=2)
     np.testing.assert_allclose(seen, 0.3)
