@@ -246,10 +246,9 @@ def _map_named(function: Callable[..., Any], params: Any, state: Any, *rest: Any
 
 
 def _in_one_program(function: Callable[..., Any], *trees: Any) -> Any:
-    """``function`` of the trees, compiled as a whole.
+    """``function`` of the trees, compiled as one program where all arrays share their devices.
 
-    Shapes are new each time, so that array by array each would be compiled. Only so it can be where
-    arrays lie on different devices.
+    Otherwise each array's operations are compiled alone, and anew each time, as shapes are new.
     """
     places = {
         frozenset(x.devices())

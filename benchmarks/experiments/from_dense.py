@@ -83,12 +83,9 @@ class FromDense(MnistExperiment):
         """Adam on the dense network throughout, and three ways to each density."""
         methods.check_shares("--sparsities", (*self.sparsities, self.tuning))
         densities = [round(1 - sparsity, 6) for sparsity in self.sparsities]
-        ways = {
-            "AdaBreg": self._adabreg,
-            "gradual pruning": self._gradually,
-            "one-shot pruning": self._at_once,
-        }
-        ways = {"AdaBreg": self._adabreg} if self.groups else ways
+        ways = {"AdaBreg": self._adabreg}
+        if not self.groups:
+            ways |= {"gradual pruning": self._gradually, "one-shot pruning": self._at_once}
         return [
             self._tuned("Adam", None, lambda _, steps: _adam(steps)),
             *(self._tuned(way, density, ways[way]) for density in densities for way in ways),

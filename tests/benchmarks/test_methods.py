@@ -198,6 +198,15 @@ def test_each_row_of_the_ablation_differs_from_the_base_in_one_setting():
         assert len(changed) == ("base" not in recipe.name), recipe.name
 
 
+def test_linbreg_of_the_ablation_begins_as_that_of_the_best_preset():
+    rows, best = (
+        CifarResNet(preset=preset, density=(0.034,)).methods() for preset in ("ablation", "best")
+    )
+    (base,) = (r.record() for r in rows if r.name.startswith("LinBreg+m, base"))
+    (ours,) = (r.record() for r in best if r.name.startswith("LinBreg+m"))
+    assert base == ours
+
+
 def test_a_density_and_a_learning_rate_are_told_to_adabreg_to_density():
     params: Any = {"kernel": jax.random.normal(jax.random.key(0), (6, 5))}
     rate = Cosine(0.03, warmup_epochs=1)
