@@ -51,6 +51,8 @@ class CifarResNet(Experiment):
     """Train on the 2,500 validation images too; the curves then show the first test images."""
     density: tuple[float, ...] = (0.034,)
     """Shares of the weights that stay, for methods that can be told; several make a curve."""
+    rate: float | None = None
+    """Largest learning rate of AdaBreg and of Adam in --preset best; by default our optimizer's."""
     epochs: int = 100
     seeds: int = 1
 
@@ -62,6 +64,8 @@ class CifarResNet(Experiment):
     def methods(self) -> list[Recipe]:
         """What the preset compares."""
         methods.check_shares("--density", self.density)
+        if self.rate is not None:
+            methods.check_rate("--rate", self.rate)
         if self.preset == "ablation":
             density, *more = self.density
             if more:
@@ -111,9 +115,9 @@ class CifarResNet(Experiment):
     def _best(self) -> list[Recipe]:
         warmup, decay = self._warmup_epochs, 5e-4
         sgd = Cosine(0.1, warmup_epochs=warmup)
-        # As `adabreg_to_density` has it, but for short trainings, where the ablation found 0.02 too
-        # large for so deep a network.
-        slow = Cosine(5e-3, warmup_epochs=warmup, distance=0.5)
+        # By default Adam has the learning rate that `adabreg_to_density` gives itself.
+        given = self.rate and Cosine(self.rate, warmup_epochs=warmup)
+        adam = given or Cosine(2e-2, warmup_epochs=warmup, distance=0.5)
         linbreg = methods.decayed(methods.exactly_steerable(warmup), decay)
         return [
             methods.decayed(methods.sgd(sgd, momentum=0.9), decay),
@@ -122,9 +126,9 @@ class CifarResNet(Experiment):
                 for density in self.density
                 for method in (
                     Steered(linbreg, density),
-                    ToDensity(density, learning_rate=slow),
+                    ToDensity(density, learning_rate=given),
                     methods.decayed(methods.gradual_pruning(sgd, density, momentum=0.9), decay),
-                    methods.gradual_pruning(slow, density, adaptive=True),
+                    methods.gradual_pruning(adam, density, adaptive=True),
                     methods.decayed(methods.rigl(sgd, density, momentum=0.9), decay),
                 )
             ),

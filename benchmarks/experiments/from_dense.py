@@ -82,6 +82,8 @@ class FromDense(MnistExperiment):
     def methods(self) -> list[Recipe]:
         """Adam on the dense network throughout, and three ways to each density."""
         methods.check_shares("--sparsities", (*self.sparsities, self.tuning))
+        methods.check_rate("--rate", self.rate)
+        methods.check_rate("--pruning-rate", self.pruning_rate)
         densities = [round(1 - sparsity, 6) for sparsity in self.sparsities]
         ways = {"AdaBreg": self._adabreg}
         if not self.groups:

@@ -4,6 +4,7 @@ from benchmarks.methods.ablation import ablation
 from benchmarks.methods.optimizers import (
     adabreg,
     adam,
+    check_rate,
     check_shares,
     clipped,
     decayed,
@@ -45,6 +46,7 @@ __all__ = [
     "ablation",
     "adabreg",
     "adam",
+    "check_rate",
     "check_shares",
     "clipped",
     "decayed",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +26,12 @@ def check_shares(option: str, shares: Sequence[float]) -> None:
             f"{option} must be between 0 and 1, and several must differ by 0.001, got"
             f" {' '.join(map(str, shares))}."
         )
+
+
+def check_rate(option: str, rate: float) -> None:
+    """Raises `BenchmarkError` unless the learning rate is a number above zero."""
+    if not 0 < rate < math.inf:
+        raise BenchmarkError(f"{option} must be a number above 0, got {rate}.")
 
 
 def steerable() -> tuple[Method, Method]:

@@ -268,6 +268,30 @@ def test_densities_of_cifar_are_checked(density):
         CifarResNet(density=density).methods()
 
 
+@pytest.mark.parametrize("rate", [0.0, -0.1, math.inf, math.nan])
+@pytest.mark.parametrize(
+    ("experiment", "option"),
+    [(CifarResNet, "rate"), (FromDense, "rate"), (FromDense, "pruning_rate")],
+)
+def test_learning_rates_are_checked(experiment, option, rate):
+    with pytest.raises(BenchmarkError, match=rf"--{option.replace('_', '-')} .* got {rate}"):
+        experiment(**{option: rate}).methods()
+
+
+def test_a_rate_is_that_of_adabreg_and_adam_by_default_that_of_adabreg_to_density():
+    def rates(**options):
+        recipes = CifarResNet(preset="best", **options).methods()
+        return [r for r in recipes if "AdaBreg" in r.name or "Adam" in r.name]
+
+    assert [r.record()["learning_rate"] for r in rates(rate=0.005)] == [0.005, 0.005]
+    ours, adam = rates()
+    assert "learning_rate" not in ours.record()
+    # min(0.02, 0.5/√steps), as the docstring of adabreg_to_density has it
+    for steps, rate in ((100, 0.02), (2500, 0.01)):
+        largest = max(adam.learning_rate.schedule(steps, 10)(step) for step in range(steps))
+        assert largest == pytest.approx(rate)
+
+
 @pytest.mark.parametrize(
     "experiment", [MnistMlp, TargetSparsity, LowrankMlp, LowrankConvnet, Shrink]
 )
