@@ -20,9 +20,13 @@ from benchmarks.methods import Recipe
 from benchmarks.report import figures, results
 from bregjax._leaves import leaf_name
 
-_TRIAL = (
+_QUICK = (
     "This was a trial: it shows that everything runs, and its numbers say nothing about the"
     " methods. With --quick the strengths are smaller in proportion to the steps."
+)
+_SHORT = (
+    "This was a trial, shorter than the default (--epochs, --images): its numbers compare the"
+    " methods at this length alone, and say nothing after less than some hundred steps."
 )
 
 
@@ -103,7 +107,7 @@ class Experiment(TrainingOptions):
             for remark in self.remarks(runs):
                 console.print(remark, markup=False)
             if self.is_trial:
-                console.print(_TRIAL)
+                console.print(_QUICK if self.quick else _SHORT)
         self.draw(out)
         console.print(f"Results and figures are in {out}.", soft_wrap=True)
 

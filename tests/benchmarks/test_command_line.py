@@ -78,11 +78,18 @@ def test_what_is_too_short_is_called_a_trial(options, trial):
     assert Digits(**options).is_trial == trial
 
 
-def test_the_output_says_that_it_is_a_trial(tmp_path, capsys):
-    assert main(["digits", "--quick", "--only", "SGD", "--out", str(tmp_path)]) == 0
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--quick"], "its numbers say nothing about the methods"),
+        (["--epochs", "1", "--seeds", "1"], "shorter than the default (--epochs, --images)"),
+    ],
+)
+def test_the_output_says_that_it_is_a_trial(options, why, tmp_path, capsys):
+    assert main(["digits", *options, "--only", "SGD", "--out", str(tmp_path)]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "MLP 64-128-64-10, a trial" in said
-    assert "its numbers say nothing about the methods" in said
+    assert why in said
 
 
 def test_metrics_have_a_line_per_epoch(digits_folder):
