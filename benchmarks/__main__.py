@@ -81,9 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error), 1)
     except Interrupted as error:
         where, number = error.args
-        return _complain(
-            f"stopped: {where}, and saved. Run the same command again to go on.", 128 + number
-        )
+        return _complain(f"stopped: {where}. Run the same command again to go on.", 128 + number)
     except KeyboardInterrupt:
         return _complain("interrupted.", 130)
     return 0

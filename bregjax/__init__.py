@@ -1,5 +1,6 @@
 """Sparse neural networks by Bregman iterations, as Optax gradient transformations."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from bregjax import baselines
@@ -141,13 +142,15 @@ __all__ = [
 ]
 
 
+_WITH_FLAX = {
+    "factorize": "_flax",
+    "shrink": "_flax_shrinking",
+    "shrink_optimizer": "_flax_shrinking",
+    "shrunk_share": "_flax_shrinking",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "factorize":  # this and the next need Flax
-        from bregjax._flax import factorize
-
-        return factorize
-    if name in ("shrink", "shrink_optimizer", "shrunk_share"):
-        from bregjax import _flax_shrinking
-
-        return getattr(_flax_shrinking, name)
+    if name in _WITH_FLAX:
+        return getattr(importlib.import_module(f"bregjax.{_WITH_FLAX[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

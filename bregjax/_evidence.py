@@ -103,6 +103,7 @@ def before_last_step(state: Any) -> Any:
 
     def lower(path: tuple, x: Any) -> Any:
         name = getattr(path[-1], "name", None) if path else None
-        return jnp.maximum(x - 1, 0) if name == "count" else x
+        counts = name == "count" and jnp.ndim(x) == 0
+        return jnp.maximum(x - 1, 0) if counts else x
 
     return jax.tree_util.tree_map_with_path(lower, state)

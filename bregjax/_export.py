@@ -31,7 +31,7 @@ def save_sparse(path: str | os.PathLike, params: Any) -> int:
         The number of bytes in the file.
 
     Raises:
-        ValueError: if two leaves have the same name.
+        ValueError: if two leaves have the same name, or one is called ``bregjax``.
         TypeError: if ``path`` is not a path, or a leaf is not an array of numbers.
         ModuleNotFoundError: if safetensors is not installed.
 
@@ -53,6 +53,8 @@ def save_sparse(path: str | os.PathLike, params: Any) -> int:
         name = leaf_name(leaf_path)
         if name in arrays or name + _VALUES in arrays:
             raise ValueError(f"two leaves of params are called {name!r}.")
+        if name == _FORMAT:
+            raise ValueError(f"a leaf of params is called {name!r}, which marks the file.")
         check_array(f"params{jax.tree_util.keystr(leaf_path)}", x)
         x = jnp.asarray(x)
         flat = np.asarray(x).reshape(-1)
@@ -73,7 +75,7 @@ def save_sparse(path: str | os.PathLike, params: Any) -> int:
 
 
 def load_sparse(path: str | os.PathLike, like: Any = None) -> Any:
-    """Read parameters that `save_sparse` wrote, bit for bit.
+    """Read parameters that `save_sparse` wrote, bit for bit but for the signs of zeros.
 
     Args:
       path: of the file.
@@ -105,12 +107,11 @@ def load_sparse(path: str | os.PathLike, like: Any = None) -> Any:
         metadata = file.metadata() or {}
         if metadata.get(_FORMAT) != "1":
             raise ValueError(f"path must be a file that save_sparse wrote, got path={path!r}.")
-        for name in file.keys():  # noqa: SIM118, it is not a dictionary
-            if not name.endswith((_VALUES, _MARKS)) or name in metadata:
-                found[name] = file.get_tensor(name)
-        for name, text in metadata.items():
-            if name == _FORMAT:
-                continue
+        shapes = {name: text for name, text in metadata.items() if name != _FORMAT}
+        parts = {name + part for name in shapes for part in (_VALUES, _MARKS)}
+        for name in set(file.keys()) - parts:
+            found[name] = file.get_tensor(name)
+        for name, text in shapes.items():
             shape = tuple(map(int, text.split(","))) if text else ()
             values = np.asarray(file.get_tensor(name + _VALUES))
             size = math.prod(shape)

@@ -188,7 +188,8 @@ def _settings(layer: Any, product: str) -> dict[str, Any]:
 
 
 def _per_axis(value: Any, dimensions: int) -> Sequence[Any]:
-    return [value] * dimensions if isinstance(value, int) or value is None else list(value)
+    value = 1 if value is None else value  # of strides and dilations
+    return [value] * dimensions if isinstance(value, int) else list(value)
 
 
 def _assembled(

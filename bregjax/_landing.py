@@ -64,8 +64,8 @@ def land(
       groups: what is counted, as in `live_groups`; by default entries. Give the regularizer's own.
       mask: which of the regularized leaves are counted, and landed; by default all with a dual.
       measure: what ``density`` is of, in another currency than entries or groups: from parameters
-        to a number that grows with how many live, such as `shrunk_share`. As many stay as have it
-        at ``density`` at most.
+        to a number that grows with how many live, such as `shrunk_share`. The most entries or
+        groups stay whose measure is at most ``density``.
       **extra_args: passed to the optimizer's ``update``, where it needs any.
 
     Returns:
@@ -73,9 +73,9 @@ def land(
 
     Raises:
         ValueError: if not exactly one of ``density`` and ``count`` is given or it is out of range,
-          if ``state`` is not of this optimizer and these parameters, if it has no dual, or if
-          fewer entries than asked for have any evidence;
-          under `jax.jit`, where that cannot be known, all of those stay.
+          if ``state`` is not of this optimizer and these parameters, if it has no dual, if fewer
+          entries than asked for have any evidence, or if not one fits the ``measure``; under
+          `jax.jit`, where that cannot be known, all of those stay, and none.
 
     Example:
         >>> import jax.numpy as jnp, optax, bregjax
@@ -127,6 +127,8 @@ def _landed_below(landed: Callable[[Any], tuple], fits: Callable[[Any], Any]) ->
     available = landed(2**32 - 1)[2]
     bounds = jnp.uint32(0), available + jnp.uint32(1)
     most, _ = lax.fori_loop(0, 32, halve, bounds)
+    if not isinstance(most, Tracer) and most == 0 and available > 0:
+        raise ValueError("density is below the measure of a network with a single entry or group.")
     return landed(most)[0]
 
 
@@ -236,8 +238,7 @@ def landing(
       density: as in `land`.
       count: as in `land`.
       groups: as in `land`.
-      mask: as in `land`; also which leaves have a support, by default all of two or more
-        dimensions.
+      mask: as in `land`; these leaves have a support.
 
     Returns:
         An `optax.GradientTransformationExtraArgs` with a `LandingState`.
@@ -263,10 +264,14 @@ def landing(
     """
     check_whole("step", step, at_least=1)
     _check_goal(density, count, groups)
-    check_transformation("inner", inner)
-    inner = optax.with_extra_args_support(inner)
+    inner = check_transformation("inner", inner)
     check_transformation("tuner", tuner)
-    tuner = freeze_support(tuner, mask=mask)
+
+    def has_dual(params: Any) -> Any:
+        state = jax.eval_shape(inner.init, params)
+        return jax.tree.unflatten(jax.tree.structure(params), leaves_with_dual(state, params))
+
+    tuner = freeze_support(tuner, mask=has_dual if mask is None else mask)
 
     def init(params: Any) -> LandingState:
         inner_state = inner.init(params)

@@ -201,6 +201,8 @@ def label_by_path(rules: Mapping[str, Any], *, default: Any = None) -> Callable[
 
     def label_tree(params: Any) -> Any:
         names = [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        if not names:  # optax.tree_map_params asks for the labels of a placeholder
+            return params
         for pattern in rules:
             if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
                 raise ValueError(

@@ -30,12 +30,26 @@ def keep_live(tree: Any, masks: Any) -> Any:
 
 def keep_live_state(inner: optax.GradientTransformation, state: Any, masks: Any) -> Any:
     """The optimizer's state with zeros for dead weights in all that mirrors the parameters."""
+    marks = marks_of_state(inner, state, masks)
+    return jax.tree.map(lambda x, live: x if live is True else jnp.where(live, x, 0), state, marks)
 
-    def keep(x: Any, live: jax.Array) -> Any:
-        return x if isinstance(x, optax.MaskedNode) else jnp.where(live, x, 0)
+
+def marks_of_state(inner: optax.GradientTransformation, state: Any, marks: Any) -> Any:
+    """A tree like ``state``: the marks for all that mirrors the parameters, True for the rest."""
+
+    def mark(x: Any, marked: jax.Array) -> Any:
+        if isinstance(x, optax.MaskedNode):
+            return x
+        # The state of a regularizer, such as a random key, may have another shape.
+        return marked if jnp.shape(x) == jnp.shape(marked) else True
 
     return optax.tree_map_params(
-        inner, keep, state, masks, is_leaf=lambda x: isinstance(x, optax.MaskedNode)
+        inner,
+        mark,
+        state,
+        marks,
+        transform_non_params=lambda _: True,
+        is_leaf=lambda x: isinstance(x, optax.MaskedNode),
     )
 
 

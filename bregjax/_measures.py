@@ -40,14 +40,6 @@ def live_groups(x: jax.Array, groups: Regularizer) -> jax.Array:
     return jnp.any(x != 0, axis=groups.group_axes(x.ndim))
 
 
-def _countable(params: Any, mask: Mask | None) -> list[jax.Array]:
-    """The leaves that ``mask`` marks, without those that have no entries."""
-    leaves = [x for _, x in selected_leaves(params, mask) if x.size]
-    if not leaves:
-        raise ValueError("mask marks no entry of params: there is nothing to count.")
-    return leaves
-
-
 def density(
     params: Any, groups: Regularizer | None = None, *, mask: Mask | None = None
 ) -> jax.Array:
@@ -71,7 +63,9 @@ def density(
         >>> print(bregjax.density(params), bregjax.density(params, bregjax.per_neuron()))
         0.25 0.5
     """
-    leaves = _countable(params, mask)
+    leaves = [x for _, x in selected_leaves(params, mask) if x.size]
+    if not leaves:
+        raise ValueError("mask marks no entry of params: there is nothing to count.")
     lives = [x != 0 if groups is None else live_groups(x, groups) for x in leaves]
     total = sum(math.prod(live.shape) for live in lives)
     if total < 2**32:
@@ -148,7 +142,8 @@ def relative_rank(
     for path, x in selected_matrices(params, mask, several):
         layers = x if leaf_name(path) in several else x[None]
         if layers.size:
-            ranks += jnp.sum(jax.vmap(lambda matrix: effective_rank(matrix, tolerance))(layers))
+            found = jax.vmap(lambda matrix: effective_rank(matrix, tolerance))(layers)
+            ranks += jnp.sum(found, dtype=jnp.int32)
             largest += len(layers) * min(fold(layers[0])[0].shape)
     if not largest:
         raise ValueError("mask marks no entry of params: there is nothing to count.")
@@ -178,7 +173,7 @@ def regularizer_value(
     check_regularizer(regularizer)
     check_range("strength", strength, at_least=0)
     leaves = [widened(x) for _, x in selected_leaves(params, mask)]
-    total = sum((regularizer.value(x) for x in leaves), start=jnp.zeros(()))
+    total = jnp.asarray(sum((regularizer.value(x) for x in leaves), start=0.0))
     return jnp.asarray(strength, total.dtype) * total
 
 

@@ -55,7 +55,7 @@ def points_of_dual(
 
     def init_fn(params: Any) -> MirrorState:
         jax.tree_util.tree_map_with_path(check_floating, params)
-        initial = value_at(strength, 0)
+        initial = value_at(strength, jnp.zeros([], jnp.int32))
         dual = jax.tree.map(lambda x: dual_of(x, initial), params)
         known = jnp.array(initial, jnp.result_type(float)) if keep_weights else None
         return MirrorState(dual, known, jnp.zeros([], jnp.int32) if callable(strength) else None)
@@ -86,8 +86,8 @@ def points_of_dual(
         if renew_dual:
             duals = jax.tree.map(lambda v, x: jnp.where(x != 0, dual_of(x, now), v), duals, params)
         elif keep_weights and not evidence:
-            change = _keeping_weights(regularizer, delta, state.strength, now)
-            duals = jax.tree.map(lambda v: v + change(v), duals)
+            follow = functools.partial(_keeping_weights, regularizer, delta, state.strength, now)
+            duals = jax.tree.map(follow, duals)
         count = None if state.count is None else jnp.asarray(optax.safe_increment(state.count))
         points = jax.tree.map(lambda v: jnp.asarray(delta, v.dtype) * v, duals)
         return points, MirrorState(duals, now if keep_weights else None, count)
@@ -96,23 +96,13 @@ def points_of_dual(
 
 
 def _keeping_weights(
-    regularizer: Regularizer, delta: Any, before: Any, now: Any
-) -> Callable[[jax.Array], jax.Array]:
-    """How duals change with λ where weights that live before and after it keep their values."""
-
-    @functools.cache
-    def numbers(dtype: jnp.dtype) -> tuple[jax.Array, ...]:
-        wide = [jnp.asarray(x, dtype) for x in (delta, before, now)]
-        return wide[0], wide[0] * wide[1], wide[0] * wide[2], wide[2] - wide[1]
-
-    def change(dual: jax.Array) -> jax.Array:
-        step, threshold_before, threshold_now, rise = numbers(dual.dtype)
-        points = step * dual
-        weights = regularizer.prox(points, threshold_before)
-        stays = regularizer.prox(points, threshold_now) != 0
-        return rise * jnp.where(stays, regularizer.subgradient(weights), 0)
-
-    return change
+    regularizer: Regularizer, delta: Any, before: Any, now: Any, dual: jax.Array
+) -> jax.Array:
+    """The dual after a change of λ with which weights that live on keep their values."""
+    delta, before, now = (jnp.asarray(x, dual.dtype) for x in (delta, before, now))
+    stays = regularizer.prox(delta * dual, delta * now) != 0
+    weights = regularizer.prox(delta * dual, delta * before)
+    return dual + (now - before) * jnp.where(stays, regularizer.subgradient(weights), 0)
 
 
 def mirror_step(
@@ -140,8 +130,10 @@ def mirror_step(
     `optax.add_decayed_weights` in front.
 
     Args:
-      regularizer: J, such as `l1`. It only gives the initial dual its subgradient.
-      strength: λ ≥ 0, a number, an array or a schedule. Only its value at step 0 is used here.
+      regularizer: J, such as `l1`. It gives the initial dual its subgradient, and moves the dual
+        where ``keep_weights`` is on.
+      strength: λ ≥ 0, a number, an array or a schedule. Without ``keep_weights`` only its value at
+        step 0 is used here.
       delta: δ > 0, a number or an array, the step from the dual to the parameters. A larger δ
         makes the live weights larger; the threshold λ of the dual stays the same.
       keep_weights: whether live weights keep their values when the strength changes by Δλ. Their

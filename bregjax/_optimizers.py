@@ -183,9 +183,7 @@ def adabreg(
         The optimizer, usable with `optax.inject_hyperparams` as `linbreg` is.
 
     Raises:
-        TypeError: if ``regularizer`` is not a `Regularizer`.
-        ValueError: if an argument is out of range; at ``init``, if a regularized parameter is not
-          of a floating dtype; at ``update``, if ``params`` is missing.
+        As `linbreg`.
 
     Example:
         >>> import jax.numpy as jnp, optax, bregjax
@@ -258,9 +256,7 @@ def prox_sgd(
         The optimizer, usable with `optax.inject_hyperparams` as `linbreg` is.
 
     Raises:
-        TypeError: if ``regularizer`` is not a `Regularizer`.
-        ValueError: if an argument is out of range; at ``init``, if a regularized parameter is not
-          of a floating dtype; at ``update``, if ``params`` is missing.
+        As `linbreg`.
 
     Example:
         >>> import jax.numpy as jnp, optax, bregjax

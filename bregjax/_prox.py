@@ -34,7 +34,8 @@ def init_regularizer(regularizer: Regularizer, params: Any) -> Any:
         return None
     leaves, treedef = jax.tree.flatten(params)
     if not leaves:  # optax.tree_map_params asks for the state of a placeholder
-        return params
+        one = jax.eval_shape(lambda: regularizer.init_state(jnp.zeros((1,) * 8), 0))
+        return jax.tree.map(lambda _: params, one)
     states = [regularizer.init_state(jnp.asarray(x), index) for index, x in enumerate(leaves)]
     return jax.tree.transpose(treedef, jax.tree.structure(states[0]), treedef.unflatten(states))
 

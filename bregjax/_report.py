@@ -21,6 +21,7 @@ from bregjax._leaves import (
 )
 from bregjax._measures import effective_rank
 from bregjax._regularizers._matrices import fold
+from bregjax._tables import table
 from bregjax._validation import check_flag
 
 
@@ -78,18 +79,8 @@ class SparsityReport:
         return {kind: sum(p[0] for p in ps) / sum(p[1] for p in ps) for kind, ps in pairs.items()}
 
     def __str__(self) -> str:
-        head = (
-            "layer",
-            "kind",
-            "shape",
-            "weights",
-            "density",
-            "outputs",
-            "asleep",
-            "inputs",
-            "kernels",
-            "rank",
-        )
+        head = ("layer", "kind", "shape", "weights", "density")
+        head += ("outputs", "asleep", "inputs", "kernels", "rank")
         rows = [
             (
                 layer.name,
@@ -106,15 +97,7 @@ class SparsityReport:
             for layer in self.layers
         ]
         total = ("all weights", "", "", _of(self.weights), f"{self.density:.2%}", *5 * [""])
-        widths = [max(len(row[i]) for row in (head, *rows, total)) for i in range(len(head))]
-
-        def line(row: tuple[str, ...]) -> str:
-            left = [cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)]
-            right = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
-            return "  ".join(left + right).rstrip()
-
-        rule = "─" * len(line(head))
-        return "\n".join([line(head), rule, *map(line, rows), rule, line(total)])
+        return table(head, rows, [total], "<<<>>>>>>>")
 
 
 def _of(pair: tuple[int, int] | None) -> str:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from bregjax._leaves import Mask
-from bregjax._live_weights import keep_live, set_dead_to_zero, support_of
+from bregjax._live_weights import keep_live, marks_of_state, set_dead_to_zero, support_of
 from bregjax._numerics import add_updates
 from bregjax._validation import check_transformation, check_whole, require_params
 
@@ -150,7 +150,7 @@ def multilevel(
         )
         updates = keep_live(updates, moving)
         inner_state = jax.tree.map(
-            jnp.where, _marks_of_state(inner, proposed, moving), proposed, state.inner_state
+            jnp.where, marks_of_state(inner, proposed, moving), proposed, state.inner_state
         )
         reached = support_of(add_updates(params, updates), mask)
         support = jax.tree.map(lambda new, old: jnp.where(full, new, old), reached, state.support)
@@ -158,22 +158,3 @@ def multilevel(
         return updates, MultilevelState(count, support, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _marks_of_state(inner: optax.GradientTransformation, state: Any, marks: Any) -> Any:
-    """A tree like ``state``: the marks for all that mirrors the parameters, True for the rest."""
-
-    def mark(x: Any, marked: jax.Array) -> Any:
-        if isinstance(x, optax.MaskedNode):
-            return x
-        # The state of a regularizer, such as a random key, may have another shape.
-        return marked if jnp.shape(x) == jnp.shape(marked) else True
-
-    return optax.tree_map_params(
-        inner,
-        mark,
-        state,
-        marks,
-        transform_non_params=lambda _: True,
-        is_leaf=lambda x: isinstance(x, optax.MaskedNode),
-    )

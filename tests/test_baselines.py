@@ -472,3 +472,26 @@ def test_where_no_leaf_is_a_kernel_pruning_leaves_all_as_it_is():
         updates, state = tx.update({"bias": jnp.zeros(3)}, state, params)
         params = optax.apply_updates(params, updates)
     np.testing.assert_array_equal(params["bias"], np.ones(3))
+
+
+def test_random_growth_of_a_part_without_leaves_does_nothing():
+    nothing = set_training(sgd(), key=jax.random.key(0), every=1, stop=9)
+    tx: Any = optax.partition({"a": sgd(), "b": nothing}, "a")
+    params: Any = {"kernel": jnp.ones((3, 2))}
+    state = tx.init(params)
+    for _ in range(2):
+        updates, state = tx.update(params, state, params)
+    np.testing.assert_array_equal(jnp.sign(updates["kernel"]), -np.ones((3, 2)))
+
+
+def test_the_support_moves_under_strict_promotion():
+    tx: Any = dynamic_sparsity(sgd(), every=1, stop=9, drop_fraction=0.5)
+    params: Any = {"kernel": jnp.array([[2.0, 0.1, 0.0, 0.0]])}
+    with jax.numpy_dtype_promotion("strict"):
+        state = tx.init(params)
+        for _ in range(2):
+            gradient = {"kernel": jnp.array([[0.0, 0.1, 0.0, -3.0]])}
+            updates, state = tx.update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+    np.testing.assert_array_equal(params["kernel"] != 0, [[True, False, False, False]])
+    np.testing.assert_array_equal(state.masks["kernel"], [[True, False, False, True]])

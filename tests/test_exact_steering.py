@@ -1,6 +1,6 @@
 """Exact counts at each step, and a strength that moves without touching the live weights."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -278,3 +278,17 @@ def test_what_exact_steering_cannot_do_raises():
     unknown = bregjax.steer(bregjax.linbreg(0.1, bregjax.nuclear(), 1.0), 0.1, exact=True)
     with pytest.raises(NotImplementedError, match="puts singular values to sleep"):
         unknown.update(draw(0), unknown.init(draw(0)), draw(0))
+
+
+def test_weights_called_count_are_no_counts():
+    class Params(NamedTuple):
+        count: jax.Array
+
+    tx: Any = bregjax.steer(
+        bregjax.linbreg(0.1, bregjax.l1(), 0.1, keep_weights=True), 1.0, exact=True
+    )
+    params = Params(jnp.full((2, 2), 5.0))
+    state = tx.init(params)
+    updates, state = tx.update(Params(jnp.zeros((2, 2))), state, params)
+    moved: Any = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(moved.count, 5.0)

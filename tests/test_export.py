@@ -67,3 +67,19 @@ def test_wrong_files_and_trees_are_named(tmp_path):
     save_file({"a": np.ones(3)}, path)
     with pytest.raises(ValueError, match="path must be a file that save_sparse wrote"):
         bregjax.load_sparse(path)
+
+
+def test_names_like_those_of_parts_come_back(tmp_path):
+    path = tmp_path / "network.safetensors"
+    params = {
+        "a.values": jnp.arange(3.0),
+        "b": jnp.zeros((9, 9)).at[0].set(2.0),
+        "c.nonzero": jnp.ones(2),
+    }
+    bregjax.save_sparse(path, params)
+    loaded = bregjax.load_sparse(path)
+    assert set(loaded) == set(params)
+    for name, x in params.items():
+        np.testing.assert_array_equal(loaded[name], x)
+    with pytest.raises(ValueError, match="a leaf of params is called 'bregjax'"):
+        bregjax.save_sparse(path, {"bregjax": jnp.ones(2)})

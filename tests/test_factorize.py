@@ -176,3 +176,11 @@ def test_bad_arguments_are_named():
         bregjax.factorize(layer, tolerance=-1)
     with pytest.raises(TypeError, match=r"must be a flax\.nnx\.Module"):
         bregjax.factorize({"kernel": jnp.ones((3, 3))})  # pyright: ignore[reportArgumentType]
+
+
+def test_a_convolution_with_strides_none():
+    layer = nnx.Conv(6, 8, (3, 3), strides=None, rngs=nnx.Rngs(0))
+    set_rank(layer, 1)
+    smaller = bregjax.factorize(layer)
+    assert weights(smaller) < weights(layer)
+    assert_same_outputs(layer, smaller, jax.random.normal(jax.random.key(1), (2, 7, 7, 6)))

@@ -471,3 +471,29 @@ def test_what_dies_is_zero_whatever_it_was_and_what_is_not_landed_stays_the_same
     landed = bregjax.land(tx, state, broken, count=1)
     np.testing.assert_array_equal(landed["w"] != 0, [[True, False, False, False]])
     assert landed["b"] is params["b"]
+
+
+def test_the_tuner_keeps_the_count_of_all_leaves_that_are_landed():
+    inner = bregjax.linbreg(0.1, bregjax.l1(), 0.3, mask={"w": True})
+    tx: Any = bregjax.landing(inner, optax.sgd(0.5), 20, count=2)
+    params = {"w": jnp.zeros(4)}  # a vector, which the default mask would leave out
+    state = tx.init(params)
+    for _ in range(40):
+        gradient = {"w": params["w"] - jnp.array([3.0, 1.0, 2.0, 0.5])}
+        params, state = step_with(tx)(params, state, gradient)
+    np.testing.assert_allclose(params["w"], [3.0, 0.0, 2.0, 0.0], atol=1e-4)
+
+
+def test_a_measure_that_nothing_fits_is_an_error():
+    tx = bregjax.linbreg(1.0, L1, STRENGTH)
+    params, state = given_dual(tx, {"w": jnp.array([[3.0, 2.0, 1.0]])})
+
+    def share(params):
+        return 0.2 + 0.8 * bregjax.density(params)
+
+    assert (
+        int(jnp.count_nonzero(bregjax.land(tx, state, params, density=0.5, measure=share)["w"]))
+        == 1
+    )
+    with pytest.raises(ValueError, match="density is below the measure"):
+        bregjax.land(tx, state, params, density=0.3, measure=share)

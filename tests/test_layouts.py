@@ -225,3 +225,12 @@ def test_names_of_haiku():
     assert set(kinds["norm"].values()) == {"other"}
     assert kinds["embed"] == {"embeddings": "embedding"}
     assert kinds["lora"] == {"a": "dense", "b": "dense"}
+
+
+def test_layers_of_different_stacks_draw_different_numbers():
+    random = batched(bregjax.soft_bernoulli(0.5, key=3))
+    first, second = (
+        random.init_state(jnp.ones((n, 5, 3)), index) for index, n in enumerate((6, 4))
+    )
+    keys = np.concatenate([np.asarray(x).reshape(len(x), -1) for x in (first, second)])
+    assert len(np.unique(keys, axis=0)) == 6 + 4

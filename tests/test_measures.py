@@ -338,3 +338,11 @@ def test_the_sparsest_run_within_a_tolerance():
         bregjax.sparsest_within([0.1, 0.2], [0.1], 0.1)
     with pytest.raises(ValueError, match=r"tolerance must be at least 0, got tolerance=-0\.1"):
         bregjax.sparsest_within([0.1], [0.1], -0.1)
+
+
+def test_ranks_and_values_in_float64_under_strict_promotion(x64):
+    params = {"a": jnp.ones((3, 2), jnp.float32), "b": jnp.ones((3, 2), jnp.float32)}
+    with jax.numpy_dtype_promotion("strict"):
+        assert float(bregjax.relative_rank(params)) == 0.5
+        value = bregjax.regularizer_value(params, bregjax.l1())
+    assert (value.dtype, float(value)) == (jnp.float32, 12.0)

@@ -535,3 +535,18 @@ def test_wrong_arguments_are_named():
         bregjax.shrink("model", jnp.ones(3))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="round_to must be a whole number"):
         bregjax.shrink_params(mlp, mlp_with_dead_units(1), jnp.ones((2, 6)), round_to=0)
+
+
+def test_a_network_that_checks_its_widths_is_left_alone():
+    def network(params, x):
+        hidden = jax.nn.relu(x @ params["in"])
+        assert hidden.shape[-1] == 8
+        return hidden @ params["out"]
+
+    params = {"in": jnp.ones((3, 8)).at[:, 2:].set(0.0), "out": jnp.ones((8, 2))}
+    smaller, report, _ = bregjax.shrink_params(network, params, jnp.ones((2, 3)))
+    assert smaller["in"].shape == (3, 8)
+    assert "in" in report
+    assert "nowhere" not in report
+    with pytest.raises(KeyError, match="nowhere"):
+        report["nowhere"]

@@ -1,5 +1,7 @@
 """What happens to the weights when the strength changes while training."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,3 +99,13 @@ def test_a_schedule_of_the_strength_does_the_same_as_setting_it():
         optax.tree.get(other_state, "hyperparams")["strength"] = strength
         other, other_state = step_with(by_hand)(other, other_state, gradient)
         np.testing.assert_allclose(params["w"], other["w"], rtol=0, atol=1e-12)
+
+
+def test_a_schedule_gets_an_array_at_init():
+    def rising(count: Any) -> Any:
+        return 0.1 * (1 + count.astype(jnp.float32))
+
+    tx = bregjax.linbreg(0.1, bregjax.l1(), rising)
+    state = tx.init({"w": jnp.array([[2.0, -1.0]])})
+    (mirror,) = bregjax.states_of(state, bregjax.MirrorState)
+    np.testing.assert_allclose(mirror.dual["w"], [[2.1, -1.1]])

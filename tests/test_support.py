@@ -201,6 +201,57 @@ def test_the_state_of_a_random_regularizer_keeps_its_shape():
     assert next_shapes == shapes
 
 
+def by_name() -> Any:
+    rules = bregjax.label_by_path({"*/kernel": "sparse"}, default="plain")
+    sparse = bregjax.linbreg(RATE, bregjax.l1(), STRENGTH)
+    return optax.partition({"sparse": sparse, "plain": optax.sgd(RATE)}, rules)
+
+
+WITH_STATE: dict[str, Any] = {
+    "labels by path": by_name,
+    "nuclear": lambda: bregjax.linbreg(RATE, bregjax.nuclear(), 0.1),
+    "warm": lambda: bregjax.linbreg(RATE, bregjax.nuclear(method="warm"), 0.1),
+    "batched": lambda: bregjax.linbreg(
+        RATE, bregjax.batched(bregjax.nuclear()), 0.1, mask={"a": {"kernel": False}, "b": True}
+    ),
+    "random": lambda: bregjax.linbreg(RATE, bregjax.soft_bernoulli(0.2), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", WITH_STATE)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda inner: bregjax.multilevel(inner, 0),
+        lambda inner: bregjax.baselines.magnitude_pruning(inner, 1.0),
+        lambda inner: bregjax.baselines.dynamic_sparsity(inner, every=9, stop=10),
+    ],
+)
+def test_a_wrapper_that_has_nothing_to_do_is_its_inner_optimizer(wrap, name):
+    inner, keys = WITH_STATE[name](), jax.random.split(jax.random.key(0), 2)
+    params = {
+        "a": {"kernel": jax.random.normal(keys[0], (4, 3))},
+        "b": {"kernel": jax.random.normal(keys[1], (2, 4, 3))},
+    }
+    tx: Any = wrap(inner)
+    ours, others = (params, tx.init(params)), (params, inner.init(params))
+    for _ in range(3):
+        ours = step_with(tx)(*ours, jax.tree.map(lambda x: x - 1, ours[0]))
+        others = step_with(inner)(*others, jax.tree.map(lambda x: x - 1, others[0]))
+    assert_close(ours[0], others[0])
+
+
+def test_the_state_of_a_regularizer_is_mapped_with_trees_like_the_parameters():
+    tx: Any = bregjax.linbreg(0.1, bregjax.nuclear(), 0.1)
+    params = {"a": jnp.ones((3, 2)), "b": jnp.ones((4, 2))}
+    state, names = tx.init(params), {"a": "first", "b": "second"}
+    mapped = optax.tree_map_params(tx, lambda _, name: name, state, names)
+    (dual,) = bregjax.states_of(mapped, bregjax.MirrorState)
+    (prox,) = bregjax.states_of(mapped, bregjax.ProxState)
+    assert dual.dual == names
+    assert prox.regularizer_state.rank == names
+
+
 @pytest.mark.parametrize("value", [-1, 1.5, True])
 def test_a_bad_number_of_coarse_steps_is_named(value):
     with pytest.raises(ValueError, match=f"m={value!r}"):

@@ -9,7 +9,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):  # noqa: N818 - like KeyboardInterrupt, nothing went wrong
-    """A training that was asked to stop and has saved its state."""
+    """A training that was asked to stop, and has saved its state if it can."""
 
 
 class Interruption:

@@ -45,8 +45,6 @@ class TrainingOptions:
     """Discard what an interrupted run has saved; by default the run continues from there."""
     checkpoint_seconds: float = 30.0
     """The shortest time between two checkpoints of a method."""
-    minutes: float | None = None
-    """Begin no method that would end later than this, judged by how long the last one took."""
     redraw: bool = False
     """Only draw the figures again, from the results of an earlier run in the folder."""
 

@@ -17,7 +17,7 @@ from benchmarks.cli.errors import BenchmarkError
 from benchmarks.cli.interruption import Interrupted
 from benchmarks.cli.progress import Progress
 from benchmarks.data import Dataset
-from benchmarks.data.batches import Batches
+from benchmarks.data.batches import epoch_orders
 from benchmarks.engine import devices
 from benchmarks.engine.checkpoints import Checkpoints
 from benchmarks.engine.compaction import Compaction, Compactor
@@ -96,10 +96,10 @@ class Task:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     """how the network was built, for summary.json"""
 
-    @functools.cached_property
-    def batches(self) -> Batches:
-        """The training images."""
-        return Batches(self.dataset.train, self.batch_size)
+    @property
+    def steps(self) -> int:
+        """Of an epoch; examples that do not fill a batch are left out, in each epoch other ones."""
+        return len(self.dataset.train) // self.batch_size
 
     def shapes(self) -> nnx.Module:
         """The dense network in evaluation mode, with shapes in place of arrays."""
@@ -127,8 +127,8 @@ class Result:
     seconds_per_epoch: float
     """the median, for all seeds together; NaN if every epoch compiled, as these do not count"""
     seconds: float
-    """of the whole training of all seeds, from its beginning (or the checkpoint from which it
-    continued) until after the test, with compilation"""
+    """of the whole training of all seeds, from its beginning until after the test, with
+    compilation; of an interrupted one up to the checkpoints that it continued from"""
     compactions: int
     """how often the network shrank"""
 
@@ -198,8 +198,8 @@ def train(
         which changes shapes.
       compaction: how the network loses its dead units between epochs. It needs a single seed; the
         result is that of the last epoch, in the shapes of the first network.
-      stop: called after each program; if it returns true, the state is saved and `Interrupted`
-        raised.
+      stop: called after each program but the last; if it returns true, the state is saved (with a
+        compaction it is not) and `Interrupted` raised.
 
     Returns:
         The `Result`.
@@ -210,8 +210,8 @@ def train(
         Interrupted: if ``stop`` returned true.
     """
     started = time.perf_counter()
-    batches = task.batches
-    if batches.steps < 1:
+    steps, size = task.steps, task.steps_per_call or task.steps
+    if steps < 1:
         raise BenchmarkError(
             f"batch size {task.batch_size} exceeds the {len(task.dataset.train)} training"
             f" images of {task.dataset.name}: choose a smaller one."
@@ -220,10 +220,9 @@ def train(
         programs = Programs(task, lambda _: optimizer, start, len(seeds))
     else:
         programs = Programs(task, optimizer, start, len(seeds))
-    data = devices.place(batches.data, programs.mesh)
-    validation, test = (
+    data, validation, test = (
         devices.place((split.inputs, split.targets), programs.mesh)
-        for split in (task.dataset.validation, task.dataset.test)
+        for split in (task.dataset.train, task.dataset.validation, task.dataset.test)
     )
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     start_keys, order_keys, augment_keys = jax.vmap(lambda key: jax.random.split(key, 3))(keys).T
@@ -244,55 +243,61 @@ def train(
     if saved:
         position, history = saved.position, _History(**saved.history)
         state = devices.place(saved.state, programs.mesh, devices.SEEDS)
+        started -= history.elapsed
     else:
         # Placed like the result of a program, or the first program would be compiled twice.
         state = devices.place(begin(), programs.mesh, devices.SEEDS)
-        history.add(0, programs.inspect(state, validation), snapshot(state.params))
+        metrics = programs.inspect(state, validation)
+        state = state._replace(validation_loss=jnp.copy(metrics.validation_loss))
+        history.add(0, metrics, snapshot(state.params))
 
-    def save(position: int, *, must: bool = False) -> None:
+    def save(*, must: bool = False) -> None:
         if checkpoints:
+            history.elapsed = time.perf_counter() - started
             checkpoints.save(position, state, history.as_dict(), must=must)
 
-    done, rest = divmod(position, batches.steps)
-    size = task.steps_per_call or batches.steps
+    def pause(where: str) -> None:
+        """Save if it is time to; if the training is to stop, save in any case, and stop."""
+        stopped = stop()
+        save(must=stopped)
+        if stopped:
+            end = ", and saved" if checkpoints else ", not saved: this training begins anew"
+            raise Interrupted(where + end)
+
     compiled = False
-    with Progress(label, total=epochs * batches.steps, done=position) as progress:
-        for epoch in range(done + 1, epochs + 1):
+    with Progress(label, total=epochs * steps, done=position) as progress:
+        for epoch in range(position // steps + 1, epochs + 1):
             if patience is not None and np.all(
                 epoch - 1 - np.asarray(state.best.epoch) >= patience
             ):
                 break
-            began = time.perf_counter()
-            epoch_keys = _fold_in(order_keys, epoch)
+            began, timed = time.perf_counter(), compiled and position % steps == 0
             step_keys = _fold_in(augment_keys, epoch)
-            first = rest
+            epoch_keys = _fold_in(order_keys, epoch)
+            orders = epoch_orders(epoch_keys, len(task.dataset.train), task.batch_size)
             finished = None
-            for piece in batches.pieces(epoch_keys, size, skip=first // size):
+            for first in range(position % steps, steps, size):
                 jax.block_until_ready(finished)  # one program runs while the next is prepared
+                piece = orders[:, first : first + size]
                 state, finished = programs.advance(state, piece, step_keys, first, data)
-                steps = piece.shape[1]
-                first += steps
-                progress.advance(steps)
-                if first < batches.steps:
-                    stopped = stop()
-                    save((epoch - 1) * batches.steps + first, must=stopped)
-                    if stopped:
-                        raise Interrupted(f"in epoch {epoch} of {epochs}")
+                position += piece.shape[1]
+                progress.advance(piece.shape[1])
+                if position % steps:
+                    pause(f"in epoch {epoch} of {epochs}")
             state, metrics = jax.block_until_ready(programs.finish(state, epoch, validation))
             metrics = jax.device_get(metrics)
             _check_finite(metrics, label, epoch, seeds)
-            seconds = time.perf_counter() - began if compiled and not rest else np.nan
+            seconds = time.perf_counter() - began if timed else np.nan
             history.add(epoch, metrics, snapshot(state.params), seconds)
-            compiled, rest = True, 0
+            compiled = True
             progress.report(epoch, _in_words(metrics))
-            position = epoch * batches.steps
-            save(position, must=stop())
-            if epoch < epochs and stop():
-                raise Interrupted(f"after epoch {epoch} of {epochs}")
-            if compactor and epoch < epochs and compactor.is_due(state.params):
+            if epoch == epochs:
+                break
+            pause(f"after epoch {epoch} of {epochs}")
+            if compactor and compactor.is_due(state.params):
                 programs, state = programs.compacted(compactor, state)
                 compiled = False
-    save(position, must=True)
+    save(must=True)
     best = state.best if select == "best" else None
     params, other = (best.params, best.other) if best else (state.params, state.other)
     loss, accuracy = jax.device_get(programs.evaluate(params, other, test))
@@ -347,7 +352,7 @@ class Programs:
         seeds: int,
         network: nnx.Module | None = None,
     ):
-        self.mesh = mesh = devices.mesh(seeds, task.batches.batch_size)
+        self.mesh = mesh = devices.mesh(seeds, task.batch_size)
         dense = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
         self._weights = sum(
             x.size for x in jax.tree.leaves(nnx.state(dense, nnx.Param)) if x.ndim >= 2
@@ -407,7 +412,7 @@ class Programs:
 
         def step(state: TrainState, numbered: tuple) -> tuple[TrainState, None]:
             number, item = numbered
-            inputs, targets = self._task.batches.batch(data, item)
+            inputs, targets = (x[item] for x in data)
             if self._task.augment:
                 inputs = self._task.augment(jax.random.fold_in(key, number), inputs)
             inputs, targets = devices.share((inputs, targets), self.mesh)
@@ -461,10 +466,9 @@ class Programs:
         loss, accuracy = self._evaluate(state.params, state.other, validation)
         weights = [x for x in jax.tree.leaves(state.params) if x.ndim >= 2]
         nonzero = jnp.stack([jnp.count_nonzero(x) for x in weights]).sum()
-        steps = self._task.batches.steps
         return EpochMetrics(
-            state.loss / steps,
-            state.accuracy / steps,
+            state.loss / self._task.steps,
+            state.accuracy / self._task.steps,
             loss,
             accuracy,
             bregjax.regularizer_value(state.params, bregjax.l1()),
@@ -519,11 +523,13 @@ class _History:
         rows: Mapping[str, np.ndarray] | None = None,
         seconds: Sequence[float] = (),
         snapshots: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+        elapsed: float | np.ndarray = 0.0,
     ):
         # Checkpoints do not keep the order of names.
         columns = [rows[name] for name in EpochMetrics._fields] if rows else []
         self._rows = [EpochMetrics(*row) for row in zip(*columns, strict=True)]
         self.seconds = list(seconds)
+        self.elapsed = float(elapsed)
         self.snapshots = {
             name: {int(epoch): array for epoch, array in kept.items()}
             for name, kept in (snapshots or {}).items()
@@ -556,7 +562,11 @@ class _History:
 
     def as_dict(self) -> dict[str, Any]:
         """The arguments that make the same object."""
-        arguments = {"rows": self.curve()._asdict(), "seconds": np.asarray(self.seconds)}
+        arguments = {
+            "rows": self.curve()._asdict(),
+            "seconds": np.asarray(self.seconds),
+            "elapsed": np.asarray(self.elapsed),
+        }
         snapshots = {
             name: {str(epoch): array for epoch, array in kept.items()}
             for name, kept in self.snapshots.items()

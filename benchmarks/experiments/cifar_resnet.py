@@ -66,14 +66,20 @@ class CifarResNet(Experiment):
         methods.check_shares("--density", self.density)
         if self.rate is not None:
             methods.check_rate("--rate", self.rate)
+            if self.preset != "best":
+                raise BenchmarkError(f"--rate is for --preset best, got --preset {self.preset}.")
+        if self.all_images and (self.select == "best" or self.patience is not None):
+            raise BenchmarkError(
+                "with --all-images there are no validation images: neither --select best nor"
+                " --patience can choose by them."
+            )
         if self.preset == "ablation":
-            density, *more = self.density
-            if more:
+            if len(self.density) != 1:
                 raise BenchmarkError(
                     "--preset ablation is at one --density, got"
-                    f" {' '.join(map(str, self.density))}."
+                    f" {' '.join(map(str, self.density)) or 'none'}."
                 )
-            return list(methods.ablation(density, self._warmup_epochs))
+            return list(methods.ablation(self.density[0], self._warmup_epochs))
         return self._paper() if self.preset == "paper" else self._best()
 
     @property
@@ -116,7 +122,7 @@ class CifarResNet(Experiment):
         warmup, decay = self._warmup_epochs, 5e-4
         sgd = Cosine(0.1, warmup_epochs=warmup)
         # By default Adam has the learning rate that `adabreg_to_density` gives itself.
-        given = self.rate and Cosine(self.rate, warmup_epochs=warmup)
+        given = None if self.rate is None else Cosine(self.rate, warmup_epochs=warmup)
         adam = given or Cosine(2e-2, warmup_epochs=warmup, distance=0.5)
         linbreg = methods.decayed(methods.exactly_steerable(warmup), decay)
         return [

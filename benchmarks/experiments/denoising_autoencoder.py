@@ -1,6 +1,7 @@
 """Autoencoders that find their own bottleneck while they learn to denoise and to deblur."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from benchmarks import data, methods
+from benchmarks.cli.errors import BenchmarkError
 from benchmarks.cli.progress import console
 from benchmarks.engine.objectives import reconstruction
 from benchmarks.engine.training import Task
@@ -48,6 +50,8 @@ class DenoisingAutoencoder(Experiment):
 
     def cases(self) -> Iterator[tuple[str, Task, Method]]:
         """Noisy and blurred images, without and with skip connections."""
+        if not 0 <= self.strength < math.inf:
+            raise BenchmarkError(f"--strength must be a number of at least 0, got {self.strength}.")
         for verb, name in _CORRUPTIONS.items():
             dataset = data.load(name, self.data_dir)
             for skips in (False, True):

@@ -15,7 +15,7 @@ from benchmarks.cli.progress import console
 from benchmarks.engine import devices
 from benchmarks.engine.compaction import Compaction
 from benchmarks.engine.training import Result, Task
-from benchmarks.experiments.runner import Case, Trainer, chosen_cases, train_all
+from benchmarks.experiments.runner import Case, Trainer, planned, train_all
 from benchmarks.methods import Recipe
 from benchmarks.report import figures, results
 from bregjax._leaves import leaf_name
@@ -99,10 +99,12 @@ class Experiment(TrainingOptions):
         check_counts(self, "epochs", "seeds", "patience", "images", "batch_size")
         if self.convolutional:
             devices.one_per_core()
-        cases = [] if self.redraw else chosen_cases(self)
+        trainings = [] if self.redraw else planned(self)
         out = results.prepare_folder(self.out, self.name, quick=self.quick)
-        if cases:
-            runs = train_all(self, cases, out)
+        if self.redraw or self.only:
+            results.check_title(out, self.title)
+        if trainings:
+            runs = train_all(self, trainings, out)
             results.print_table(runs, f"{self.title}, a trial" if self.is_trial else self.title)
             for remark in self.remarks(runs):
                 console.print(remark, markup=False)

@@ -49,6 +49,7 @@ class FashionConvNet(Experiment):
 
     def methods(self) -> list[methods.Recipe]:
         """Ours with a rising strength and with a density, LinBreg as published, every baseline."""
+        methods.check_shares("--density", [self.density])
         rising = kernels_and_weights(Rising(0.02, 0.71), Rising(0.02, 0.685))
         steered = kernels_and_weights(0.011, 0.01)
         published = kernels_and_weights(0.5, 0.5)

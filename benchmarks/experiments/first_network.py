@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Literal
 
 import bregjax
 from benchmarks import data, methods
+from benchmarks.cli.errors import BenchmarkError
 from benchmarks.engine.objectives import next_token
 from benchmarks.engine.training import Task
 from benchmarks.experiments.networks import ExperimentOnNetworks, Network
-from benchmarks.experiments.runner import Case
+from benchmarks.experiments.runner import Case, cut
 from benchmarks.methods import Recipe, ToDensity
 from benchmarks.methods.schedules import Cosine
 from benchmarks.models import MLP, SmallConvNet, Transformer
@@ -79,9 +80,15 @@ class FirstNetwork(ExperimentOnNetworks):
 
     def cases(self) -> Iterator[Case]:
         """Each method for each number of steps."""
-        whole = self.task(data.load(self.dataset, self.data_dir))
+        if self.epochs != type(self).epochs:
+            raise BenchmarkError(f"give --steps instead of --epochs, got --epochs {self.epochs}.")
+        if min(self.steps, default=0) < 1:
+            raise BenchmarkError(
+                f"--steps must be at least 1, got {' '.join(map(str, self.steps)) or 'none'}."
+            )
+        whole = cut(self.task(data.load(self.dataset, self.data_dir)), self)
         for steps in self.steps:
-            epochs = math.ceil(steps / (len(whole.dataset.train) // whole.batch_size))
+            epochs = math.ceil(steps / max(1, whole.steps))
             images = math.ceil(steps / epochs) * whole.batch_size
             task = dataclasses.replace(
                 whole,

@@ -81,7 +81,8 @@ class FromDense(MnistExperiment):
 
     def methods(self) -> list[Recipe]:
         """Adam on the dense network throughout, and three ways to each density."""
-        methods.check_shares("--sparsities", (*self.sparsities, self.tuning))
+        methods.check_shares("--sparsities", self.sparsities)
+        methods.check_shares("--tuning", [self.tuning])
         methods.check_rate("--rate", self.rate)
         methods.check_rate("--pruning-rate", self.pruning_rate)
         densities = [round(1 - sparsity, 6) for sparsity in self.sparsities]
@@ -127,7 +128,10 @@ class FromDense(MnistExperiment):
         rate = self.rate if family == "AdaBreg" else self.pruning_rate
         rate = _RATE if density is None else rate
         settings = {"tuning": self.tuning, "tuning_rate": rate, "groups": self.groups}
-        return Method(family, Cosine(_RATE), make, settings=settings, target_density=density)
+        late = density is not None
+        return Method(
+            family, Cosine(_RATE), make, settings=settings, target_density=density, late=late
+        )
 
     def draw(self, out: Path) -> None:
         """Accuracy over sparsity."""

@@ -90,7 +90,7 @@ class LowRank(Experiment):
         tuned = trainer.train(
             name,
             dataclasses.replace(task, build=lambda rngs: nnx.clone(smaller)),
-            Cosine(1e-3).build(optax.adam, epochs, task.batches.steps),
+            Cosine(1e-3).build(optax.adam, epochs, task.steps),
             {"tuning_epochs": epochs},
             seeds=[self.seed],
             epochs=epochs,
@@ -112,8 +112,9 @@ class LowRank(Experiment):
         """The ranks, and the accuracy, size and speed of the thin layers."""
         for method, group in results.by_method(runs).items():
             found = group[0].findings
+            network = method if len(group) == 1 else f"{method}, seed {group[0].seed}"
             yield (
-                f"{method}: ranks {', '.join(map(str, found['ranks'].values()))}; in thin layers"
+                f"{network}: ranks {', '.join(map(str, found['ranks'].values()))}; in thin layers"
                 f" {100 * found['factorized_accuracy']:.2f} % with"
                 f" {100 * found['factorized_multiply_adds']:.1f} % of the multiply-adds,"
                 f" {found['factorized_speedup']:.2f} times as fast."

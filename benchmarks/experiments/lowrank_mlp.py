@@ -107,7 +107,7 @@ class LowrankMlp(LowRank):
 
         def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
             plateau = optax.contrib.reduce_on_plateau(
-                0.5, patience=1, rtol=0.02, accumulation_size=max(1, length.steps // self.epochs)
+                0.5, patience=1, rtol=0.02, accumulation_size=length.steps_per_epoch
             )
             inner = method.make(rate, length)
             if grow:

@@ -38,6 +38,7 @@ class Multilevel(MnistExperiment):
 
     def methods(self) -> list[Recipe]:
         """Ours with ever fewer full steps, and the baselines."""
+        methods.check_shares("--density", [self.density])
         start = SparseStart(0.01, gain=0.7)
 
         def linbreg(strength: float) -> Method:

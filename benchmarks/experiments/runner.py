@@ -1,9 +1,8 @@
 """Trains all cases of an experiment, one after the other, and archives the results."""
 
+import contextlib
 import dataclasses
-import math
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.cli.errors import BenchmarkError
 from benchmarks.cli.interruption import Interrupted, Interruption
 from benchmarks.cli.options import TrainingOptions, named_by
-from benchmarks.cli.progress import console
 from benchmarks.engine.checkpoints import Checkpoints
 from benchmarks.engine.training import Result, Task, network_of, train
-from benchmarks.methods import Recipe, Targeted
+from benchmarks.methods import Recipe
 from benchmarks.report import results
 
 if TYPE_CHECKING:
@@ -24,22 +22,41 @@ Case = tuple[str, Task, Recipe]
 """A name, the network and its data, and the method."""
 
 
-def train_all(experiment: "Experiment", cases: Sequence[Case], out: Path) -> list[results.Run]:
-    """Train these cases; returns all runs that are in ``out`` afterwards."""
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A case with the length and the data that the options give it."""
+
+    name: str
+    task: Task
+    recipe: Recipe
+    epochs: int
+    strength_share: float
+    """see `benchmarks.methods.Length`"""
+    optimizer: Any
+    """what `engine.training.train` takes"""
+
+    def settings(self, member: Recipe) -> dict[str, Any]:
+        """The settings of a member of the recipe, for summary.json."""
+        share = self.strength_share
+        images = {"batch_size": self.task.batch_size, "images": len(self.task.dataset.train)}
+        scaled = {} if share == 1 else {"strength_share": share}
+        return member.record() | images | self.task.settings | scaled
+
+
+def train_all(
+    experiment: "Experiment", trainings: Sequence[Training], out: Path
+) -> list[results.Run]:
+    """Do these trainings; returns all runs that are in ``out`` afterwards."""
     archive = results.Archive(out, keep=bool(experiment.only))
     folder = out / "checkpoints"
     if experiment.restart:
         shutil.rmtree(folder, ignore_errors=True)
-    budget = Budget(experiment.minutes)
     with Interruption() as stop:
         trainer = Trainer(experiment.name, folder, experiment.checkpoint_seconds, stop)
-        for name, task, recipe in cases:
-            trainer.check(f"before {name}")
-            if not budget.begin():
-                console.print(f"{name} was not begun: it would not end in time.")
-                continue
-            _train_case(experiment, name, task, recipe, trainer, archive)
-    shutil.rmtree(folder, ignore_errors=True)
+        for training in trainings:
+            trainer.check(f"before {training.name}, and saved")
+            _train(experiment, training, trainer, archive)
+    trainer.discard()
     return archive.runs
 
 
@@ -49,6 +66,7 @@ class Trainer:
     def __init__(self, experiment: str, folder: Path, seconds: float, stop: Interruption):
         self._experiment, self._folder = experiment, folder
         self._seconds, self._stop = seconds, stop
+        self._done: list[Path] = []
 
     def check(self, where: str) -> None:
         """Raise `Interrupted` if a signal has come."""
@@ -67,6 +85,7 @@ class Trainer:
         **options: Any,
     ) -> Result:
         """`engine.training.train`; name and settings tell the checkpoints from those of others."""
+        folder = self._folder / results.file_name(name)
         about = {
             "experiment": self._experiment,
             "method": name,
@@ -74,11 +93,9 @@ class Trainer:
             "seeds": list(seeds),
             "steps_per_call": task.steps_per_call,
         }
-        checkpoints = Checkpoints(
-            self._folder / results.file_name(name), about | settings, seconds=self._seconds
-        )
+        checkpoints = Checkpoints(folder, about | settings, seconds=self._seconds)
         try:
-            return train(
+            result = train(
                 task,
                 optimizer,
                 seeds=seeds,
@@ -90,64 +107,70 @@ class Trainer:
             )
         except Interrupted as error:
             raise Interrupted(f"{name} {error}", self._stop.signal) from None
+        self._done.append(folder)
+        return result
+
+    def discard(self) -> None:
+        """Delete the checkpoints of the trainings that were done; others' stay."""
+        for folder in self._done:
+            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # it is not empty, or was never made
+            self._folder.rmdir()
 
 
-class Budget:
-    """The time for several trainings that take about the same time."""
+def planned(experiment: "Experiment") -> list[Training]:
+    """The trainings that --only selects; without this option, all of them.
 
-    def __init__(self, minutes: float | None):
-        self._until = time.monotonic() + (math.inf if minutes is None else 60 * minutes)
-        self._began: float | None = None
-        self._last = 0.0
-
-    def begin(self) -> bool:
-        """Whether there is time for one more training; the previous one ends with this call."""
-        now = time.monotonic()
-        if self._began is not None:
-            self._last = now - self._began
-        enough = now + self._last <= self._until
-        self._began = now if enough else None
-        return enough
-
-
-def chosen_cases(experiment: "Experiment") -> list[Case]:
-    """The cases that --only selects; without this option, all cases."""
+    Raises:
+        BenchmarkError: if one of them is not possible with the options, before any has begun.
+    """
     cases = list(experiment.cases())
     names = named_by(experiment.only, (name for name, _, _ in cases))
-    cases = [case for case in cases if case[0] in names]
-    if experiment.select == "best" or experiment.patience is not None:
-        for name, _, recipe in cases:
-            if isinstance(recipe, Targeted):
-                raise BenchmarkError(
-                    f"{name} lands near the end: it can be trained neither with --select best"
-                    " nor with --patience."
-                )
-    return cases
+    if len(set(names)) < len(names):
+        (twice, *_) = [name for name in names if names.count(name) > 1]
+        raise BenchmarkError(f"there are two methods called {twice}: ask for more different ones.")
+    return [_planned(experiment, *case) for case in cases if case[0] in names]
 
 
-def _cut(task: Task, options: TrainingOptions) -> Task:
+def _planned(experiment: "Experiment", name: str, whole: Task, recipe: Recipe) -> Training:
+    chooses = experiment.select == "best" or experiment.patience is not None
+    if chooses and (recipe.late or experiment.compaction(recipe)):
+        raise BenchmarkError(
+            f"{name} is as sparse as it should be only near the end: it can be trained neither with"
+            " --select best nor with --patience."
+        )
+    task = cut(whole, experiment)
+    if task.steps < 1:
+        raise BenchmarkError(
+            f"--batch-size {task.batch_size} exceeds the {len(task.dataset.train)} training"
+            f" images of {task.dataset.name}."
+        )
+    meant = whole.epochs or experiment.epochs
+    epochs = min(meant, 2) if experiment.quick else meant
+    # The strengths are meant for the whole training, in which weights collect more evidence.
+    share = min(1.0, epochs * _steps(task) / (meant * _steps(whole))) if experiment.quick else 1.0
+    try:
+        optimizer = recipe.optimizer(epochs, task.steps, share)
+    except ValueError as error:
+        raise BenchmarkError(f"{name}: {error}") from error
+    return Training(name, task, recipe, epochs, share, optimizer)
+
+
+def cut(task: Task, options: TrainingOptions) -> Task:
     """The task with the number of images and the batch size of the options."""
     if options.quick or options.images:
-        limits = (2000, 500) if options.quick else (options.images, None)
+        most = options.images or len(task.dataset.train)
+        limits = (min(most, 2000), 500) if options.quick else (most, None)
         task = dataclasses.replace(task, dataset=task.dataset.first(*limits))
     if options.batch_size:
         task = dataclasses.replace(task, batch_size=options.batch_size)
     return task
 
 
-def _train_case(
-    experiment: "Experiment",
-    name: str,
-    whole: Task,
-    recipe: Recipe,
-    trainer: Trainer,
-    archive: results.Archive,
+def _train(
+    experiment: "Experiment", training: Training, trainer: Trainer, archive: results.Archive
 ) -> None:
-    task = _cut(whole, experiment)
-    meant = whole.epochs or experiment.epochs
-    epochs = min(meant, 2) if experiment.quick else meant
-    # The strengths are meant for the whole training, in which weights collect more evidence.
-    share = min(1.0, epochs * _steps(task) / (meant * _steps(whole))) if experiment.quick else 1.0
+    name, task, recipe = training.name, training.task, training.recipe
     count = 1 if experiment.quick else experiment.seeds
     seeds = range(experiment.seed, experiment.seed + count)
     groups = [[seed] for seed in seeds] if experiment.seed_by_seed else [list(seeds)]
@@ -155,10 +178,10 @@ def _train_case(
         trainer.train(
             name if len(groups) == 1 else f"{name}, seed {group[0]}",
             task,
-            recipe.optimizer(epochs, task.batches.steps, share),
-            _settings(task, recipe, share),
+            training.optimizer,
+            training.settings(recipe),
             seeds=group * len(recipe.members),
-            epochs=epochs,
+            epochs=training.epochs,
             hyperparameters=recipe.hyperparameters(len(group)),
             start=recipe.start,
             select=experiment.select,
@@ -170,7 +193,6 @@ def _train_case(
     ]
     for index, member in enumerate(recipe.members):
         member_name = name if member is recipe else member.name
-        settings = _settings(task, member, share)
         parts = [
             result.part(index, len(group)) for group, result in zip(groups, trained, strict=True)
         ]
@@ -178,7 +200,14 @@ def _train_case(
         for group, part in zip(groups, parts, strict=True):
             findings = experiment.findings(task, member, part, trainer)
             runs += results.runs_of(
-                experiment.name, member_name, member.kind, settings, group, part, findings
+                experiment.name,
+                experiment.title,
+                member_name,
+                member.kind,
+                training.settings(member),
+                group,
+                part,
+                findings,
             )
             rows += results.curve_rows(experiment.name, member_name, group, part)
         archive.add(
@@ -193,10 +222,3 @@ def _train_case(
 def _steps(task: Task) -> float:
     """The steps of an epoch, not rounded."""
     return len(task.dataset.train) / task.batch_size
-
-
-def _settings(task: Task, recipe: Recipe, strength_share: float) -> dict[str, Any]:
-    """The settings of a run, for summary.json."""
-    images = {"batch_size": task.batch_size, "images": len(task.dataset.train)}
-    scaled = {} if strength_share == 1 else {"strength_share": strength_share}
-    return recipe.record() | images | task.settings | scaled

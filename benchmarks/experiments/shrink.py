@@ -12,6 +12,7 @@ from flax import nnx
 
 import bregjax
 from benchmarks import methods
+from benchmarks.cli.options import check_counts
 from benchmarks.engine.training import Result, Task, evaluate, network_of
 from benchmarks.experiments.networks import ExperimentOnNetworks
 from benchmarks.experiments.runner import Trainer
@@ -49,6 +50,7 @@ class Shrink(ExperimentOnNetworks):
     def methods(self) -> list[Recipe]:
         """Dense Adam, and ours at every density."""
         methods.check_shares("--densities", self.densities)
+        check_counts(self, "repeats")
         groups = GROUPS[self.network]
         return [
             methods.adam(Cosine(2e-3)),
@@ -86,8 +88,9 @@ class Shrink(ExperimentOnNetworks):
             found = group[0].findings
             before, after = group[0].test_loss, found["shrunk_loss"]
             low, high = found["speedup_quartiles"]
+            network = method if len(group) == 1 else f"{method}, seed {group[0].seed}"
             yield (
-                f"{method}: test loss {before:.6f}, shrunk {after:.6f}, with"
+                f"{network}: test loss {before:.6f}, shrunk {after:.6f}, with"
                 f" {found['parameters']:.1%} of the parameters, {found['multiply_adds']:.1%} of the"
                 f" multiply-adds and {found['bytes']:.1%} of the bytes, {found['speedup']:.2f}"
                 f" ({low:.2f} … {high:.2f}) times as fast."

@@ -51,8 +51,15 @@ class SparsityPath(MnistExperiment):
                 f" --strengths {self.strengths} --weakest {self.weakest} --strongest"
                 f" {self.strongest}."
             )
+        if not self.tolerance >= 0:
+            raise BenchmarkError(f"--tolerance must be at least 0, got {self.tolerance}.")
         grid = np.geomspace(self.weakest, self.strongest, self.strengths)
         strengths = tuple(float(f"{strength:.3g}") for strength in grid)
+        if len(set(strengths)) < len(strengths):
+            raise BenchmarkError(
+                f"--strengths {self.strengths} between {self.weakest} and {self.strongest} are too"
+                " many: some are equal to three digits."
+            )
         at = partial(_adabreg, SparseStart(0.01, gain=0.7))
         middle = at(strengths[len(strengths) // 2])
         return [

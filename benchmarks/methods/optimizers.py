@@ -113,7 +113,8 @@ def _regularized(
     """A method with penalties, made of one of our optimizers and its options."""
 
     def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
-        return regularization.optimizer(functools.partial(optimizer, rate, **options), *length)
+        built = functools.partial(optimizer, rate, **options)
+        return regularization.optimizer(built, length.steps, length.strength_share)
 
     settings = options | regularization.record()
     return Method(family, learning_rate, make, settings, start, strength=str(regularization))
@@ -228,7 +229,7 @@ def one_shot_pruning(
         return baselines.magnitude_pruning(optax.sgd(rate, momentum=momentum), schedule)
 
     settings = {"dense_share": dense_share, "momentum": momentum}
-    return _told("pruning, fine-tuning", density, learning_rate, make, settings)
+    return _told("pruning, fine-tuning", density, learning_rate, make, settings, late=True)
 
 
 def gradual_pruning(
@@ -258,7 +259,7 @@ def gradual_pruning(
     own = {"optimizer": "Adam"} if adaptive else {"momentum": momentum}
     settings = {"start": start, "stop": stop} | own
     family = "gradual pruning, Adam" if adaptive else "gradual pruning"
-    return _told(family, density, learning_rate, make, settings)
+    return _told(family, density, learning_rate, make, settings, late=True)
 
 
 def set_training(
@@ -303,10 +304,18 @@ def _told(
     settings: dict[str, Any],
     start: Start | None = None,
     full_gradients: float = 0.0,
+    late: bool = False,
 ) -> Method:
     """A baseline that is told its density."""
     return Method(
-        family, learning_rate, make, settings, start, full_gradients, target_density=density
+        family,
+        learning_rate,
+        make,
+        settings,
+        start,
+        full_gradients,
+        target_density=density,
+        late=late,
     )
 
 

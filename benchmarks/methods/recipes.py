@@ -18,6 +18,7 @@ class Length(NamedTuple):
     """How long a training is."""
 
     steps: int
+    steps_per_epoch: int
     strength_share: float = 1.0
     """a factor on the strengths, for a training that is shorter than the one they are meant for: a
     weight wakes when the evidence that it has collected over the steps exceeds λ"""
@@ -61,6 +62,8 @@ class Method(_Single):
     """what tells it from others of its family, such as ``m=9``"""
     target_density: float | None = None
     """the density that was asked for"""
+    late: bool = False
+    """whether the network has this density only near the end"""
 
     @property
     def kind(self) -> str:
@@ -76,7 +79,7 @@ class Method(_Single):
         self, epochs: int, steps_per_epoch: int, strength_share: float = 1.0
     ) -> optax.GradientTransformation:
         """The optimizer of a training of this length, with a share of the strengths."""
-        length = Length(epochs * steps_per_epoch, strength_share)
+        length = Length(epochs * steps_per_epoch, steps_per_epoch, strength_share)
         return self.learning_rate.build(
             lambda rate: self.make(rate, length), epochs, steps_per_epoch
         )
@@ -112,6 +115,7 @@ class _Ramped(_Single):
     """where the ramp begins"""
     ramp: float = 0.6
     """the share of the steered epochs after which the target is reached"""
+    late: ClassVar[bool] = True
 
     @property
     def kind(self) -> str:
@@ -231,6 +235,7 @@ class ToDensity(_Single):
     """None leaves it to the optimizer"""
     start: ClassVar[Start | None] = None
     full_gradients: ClassVar[float] = 1.0
+    late: ClassVar[bool] = True
 
     @property
     def kind(self) -> str:
@@ -285,6 +290,7 @@ class Path:
     at: Callable[[Any], Method]
     """the method at a strength, which may be traced"""
     strengths: tuple[float, ...]
+    late: ClassVar[bool] = False
 
     @property
     def kind(self) -> str:

@@ -56,6 +56,8 @@ class Run:
     versions: dict[str, str]
     device: str
     commit: str | None
+    title: str = ""
+    """of the experiment with its network and preset; empty in older files"""
     validation_accuracy: float | None = None
     """a fraction; None where there are no classes"""
     findings: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -92,6 +94,7 @@ def prepare_folder(out: Path | None, name: str, *, quick: bool) -> Path:
 
 def runs_of(
     experiment: str,
+    title: str,
     method: str,
     kind: str,
     settings: dict[str, Any],
@@ -108,6 +111,7 @@ def runs_of(
         runs.append(
             Run(
                 experiment=experiment,
+                title=title,
                 method=method,
                 kind=kind,
                 settings=settings,
@@ -249,6 +253,17 @@ def read_runs(out: Path) -> list[Run]:
             for name, value in vars(run).items():
                 check_type(value, hints[name])
         return runs
+
+
+def check_title(out: Path, title: str) -> None:
+    """Raises `BenchmarkError` if the results in a folder have another title."""
+    runs = read_runs(out) if (out / "summary.json").exists() else []
+    others = {run.title for run in runs} - {"", title}
+    if others:
+        raise BenchmarkError(
+            f"the results in {out} are of {others.pop()!r}, not of {title!r}: give the options of"
+            " those, or another --out."
+        )
 
 
 def read_rows(out: Path) -> list[dict[str, Any]]:
@@ -405,17 +420,9 @@ def device() -> str:
 
 def _commit() -> str | None:
     """The commit of this checkout, with ``+`` if files have changed since."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--exclude=*"]
     try:
-        name = subprocess.run(
-            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        done = subprocess.run([*describe, "--dirty=+"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return name + ("+" if changed else "")
+    return done.stdout.strip()

@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks import data, methods
 from benchmarks.cli.errors import BenchmarkError
 from benchmarks.cli.options import check_counts
+from benchmarks.data.batches import epoch_orders
 from benchmarks.engine import devices
 from benchmarks.engine.training import Programs, Task
 from benchmarks.experiments.cifar_resnet import CifarResNet
@@ -67,10 +68,10 @@ class TrainingCost(SpeedCommand):
         out = self.folder()
         task = self._task()
         steps = 2 if self.quick else self.steps
-        if task.batches.steps < steps:
+        if task.steps < steps:
             raise BenchmarkError(
                 f"--steps {steps} of --batch-size {self.batch_size} are more than an epoch, which"
-                f" has {task.batches.steps}."
+                f" has {task.steps}."
             )
         rng = np.random.default_rng(self.seed)
         pairs = self.chosen(_comparisons())
@@ -97,7 +98,7 @@ class TrainingCost(SpeedCommand):
                     "baseline": baseline,
                     "ratio": ratio,
                     "milliseconds": 1e3 * step,
-                    "seconds_per_epoch": step * task.batches.steps,
+                    "seconds_per_epoch": step * task.steps,
                     "peak_share": flops / step / peak,
                     "peak_tflops": peak / 1e12,
                     "steps": steps,
@@ -171,12 +172,12 @@ def _comparisons() -> list[Comparison]:
 
 def _training(task: Task, method: Method, steps: int, seed: int) -> Callable[[], jax.Array]:
     """A function that trains on the first ``steps`` batches of an epoch each time it is called."""
-    batches = task.batches
-    programs = Programs(task, lambda _: method.optimizer(1, batches.steps), method.start, 1)
+    programs = Programs(task, lambda _: method.optimizer(1, task.steps), method.start, 1)
     keys = jax.random.key(seed)[None]
     state = programs.initialize(keys, ())
-    piece = next(iter(batches.pieces(keys, steps)))
-    data = devices.place(batches.data, programs.mesh)
+    train = task.dataset.train
+    piece = epoch_orders(keys, len(train), task.batch_size)[:, :steps]
+    data = devices.place((train.inputs, train.targets), programs.mesh)
 
     def advance() -> jax.Array:
         nonlocal state

@@ -58,8 +58,10 @@ class BatchedWithState(Batched):
     """`Batched`, where the prox needs memory: states of the layers are stacked along axis 0."""
 
     def init_state(self, x: jax.Array, index: Any) -> Any:
-        layers = x.shape[self.axis]
-        indices = index * layers + jnp.arange(layers)
+        # Cantor's pairing: no other layer of another array has the same number.
+        layer = jnp.arange(x.shape[self.axis])
+        diagonal = index + layer
+        indices = diagonal * (diagonal + 1) // 2 + layer
         init: Any = self.inner.init_state  # it takes a traced index too
         return jax.vmap(init, (self.axis, 0))(x, indices)
 

@@ -69,13 +69,10 @@ class Product:
 
 _SAME_SHAPE = {"convert_element_type", "copy", "stop_gradient", "reduce_precision"}
 _INLINED = {
-    "pjit": "jaxpr",
     "jit": "jaxpr",
     "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
     "remat": "jaxpr",
     "remat2": "jaxpr",
     "checkpoint": "jaxpr",
@@ -346,13 +343,10 @@ class Dataflow:
         for place in free[1:]:
             self.units.pin(axes[place], "they are flattened with others")
         if not free:
-            pinned = [units for units in axes if len(units) > 1 or sizes == [1]]
-            merged = np.full(math.prod(sizes), ANY)
-            for units in pinned:
-                if (units != ANY).any():  # all of it is pinned: it stays whole
-                    merged = self.units.new(math.prod(sizes))
-                    self.units.pin(merged, "they are flattened with others that stay")
-                    break
+            if all((units == ANY).all() for units in axes if len(units) > 1):
+                return np.full(math.prod(sizes), ANY)
+            merged = self.units.new(math.prod(sizes))  # all of it is pinned: it stays whole
+            self.units.pin(merged, "they are flattened with others that stay")
             return merged
         place = free[0]
         shaped = axes[place].reshape([-1 if axis == place else 1 for axis in range(len(axes))])
@@ -623,24 +617,11 @@ def _matching_axes(
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(before) or j < len(after):
-        left, right = [], []
-        sizes = [1, 1]
-        if i < len(before):
-            left.append(i)
-            sizes[0] = before[i]
-            i += 1
-        if j < len(after):
-            right.append(j)
-            sizes[1] = after[j]
-            j += 1
-        while sizes[0] != sizes[1]:
-            if sizes[0] < sizes[1]:
-                left.append(i)
-                sizes[0] *= before[i]
+        a, b, i, j = i, j, min(i + 1, len(before)), min(j + 1, len(after))
+        while (left := math.prod(before[a:i])) != (right := math.prod(after[b:j])):
+            if (left < right and i < len(before)) or j == len(after):
                 i += 1
             else:
-                right.append(j)
-                sizes[1] *= after[j]
                 j += 1
-        groups.append((left, right))
+        groups.append((list(range(a, i)), list(range(b, j))))
     return groups

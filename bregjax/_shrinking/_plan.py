@@ -192,7 +192,7 @@ class _Plan:
         """Whether the network without these runs, and has the same outputs on the example."""
         try:
             outputs = jax.jit(run)(self._leaves(goes)[0])
-        except (TypeError, ValueError, IndexError, ZeroDivisionError):
+        except Exception:  # whatever the network's own code raises for other shapes
             return False
         expected = [value.array for value in self._flow.outputs]
         for new, old in zip(jax.tree.leaves(outputs), expected, strict=True):

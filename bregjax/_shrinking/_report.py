@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from bregjax._tables import table
+
 
 @dataclasses.dataclass(frozen=True)
 class ShrunkArray:
@@ -31,27 +33,24 @@ class ShrinkReport:
 
     def __getitem__(self, name: str) -> ShrunkArray:
         """What is said of the array of this name."""
-        return next(array for array in self.arrays if array.name == name)
+        return {array.name: array for array in self.arrays}[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is an array of this name."""
+        return any(array.name == name for array in self.arrays)
 
     def __str__(self) -> str:
-        rows = [("array", "before", "after", "dead units that stay")]
-        rows += [
+        head = ("array", "before", "after", "dead units that stay")
+        rows = [
             (array.name, _shape(array.before), _shape(array.after), array.stays)
             for array in self.arrays
         ]
+        totals = []
         for name in ("parameters", "multiply_adds", "bytes"):
             before, after = getattr(self, name)
             share = f"{after / before:.1%}" if before else ""
-            rows.append((name.replace("_", "-"), f"{before:,}", f"{after:,}", share))
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        lines = [
-            "  ".join(
-                [row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].rjust(widths[2]), row[3]]
-            ).rstrip()
-            for row in rows
-        ]
-        rule = "─" * len(lines[0])
-        return "\n".join([lines[0], rule, *lines[1:-3], rule, *lines[-3:]])
+            totals.append((name.replace("_", "-"), f"{before:,}", f"{after:,}", share))
+        return table(head, rows, totals, "<>><")
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -66,7 +66,7 @@ def dynamic_sparsity(
     Args:
       inner: any optimizer.
       every: Δt, the number of steps between two changes of the support.
-      stop: the step after which the support stays.
+      stop: the step from which on the support stays.
       drop_fraction: f, the share of the live weights that moves, in (0, 1], or its schedule.
       grow: ``"gradient"``: the score is the magnitude of the gradient; ``"random"``: it is random.
       key: a PRNG key, for random growth. The initial parameters are folded into it, so that
@@ -118,6 +118,8 @@ def dynamic_sparsity(
         support: tuple[Any, Any], params: Any, grads: Any, fraction: jax.Array
     ) -> tuple[Any, Any]:
         masks, key_data = support
+        if not jax.tree.leaves(masks):
+            return support
         if key is None:
             scores = grads
         else:
@@ -133,7 +135,7 @@ def dynamic_sparsity(
 
         def move(x: jax.Array, score: jax.Array, live: jax.Array) -> jax.Array:
             size = jnp.sum(live)
-            dropped = jnp.round(fraction * size).astype(jnp.int32)
+            dropped = jnp.round(fraction * size.astype(jnp.float32)).astype(jnp.int32)
             [kept] = top_k([[x]], size - dropped, [live]).masks
             [grown] = top_k([[score]], dropped, [~kept]).masks
             return kept | grown

@@ -36,7 +36,7 @@ def main(folder: str, result_file: str) -> int:
         try:
             result = train(
                 task,
-                method.optimizer(EPOCHS, task.batches.steps),
+                method.optimizer(EPOCHS, task.steps),
                 seeds=[0, 1],
                 epochs=EPOCHS,
                 start=method.start,

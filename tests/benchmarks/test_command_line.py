@@ -39,6 +39,7 @@ RUN_KEYS = {
     "versions",
     "device",
     "commit",
+    "title",
 }
 
 

@@ -286,9 +286,12 @@ def test_a_rate_is_that_of_adabreg_and_adam_by_default_that_of_adabreg_to_densit
     assert [r.record()["learning_rate"] for r in rates(rate=0.005)] == [0.005, 0.005]
     ours, adam = rates()
     assert "learning_rate" not in ours.record()
+    assert isinstance(adam, methods.Method)
     # min(0.02, 0.5/√steps), as the docstring of adabreg_to_density has it
     for steps, rate in ((100, 0.02), (2500, 0.01)):
-        largest = max(adam.learning_rate.schedule(steps, 10)(step) for step in range(steps))
+        schedule = adam.learning_rate.schedule(steps, 10)
+        assert callable(schedule)
+        largest = max(float(jnp.asarray(schedule(step))) for step in range(steps))
         assert largest == pytest.approx(rate)
 
 

@@ -1,17 +1,20 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 from typing import ClassVar
 
 import pytest
 
 from benchmarks import methods
+from benchmarks.cli.errors import BenchmarkError
 from benchmarks.cli.interruption import Interrupted
 from benchmarks.data import Dataset
 from benchmarks.engine.training import Task, train
+from benchmarks.experiments.experiment import Experiment
 from benchmarks.experiments.lowrank import LowRank
-from benchmarks.experiments.runner import Budget
+from benchmarks.experiments.runner import planned
 from benchmarks.methods.schedules import Constant
 from benchmarks.models import MLP
 
@@ -60,14 +63,70 @@ def test_what_is_trained_besides_hears_a_signal_and_goes_on(tmp_path, monkeypatc
     assert accuracies("pieces") == accuracies("whole")
 
 
-def test_a_budget_begins_what_ends_in_time(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr("benchmarks.experiments.runner.time.monotonic", lambda: now[0])
-    budget = Budget(minutes=2)
-    begun = []
-    for seconds in (50, 40, 35, 1):
-        begun.append(budget.begin())
-        now[0] += seconds if begun[-1] else 0
-    # After 90 s one like the last, of 40 s, would not end in time.
-    assert begun == [True, True, False, False]
-    assert all(Budget(None).begin() for _ in range(3))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(Experiment):
+    """Methods that have their density early and late."""
+
+    name: ClassVar[str] = "options"
+    title: ClassVar[str] = "Options"
+    dataset: ClassVar[str] = "digits"
+
+    late: bool = True
+
+    def methods(self) -> list[methods.Recipe]:
+        if not self.late:
+            return [methods.rigl(Constant(0.1), 0.1), methods.sgd(Constant(0.1))]
+        return [
+            methods.ToDensity(0.1),
+            methods.gradual_pruning(Constant(0.1), 0.1),
+            methods.one_shot_pruning(Constant(0.1), 0.1),
+            methods.Steered(methods.exactly_steerable(0.1), 0.1),
+            methods.Targeted(methods.steerable()[1], 0.2),
+        ]
+
+    def task(self, dataset: Dataset) -> Task:
+        return Task(dataset, lambda rngs: MLP((64, 48, 10), rngs=rngs), batch_size=32)
+
+
+@pytest.mark.parametrize("index", range(5))
+@pytest.mark.parametrize("options", [{"select": "best"}, {"patience": 3}])
+def test_nothing_is_chosen_before_the_density_is_reached(options, index):
+    name = Options().methods()[index].name
+    with pytest.raises(BenchmarkError, match=f"{re.escape(name)} is as sparse as it should be"):
+        planned(Options(only=(name,), **options))
+    assert len(planned(Options(late=False, **options))) == 2
+
+
+def test_what_cannot_be_built_is_an_error_before_anything_is_trained():
+    with pytest.raises(BenchmarkError, match="needs an epoch before its landing"):
+        planned(Options(epochs=1))
+    with pytest.raises(BenchmarkError, match=r"--batch-size 5000 exceeds the \d+ training images"):
+        planned(Options(batch_size=5000))
+
+
+@pytest.mark.parametrize(("images", "left"), [(100, 100), (None, 1437)])
+def test_a_trial_takes_no_more_images_than_were_asked_for(images, left):
+    (first, *_) = planned(Options(late=False, quick=True, images=images))
+    assert len(first.task.dataset.train) <= left
+    assert (images is None) or len(first.task.dataset.train) == images
+
+
+@pytest.mark.slow
+def test_only_the_checkpoints_of_what_was_trained_are_deleted(tmp_path):
+    other = tmp_path / "checkpoints" / "another"
+    other.mkdir(parents=True)
+    Options(late=False, epochs=1, seeds=1, out=tmp_path, only=("SGD",)).run()
+    assert [folder.name for folder in other.parent.iterdir()] == ["another"]
+
+
+def test_results_of_another_network_are_not_mixed(tmp_path):
+    def run(**options) -> None:
+        Options(late=False, quick=True, out=tmp_path, **options).run()
+
+    run(only=("SGD",))
+    runs = json.loads((tmp_path / "summary.json").read_text())
+    assert [run["title"] for run in runs] == ["Options"]
+    (tmp_path / "summary.json").write_text(json.dumps([run | {"title": "Others"} for run in runs]))
+    for options in ({"only": ("SGD",)}, {"redraw": True}):
+        with pytest.raises(BenchmarkError, match="are of 'Others', not of 'Options'"):
+            run(**options)

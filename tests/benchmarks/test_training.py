@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 from typing import Any
 
 import jax
@@ -365,10 +366,10 @@ def test_a_steered_path_goes_on_from_a_checkpoint_on_several_devices(tmp_path):
         }
         return train(task(), optimizer, seeds=[0, 1], **options, **more)
 
-    asked = iter(range(100))  # twice at the end of each epoch
+    asked = iter(range(100))  # once at the end of each epoch
     checkpoints = Checkpoints(tmp_path / "run", {})
     with pytest.raises(Interrupted):
-        run(checkpoints=checkpoints, stop=lambda: next(asked) >= 2 * stop_after - 2)
+        run(checkpoints=checkpoints, stop=lambda: next(asked) >= stop_after - 1)
     assert checkpoints.positions() == [6 * stop_after]
     assert_same_bits(run(checkpoints=Checkpoints(tmp_path / "run", {})), run())
 
@@ -377,3 +378,54 @@ def test_nothing_is_steered_by_default():
     result = train(task(), optax.sgd(0.1), seeds=[0], epochs=1)
     assert np.isnan(result.curve.target).all()
     assert np.isnan(result.curve.strength_scale).all()
+
+
+def test_an_optimizer_sees_the_validation_loss_of_the_epoch_before():
+    """In the first epoch that of the network before training: nothing is better than infinity."""
+
+    def start(params: Any) -> Any:
+        del params
+        return optax.EmptyState()
+
+    def to_the_loss(
+        updates: Any, state: Any, params: Any = None, *, validation_loss: Any = None, **_: Any
+    ) -> Any:
+        del updates
+        return jax.tree.map(lambda x: validation_loss - x, params), state
+
+    optimizer = optax.GradientTransformationExtraArgs(start, to_the_loss)
+    result = train(
+        task(),
+        optimizer,
+        seeds=[0],
+        epochs=3,
+        snapshot=lambda params: {"bias": np.asarray(params["layers"][0]["bias"][...])},
+    )
+    losses = result.curve.validation_loss[:, 0]
+    assert np.isfinite(losses).all()
+    for epoch in (1, 2, 3):
+        np.testing.assert_allclose(result.snapshots["bias"][epoch], losses[epoch - 1], rtol=1e-5)
+
+
+def test_the_time_of_a_training_has_that_before_its_interruption(tmp_path, monkeypatch):
+    def run(seconds_between_looks: float, *, stop: bool) -> Result:
+        clock = itertools.count(0.0, seconds_between_looks)
+        monkeypatch.setattr("benchmarks.engine.training.time.perf_counter", lambda: next(clock))
+        options = {"checkpoints": Checkpoints(tmp_path / "run", {}), "stop": lambda: stop}
+        return train(task(), optax.sgd(0.1), seeds=[0], epochs=3, **options)
+
+    with pytest.raises(Interrupted, match="after epoch 1 of 3, and saved"):
+        run(100.0, stop=True)
+    assert run(0.001, stop=False).seconds > 100
+
+
+def test_a_compaction_that_is_stopped_does_not_say_that_it_was_saved():
+    with pytest.raises(Interrupted, match="after epoch 1 of 3, not saved"):
+        train(
+            task(),
+            optax.sgd(0.1),
+            seeds=[0],
+            epochs=3,
+            compaction=Compaction(),
+            stop=lambda: True,
+        )

@@ -220,7 +220,7 @@ def quality_over_steps(runs: Sequence[Run], title: str) -> Figure:
         axes = figure.subplots()
         lines: dict[str, list[Run]] = {}
         for run in runs:
-            share = f"{run.target_density or 1:.0%} of the weights"
+            share = f"{100 * (run.target_density or 1):g} % of the weights"
             name = f"{run.kind}, {'dense' if run.target_density is None else share}"
             lines.setdefault(name, []).append(run)
         for name, look in looks(lines).items():
