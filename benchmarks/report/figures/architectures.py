@@ -2,16 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.ticker import MaxNLocator
 
-from benchmarks.report.figures.style import STYLE
+from benchmarks.report.figures.style import new_figure
 
 Snapshots = Mapping[str, Mapping[int, np.ndarray]]
 
@@ -25,9 +23,7 @@ def architectures(neurons: Snapshots, skips: Snapshots, title: str) -> Figure:
         first, where the case has any.
       title: of the figure.
     """
-    style: dict[Any, Any] = {**STYLE, "axes.grid": False}
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(9.0, 2.5 * len(neurons) + 0.5), layout="constrained")
+    with new_figure(9.0, 2.5 * len(neurons) + 0.5, grid=False) as figure:
         grid = figure.subplots(len(neurons), 2, squeeze=False, width_ratios=(1, 1.5))
         for (over_time, network), (case, epochs) in zip(grid, neurons.items(), strict=True):
             counts = np.stack([epochs[epoch][0] for epoch in sorted(epochs)])
@@ -88,10 +84,8 @@ def restored_images(exhibits: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     Args:
       exhibits: by case, ``input``, ``output`` and ``target``: images (n, height, width, 1).
     """
-    style: dict[Any, Any] = {**STYLE, "axes.grid": False}
-    with mpl.rc_context(style):
-        rows = math.ceil(len(exhibits) / 2)
-        figure = Figure(figsize=(9.0, 2.0 * rows), layout="constrained")
+    rows = math.ceil(len(exhibits) / 2)
+    with new_figure(9.0, 2.0 * rows, grid=False) as figure:
         panels = figure.subplots(rows, 2, squeeze=False).flat
         for axes, (case, images) in zip(panels, exhibits.items(), strict=False):
             stack = [

@@ -1,7 +1,6 @@
 """The connections of a dense block that survive."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,7 +9,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
-from benchmarks.report.figures.style import STYLE
+from benchmarks.report.figures.style import new_figure
 
 
 def surviving_connections(exhibits: Mapping[str, Mapping[str, np.ndarray]], title: str) -> Figure:
@@ -21,9 +20,7 @@ def surviving_connections(exhibits: Mapping[str, Mapping[str, np.ndarray]], titl
         (column) to layer t (row t − 1), and ``norms``, its Euclidean norm, 0 where it is off.
       title: of the figure.
     """
-    style: dict[Any, Any] = {**STYLE, "axes.grid": False}
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(8.0, 2.6 * len(exhibits) + 0.6), layout="constrained")
+    with new_figure(8.0, 2.6 * len(exhibits) + 0.6, grid=False) as figure:
         grid = figure.subplots(len(exhibits), 1, squeeze=False)
         colors = mpl.colormaps["viridis_r"]
         for axes, (method, arrays) in zip(grid[:, 0], exhibits.items(), strict=True):

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,7 +14,7 @@ from matplotlib.ticker import (
     NullFormatter,
 )
 
-from benchmarks.report.figures.style import STYLE, looks, name_lines
+from benchmarks.report.figures.style import looks, name_lines, new_figure, spread
 from benchmarks.report.results import Run, by_method, means
 from bregjax import sparsest_within
 
@@ -29,7 +28,7 @@ def plot_curves(
         epochs = sorted({row["epoch"] for row in mine})
         values = [[scale * row[field] for row in mine if row["epoch"] == e] for e in epochs]
         mean = np.array([np.mean(v) for v in values])
-        deviation = np.array([np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values])
+        deviation = np.array([spread(v) for v in values])
         axes.plot(epochs, mean, label=method, color=look["color"], linestyle=look["linestyle"])
         axes.fill_between(
             epochs, mean - deviation, mean + deviation, color=look["color"], alpha=0.2, lw=0
@@ -45,8 +44,7 @@ def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     Where there are no classes the first two show the loss, a mean squared error per pixel.
     """
     classes = any(row["validation_accuracy"] is not None for row in rows)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.0, 5.2), layout="constrained")
+    with new_figure(9.0, 5.2) as figure:
         panels = figure.subplots(2, 2)
         for axes, images in zip(panels[0], ("train", "validation"), strict=True):
             words = "training" if images == "train" else images
@@ -107,16 +105,16 @@ def _accuracy_over(
     *,
     logarithmic: bool = True,
 ) -> Figure:
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+    with new_figure(7.0, 4.2) as figure:
         axes = figure.subplots()
         lines: dict[str, list[tuple[float, float, float]]] = {}
         for method, group in by_method(runs).items():
             accuracies = [100 * (run.test_accuracy or np.nan) for run in group]
-            spread = float(np.std(accuracies, ddof=1)) if len(group) > 1 else 0.0
             place = float(np.mean([100 * share(run) for run in group]))
             line = method if group[0].target_density is None else group[0].kind
-            lines.setdefault(line, []).append((place, float(np.mean(accuracies)), spread))
+            lines.setdefault(line, []).append(
+                (place, float(np.mean(accuracies)), spread(accuracies))
+            )
         for line, look in looks(lines).items():
             places, means, spreads = zip(*sorted(lines[line]), strict=True)
             axes.errorbar(places, means, yerr=spreads, capsize=2, label=line, **look)
@@ -137,8 +135,7 @@ def _accuracy_over(
 def accuracy_by_method(runs: Sequence[Run], title: str) -> Figure:
     """Draw test accuracy with a row per method: each seed, and a line at a family's first row."""
     groups = by_method(runs)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.0, 0.6 + 0.22 * len(groups)), layout="constrained")
+    with new_figure(7.0, 0.6 + 0.22 * len(groups)) as figure:
         axes = figure.subplots()
         firsts: dict[str, float] = {}
         for row, (method, group) in enumerate(groups.items()):
@@ -166,8 +163,7 @@ def layer_densities(layers: Mapping[str, Mapping[str, np.ndarray]], title: str) 
       title: of the figure.
     """
     names = list(next(iter(layers.values())))
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.0, 5.0), layout="constrained")
+    with new_figure(9.0, 5.0) as figure:
         axes = figure.subplots()
         for method, look in looks(layers).items():
             shares = [100 * float(layers[method][name]) or np.nan for name in names]
@@ -184,8 +180,7 @@ def layer_densities(layers: Mapping[str, Mapping[str, np.ndarray]], title: str) 
 
 def accuracy_at_targets(runs: Sequence[Run], title: str) -> Figure:
     """Draw test accuracy over the sparsity asked for, a line per kind of method."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.6, 3.8), layout="constrained")
+    with new_figure(6.6, 3.8) as figure:
         axes = figure.subplots()
         targets = sorted({_target(run) for run in runs}, reverse=True)
         place = {target: index for index, target in enumerate(targets)}
@@ -199,7 +194,7 @@ def accuracy_at_targets(runs: Sequence[Run], title: str) -> Figure:
             axes.errorbar(
                 [place[target] for target in groups],
                 [np.mean(a) for a in accuracies],
-                yerr=[float(np.std(a, ddof=1)) if len(a) > 1 else 0.0 for a in accuracies],
+                yerr=[spread(a) for a in accuracies],
                 capsize=2,
                 label=kind,
                 **look,
@@ -215,8 +210,7 @@ def accuracy_at_targets(runs: Sequence[Run], title: str) -> Figure:
 def quality_over_steps(runs: Sequence[Run], title: str) -> Figure:
     """Draw test accuracy, or the loss, over the number of steps: each seed, and the mean."""
     quality, label = _quality(runs)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.6, 3.8), layout="constrained")
+    with new_figure(6.6, 3.8) as figure:
         axes = figure.subplots()
         lines: dict[str, list[Run]] = {}
         for run in runs:
@@ -251,8 +245,7 @@ def quality_and_speed(runs: Sequence[Run], title: str) -> Figure:
     A point for each run; of the speed the quartiles, too.
     """
     quality, label = _quality(runs)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.0, 3.4), layout="constrained")
+    with new_figure(8.0, 3.4) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         groups = by_method(runs)
         for method, look in looks(groups).items():
@@ -297,8 +290,7 @@ def steering(runs: Sequence[Run], rows: Sequence[dict[str, Any]], title: str) ->
     targets = {run.method: run.target_density for run in runs}
     steered = [row for row in rows if row["target"] is not None]
     optimizers = dict.fromkeys(kinds[row["method"]] for row in steered)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.0, 2.9 * len(optimizers)), layout="constrained")
+    with new_figure(8.0, 2.9 * len(optimizers)) as figure:
         panels = figure.subplots(len(optimizers), 2, squeeze=False)
         for (left, right), optimizer in zip(panels, optimizers, strict=True):
             mine = [row for row in steered if kinds[row["method"]] == optimizer]
@@ -330,8 +322,7 @@ def steering(runs: Sequence[Run], rows: Sequence[dict[str, Any]], title: str) ->
 
 def accuracy_along_path(runs: Sequence[Run], title: str, tolerance: float) -> Figure:
     """Draw validation and test accuracy over the share of live weights, and mark the choice."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.0, 4.0), layout="constrained")
+    with new_figure(6.0, 4.0) as figure:
         axes = figure.subplots()
         points = sorted(means(runs), key=lambda mean: mean.density)
         shares = [100 * point.density for point in points]

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.report.figures.style import STYLE
+from benchmarks.report.figures.style import new_figure
 
 _IN_A_ROW = 16
 
@@ -26,9 +25,7 @@ def learned_kernels(layers: Mapping[str, np.ndarray], title: str) -> Figure:
     """
     shown = {name: _arranged(kernels) for name, kernels in layers.items()}
     heights = [max(1, kernels.shape[2]) / kernels.shape[3] for kernels in shown.values()]
-    style: dict[Any, Any] = {**STYLE, "axes.grid": False}
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(8.0, 1.2 + 6.5 * sum(heights)), layout="constrained")
+    with new_figure(8.0, 1.2 + 6.5 * sum(heights), grid=False) as figure:
         panels = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
         for axes, (name, kernels) in zip(panels, shown.items(), strict=True):
             image = _draw(axes, kernels)

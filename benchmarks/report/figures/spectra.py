@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from benchmarks.report.figures.style import STYLE
+from benchmarks.report.figures.style import new_figure
 
 
 def singular_values(spectra: Mapping[str, Mapping[int, np.ndarray]], title: str) -> Figure:
@@ -17,8 +16,7 @@ def singular_values(spectra: Mapping[str, Mapping[int, np.ndarray]], title: str)
       spectra: for each layer its singular values (n,), in falling order, by epoch.
       title: of the figure.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(2.6 * len(spectra) + 0.6, 3.0), layout="constrained")
+    with new_figure(2.6 * len(spectra) + 0.6, 3.0) as figure:
         panels = figure.subplots(1, len(spectra), squeeze=False)[0]
         for axes, (layer, by_epoch) in zip(panels, spectra.items(), strict=True):
             epochs = sorted(by_epoch)

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
-from benchmarks.report.figures.style import STYLE, looks, name_lines
+from benchmarks.report.figures.style import looks, name_lines, new_figure
 
 
 def speedups(rows: Sequence[dict[str, Any]], title: str) -> Figure:
@@ -18,10 +17,7 @@ def speedups(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     """
     sizes, batch_sizes = (sorted({row[key] for row in rows}) for key in ("size", "batch_size"))
     products = [m for m in dict.fromkeys(row["method"] for row in rows) if m != "dense"]
-    with mpl.rc_context(STYLE):
-        figure = Figure(
-            figsize=(1.9 + 2.2 * len(sizes), 0.6 + 2.2 * len(batch_sizes)), layout="constrained"
-        )
+    with new_figure(1.9 + 2.2 * len(sizes), 0.6 + 2.2 * len(batch_sizes)) as figure:
         panels = figure.subplots(
             len(batch_sizes), len(sizes), sharex=True, sharey=True, squeeze=False
         )

@@ -1,11 +1,13 @@
 """What all figures share: their looks, and the files they are saved to."""
 
+import contextlib
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -49,7 +51,7 @@ _LINES = (
 )
 _MARKERS = "osD^v*P<>hXp"
 
-STYLE: dict[Any, Any] = {
+_STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.grid": True,
     "axes.spines.right": False,
@@ -57,6 +59,18 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.3,
     "figure.constrained_layout.use": True,
 }
+
+
+@contextlib.contextmanager
+def new_figure(width: float, height: float, *, grid: bool = True) -> Iterator[Figure]:
+    """A figure of this size in inches, to be drawn within the context, in the style of all."""
+    with mpl.rc_context(_STYLE | {"axes.grid": grid}):
+        yield Figure(figsize=(width, height))
+
+
+def spread(values: Sequence[float]) -> float:
+    """The standard deviation over seeds; 0 if there is one."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def looks(methods: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -1,13 +1,11 @@
 """Which weights of a first layer are live, over the image."""
 
 from collections.abc import Mapping
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.report.figures.style import STYLE
+from benchmarks.report.figures.style import new_figure
 
 
 def appearing_weights(
@@ -23,9 +21,7 @@ def appearing_weights(
     """
     epochs = sorted(set().union(*snapshots.values()))
     shown = sorted({epochs[round(q * (len(epochs) - 1))] for q in (0, 0.05, 0.125, 0.25, 0.5, 1)})
-    style: dict[Any, Any] = {**STYLE, "axes.grid": False}
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(1.35 * len(shown) + 1.6, 1.5 * len(snapshots) + 0.6))
+    with new_figure(1.35 * len(shown) + 1.6, 1.5 * len(snapshots) + 0.6, grid=False) as figure:
         grid = figure.subplots(len(snapshots), len(shown), squeeze=False)
         rows = zip(grid, snapshots.items(), strict=True)
         for index, (row, (method, masks)) in enumerate(rows):
