@@ -86,8 +86,8 @@ def points_of_dual(
         if renew_dual:
             duals = jax.tree.map(lambda v, x: jnp.where(x != 0, dual_of(x, now), v), duals, params)
         elif keep_weights and not evidence:
-            follow = functools.partial(_keeping_weights, regularizer, delta, state.strength, now)
-            duals = jax.tree.map(follow, duals)
+            change = _keeping_weights(regularizer, delta, state.strength, now)
+            duals = jax.tree.map(lambda v: v + change(v), duals)
         count = None if state.count is None else jnp.asarray(optax.safe_increment(state.count))
         points = jax.tree.map(lambda v: jnp.asarray(delta, v.dtype) * v, duals)
         return points, MirrorState(duals, now if keep_weights else None, count)
@@ -96,13 +96,23 @@ def points_of_dual(
 
 
 def _keeping_weights(
-    regularizer: Regularizer, delta: Any, before: Any, now: Any, dual: jax.Array
-) -> jax.Array:
-    """The dual after a change of λ with which weights that live on keep their values."""
-    delta, before, now = (jnp.asarray(x, dual.dtype) for x in (delta, before, now))
-    stays = regularizer.prox(delta * dual, delta * now) != 0
-    weights = regularizer.prox(delta * dual, delta * before)
-    return dual + (now - before) * jnp.where(stays, regularizer.subgradient(weights), 0)
+    regularizer: Regularizer, delta: Any, before: Any, now: Any
+) -> Callable[[jax.Array], jax.Array]:
+    """How duals change with λ where weights that live before and after it keep their values."""
+
+    @functools.cache  # otherwise they would be traced again for each array
+    def numbers(dtype: jnp.dtype) -> tuple[jax.Array, ...]:
+        wide = [jnp.asarray(x, dtype) for x in (delta, before, now)]
+        return wide[0], wide[0] * wide[1], wide[0] * wide[2], wide[2] - wide[1]
+
+    def change(dual: jax.Array) -> jax.Array:
+        step, threshold_before, threshold_now, rise = numbers(dual.dtype)
+        points = step * dual
+        weights = regularizer.prox(points, threshold_before)
+        stays = regularizer.prox(points, threshold_now) != 0
+        return rise * jnp.where(stays, regularizer.subgradient(weights), 0)
+
+    return change
 
 
 def mirror_step(

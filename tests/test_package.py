@@ -76,7 +76,7 @@ def imports_of(path: pathlib.Path) -> set[str]:
 
 LAYERS = [
     {"_sharding", "_validation"},
-    {"_numerics", "_leaves", "_states", "_when_due", "_top_k"},
+    {"_numerics", "_leaves", "_states", "_tables", "_when_due", "_top_k"},
     {"_live_weights", "_regularizers", "_shrinking"},
     {"_prox", "_measures", "_initializers", "_theory", "_export", "_flax"},
     {"_mirror", "_report", "_plateau", "baselines"},

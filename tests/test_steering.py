@@ -60,9 +60,9 @@ def run(tx: Any, params: Any, grads: Any, **extra_args: Any) -> tuple[Any, Any]:
         updates, state = tx.update(gradient, state, params, **extra_args)
         return apply_updates(params, updates), state
 
-    state = tx.init(params)
     # Strict promotion is too strict for schedules that count and for Optax's Adam and MultiSteps.
     with jax.numpy_dtype_promotion("standard"):
+        state = tx.init(params)
         for gradient in grads:
             params, state = step(params, state, gradient)
     return params, state
