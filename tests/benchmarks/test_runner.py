@@ -54,7 +54,7 @@ def test_what_is_trained_besides_hears_a_signal_and_goes_on(tmp_path, monkeypatc
     experiment("whole").run()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("benchmarks.experiments.runner.train", interrupt)
-        with pytest.raises(Interrupted, match="SGD, thin layers of network 0 after epoch 1 of 3"):
+        with pytest.raises(Interrupted, match="SGD, thin layers of network 0 after epoch 2 of 3"):
             ThinDigits(
                 epochs=1, tuning=3, rank=4, out=tmp_path / "pieces", checkpoint_seconds=0
             ).run()
