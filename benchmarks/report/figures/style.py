@@ -64,7 +64,8 @@ _STYLE: dict[Any, Any] = {
 @contextlib.contextmanager
 def new_figure(width: float, height: float, *, grid: bool = True) -> Iterator[Figure]:
     """A figure of this size in inches, to be drawn within the context, in the style of all."""
-    with mpl.rc_context(_STYLE | {"axes.grid": grid}):
+    style: dict[Any, Any] = {**_STYLE, "axes.grid": grid}
+    with mpl.rc_context(style):
         yield Figure(figsize=(width, height))
 
 
