@@ -35,8 +35,9 @@ from bregjax._regularizers._group import (
     per_token,
     sparse_group,
 )
-from bregjax._regularizers._nuclear import NuclearState, nuclear
+from bregjax._regularizers._nuclear import nuclear
 from bregjax._regularizers._soft_bernoulli import soft_bernoulli
+from bregjax._regularizers._spectral import NuclearState
 from bregjax._report import LayerSparsity, SparsityReport, sparsity_report
 from bregjax._shrinking._report import ShrinkReport, ShrunkArray
 from bregjax._shrinking._share import shrunk_share_params

@@ -13,7 +13,7 @@ from bregjax._evidence import DualReader, before_last_step, leaves_with_dual, wi
 from bregjax._landing import LandingState
 from bregjax._leaves import leaf_name
 from bregjax._mirror import MirrorState
-from bregjax._regularizers._nuclear import NuclearState
+from bregjax._regularizers._spectral import NuclearState
 from bregjax._shrinking._shrink import Shrunk
 from bregjax._states import states_of
 from bregjax._steering import SteerState

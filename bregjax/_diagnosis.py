@@ -13,7 +13,7 @@ from bregjax._landing import LandingState
 from bregjax._leaves import leaf_name, without_variables
 from bregjax._plateau import PlateauState
 from bregjax._prox import ProxState
-from bregjax._regularizers._nuclear import NuclearState
+from bregjax._regularizers._spectral import NuclearState
 from bregjax._states import states_of
 from bregjax._steering import SteerState
 from bregjax._validation import check_array

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from bregjax._prox import ProxState, scaled_by
-from bregjax._regularizers._nuclear import NuclearState
+from bregjax._regularizers._spectral import NuclearState
 from bregjax._states import states_of
 from bregjax._validation import check_transformation, check_whole, require_params
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,10 @@ from bregjax._numerics import wide_dtype, widened
 from bregjax._regularizers._base import Regularizer
 from bregjax._regularizers._matrices import fold, matmul, rank_tolerance, singular_values, svd
 from bregjax._regularizers._spectral import (
+    NuclearState,
     Shrinkage,
-    Truncated,
     basis_widths,
     draw_basis,
-    refresh_basis,
     shrink_by_gram,
     shrink_by_svd,
     shrink_leading,
@@ -92,39 +91,6 @@ def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     u, s, vt = svd(matrix)
     live = (s > rank_tolerance(matrix, s)).astype(s.dtype)
     return matmul(u * live, vt), _derivative(dx, u, s, vt, live, jnp.zeros_like(s))
-
-
-class NuclearState(NamedTuple):
-    """What `nuclear` keeps for each matrix.
-
-    In a `ProxState` each field is a tree shaped like the parameters.
-    """
-
-    rank: jax.Array
-    """number of live singular values, shape (), int32"""
-    rank_limit: jax.Array
-    """how many there may be at most, shape (), int32"""
-    count: jax.Array
-    """steps done, shape (), int32"""
-    basis: jax.Array | None
-    """directions of right singular vectors of the tall matrix, of any length, shape (columns,
-    largest width). A matrix that is thin enough to be decomposed in full does not use it; there it
-    has shape (columns, 1). None unless the method is ``"warm"``"""
-    width: jax.Array
-    """how many columns of the basis are in use; as many as the matrix has means a full
-    decomposition"""
-    error: jax.Array
-    """bound on the Frobenius norm of the error of the last prox; 0 with the exact methods"""
-    settled: jax.Array
-    """whether none of the next directions in the basis could have been live in the last prox,
-    shape (), bool; a direction outside the basis still may have been"""
-    rounds: jax.Array
-    """rounds of the last iteration after the first one, shape (), int32"""
-    overflows: jax.Array
-    """how often the basis had to be made larger because it had too little room for the live
-    singular values, shape (), int32"""
-    seed: jax.Array | None
-    """seed of random columns, shape (), int32; None with the exact methods"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,31 +168,11 @@ class _Nuclear(Regularizer):
         @jax.custom_batching.sequential_vmap
         def truncated(
             matrix: jax.Array, step: jax.Array, limit: jax.Array, state: NuclearState
-        ) -> Truncated:
-            assert state.seed is not None
-            basis, key = state.basis, jax.random.fold_in(jax.random.key(state.seed), state.count)
-            if basis is not None and basis_widths(matrix.shape[1]):
-                basis = refresh_basis(basis, state.width, key, state.count)
-            return shrink_leading(
-                matrix,
-                Shrinkage(step, limit, self.energy),
-                basis,
-                state.width,
-                state.count == 0 if self.method == "warm" else jnp.bool_(True),
-                key,
-                self.tolerance,
-            )
+        ) -> tuple[jax.Array, NuclearState]:
+            shrinkage = Shrinkage(step, limit, self.energy)
+            return shrink_leading(matrix, shrinkage, state, self.tolerance)
 
-        found = truncated(matrix, step, limit, state)
-        return found.shrunk.matrix, state._replace(
-            rank=found.shrunk.rank,
-            basis=found.basis,
-            width=found.width,
-            error=found.error,
-            settled=found.settled,
-            rounds=found.rounds,
-            overflows=state.overflows + found.overflows,
-        )
+        return truncated(matrix, step, limit, state)
 
 
 def nuclear(

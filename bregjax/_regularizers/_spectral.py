@@ -111,23 +111,37 @@ def _factors(f: jax.Array, s: jax.Array) -> jax.Array:
     return f / jnp.where(s > 0, s, 1)
 
 
-class Truncated(NamedTuple):
-    """What subspace iteration found."""
+class NuclearState(NamedTuple):
+    """What `nuclear` keeps for each matrix.
 
-    shrunk: Shrunk
+    In a `ProxState` each field is a tree shaped like the parameters.
+    """
+
+    rank: jax.Array
+    """number of live singular values, shape (), int32"""
+    rank_limit: jax.Array
+    """how many there may be at most, shape (), int32"""
+    count: jax.Array
+    """steps done, shape (), int32"""
     basis: jax.Array | None
-    """directions of right singular vectors, of any length, from which the next call starts; None
-    if this one had none"""
+    """directions of right singular vectors of the tall matrix, of any length, shape (columns,
+    largest width). A matrix that is thin enough to be decomposed in full does not use it; there it
+    has shape (columns, 1). None unless the method is ``"warm"``"""
     width: jax.Array
-    """how many of them the next call uses"""
+    """how many columns of the basis are in use; as many as the matrix has means a full
+    decomposition"""
     error: jax.Array
-    """bound on the Frobenius norm of the error, as long as no singular value is missing"""
+    """bound on the Frobenius norm of the error of the last prox; 0 with the exact methods"""
     settled: jax.Array
-    """whether the iteration showed that none of the next ones in the basis can be live, bool"""
+    """whether none of the next directions in the basis could have been live in the last prox,
+    shape (), bool; a direction outside the basis still may have been"""
     rounds: jax.Array
-    """rounds of the iteration after the first one, int32"""
+    """rounds of the last iteration after the first one, shape (), int32"""
     overflows: jax.Array
-    """how often the basis was too small in this call and was made larger, int32"""
+    """how often the basis had to be made larger because it had too little room for the live
+    singular values, shape (), int32"""
+    seed: jax.Array | None
+    """seed of random columns, shape (), int32; None with the exact methods"""
 
 
 def basis_widths(columns: int) -> tuple[int, ...]:
@@ -141,9 +155,7 @@ def draw_basis(key: jax.Array, columns: int, width: int, dtype: DTypeLike) -> ja
     return jax.random.normal(key, (columns, width), dtype)
 
 
-def refresh_basis(
-    basis: jax.Array, width: jax.Array, key: jax.Array, count: jax.Array
-) -> jax.Array:
+def _refresh(basis: jax.Array, width: jax.Array, key: jax.Array, count: jax.Array) -> jax.Array:
     """Every few calls, replace the last column in use and all zero columns by random ones.
 
     The iteration would never find a direction that is orthogonal to the whole basis. Between two
@@ -160,23 +172,14 @@ def refresh_basis(
 
 
 def shrink_leading(
-    matrix: jax.Array,
-    shrinkage: Shrinkage,
-    basis: jax.Array | None,
-    width: jax.Array,
-    fresh: jax.Array,
-    key: jax.Array,
-    tolerance: float,
-) -> Truncated:
+    matrix: jax.Array, shrinkage: Shrinkage, state: NuclearState, tolerance: float
+) -> tuple[jax.Array, NuclearState]:
     """By subspace iteration, from a basis that grows until it has room to spare.
 
     Args:
       matrix: X, tall.
       shrinkage: f, which is zero from some singular value on.
-      basis: where to start, as wide as the largest of `basis_widths`; None draws a random one.
-      width: how many of its columns to use at first.
-      fresh: whether these columns are random.
-      key: of the random basis.
+      state: its basis is where to start, with ``width`` columns at first; None draws a random one.
       tolerance: the bound on the error, relative to the result, at which the iteration stops.
 
     Returns:
@@ -185,6 +188,11 @@ def shrink_leading(
     """
     columns = matrix.shape[1]
     widths = basis_widths(columns)
+    assert state.seed is not None
+    basis, key = state.basis, jax.random.fold_in(jax.random.key(state.seed), state.count)
+    if basis is not None and widths:
+        basis = _refresh(basis, state.width, key, state.count)
+    fresh = jnp.bool_(True) if basis is None else state.count == 0
 
     def attempt(width: int, basis: jax.Array | None, fresh: jax.Array) -> _Attempt:
         least = jnp.where(fresh, _MIN_ROUNDS_FROM_RANDOM, 0)
@@ -193,7 +201,7 @@ def shrink_leading(
             rounds, found = _iterate(matrix, shrinkage, start, tolerance, least)
         else:
             rounds, found = _iterate(matrix, shrinkage, basis[:, :width], tolerance, least)
-            # Directions whose singular value is zero are left to `refresh_basis`.
+            # Directions whose singular value is zero are left to `_refresh`.
             basis = basis.at[:, :width].set(jnp.where(found.s > 0, found.right, 0))
         f = shrinkage(found.s)
         shrunk = Shrunk(matmul(found.left * _factors(f, found.s), found.right.T), _rank(f))
@@ -221,21 +229,21 @@ def shrink_leading(
     def grow(tried: tuple[jax.Array, _Attempt]) -> tuple[jax.Array, _Attempt]:
         return lax.while_loop(overflows, larger, tried)
 
-    first = jnp.sum(width > jnp.asarray(widths, jnp.int32), dtype=jnp.int32)
+    first = jnp.sum(state.width > jnp.asarray(widths, jnp.int32), dtype=jnp.int32)
     tried = (first, lax.switch(first, branches, basis, fresh))
     # The condition avoids the loop, and the copies that it makes of the matrix, where it can.
     index, found = lax.cond(overflows(tried), grow, lambda tried: tried, tried)
     # Back to the smaller basis once it would have room to spare.
     smaller = jnp.maximum(index - 1, 0)
     next_index = jnp.where(found.live + _ROOM // 2 <= capacities[smaller], smaller, index)
-    return Truncated(
-        found.shrunk,
-        found.basis,
-        jnp.asarray([*widths, columns], jnp.int32)[next_index],
-        found.error,
-        found.settled,
-        found.rounds,
-        index - first,
+    return found.shrunk.matrix, state._replace(
+        rank=found.shrunk.rank,
+        basis=found.basis,
+        width=jnp.asarray([*widths, columns], jnp.int32)[next_index],
+        error=found.error,
+        settled=found.settled,
+        rounds=found.rounds,
+        overflows=state.overflows + index - first,
     )
 
 
