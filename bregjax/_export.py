@@ -99,14 +99,19 @@ def load_sparse(path: str | os.PathLike, like: Any = None) -> Any:
         >>> print(bregjax.load_sparse(path, like=shapes)["dense"]["kernel"].sum())
         30.0
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     _check_path(path)
     found: dict[str, jax.Array] = {}
-    with safe_open(path, framework="flax") as file:
+    foreign = f"path must be a file that save_sparse wrote, got path={path!r}."
+    try:
+        opened = safe_open(path, framework="flax")
+    except SafetensorError as error:
+        raise ValueError(f"{foreign} ({error})") from error
+    with opened as file:
         metadata = file.metadata() or {}
         if metadata.get(_FORMAT) != "1":
-            raise ValueError(f"path must be a file that save_sparse wrote, got path={path!r}.")
+            raise ValueError(foreign)
         shapes = {name: text for name, text in metadata.items() if name != _FORMAT}
         parts = {name + part for name in shapes for part in (_VALUES, _MARKS)}
         for name in set(file.keys()) - parts:

@@ -3,7 +3,6 @@
 This module needs Flax, so the package imports it only when one of its names is used.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -196,36 +195,36 @@ def _is_floating(path: Any, x: Any) -> bool:
     return dtype is not None and bool(jnp.issubdtype(dtype, np.inexact))
 
 
-def _shape(module: Any, name: str) -> tuple[int, ...]:
-    return tuple(getattr(module, name)[...].shape)
+def _shape(module: Any, name: str, ndim: int) -> tuple[int, ...]:
+    """The last ``ndim`` sizes of a variable: in front of them may be axes of stacked layers."""
+    return tuple(getattr(module, name)[...].shape[-ndim:])
 
 
 def _set_sizes(module: Any, before: Any) -> None:
     """Sets the attributes of a layer that are sizes, from the shapes of its variables."""
     if isinstance(module, nnx.LinearGeneral):
-        shape = _shape(module, "kernel")
         inputs = len(np.atleast_1d(before.in_features))
+        shape = _shape(module, "kernel", inputs + len(np.atleast_1d(before.out_features)))
         module.in_features, module.out_features = shape[:inputs], shape[inputs:]
     elif isinstance(module, nnx.Linear):
-        module.in_features, module.out_features = _shape(module, "kernel")
+        module.in_features, module.out_features = _shape(module, "kernel", 2)
     elif isinstance(module, nnx.Conv):
-        shape = _shape(module, "kernel")
+        shape = _shape(module, "kernel", len(before.kernel_shape))
         if before.feature_group_count == before.in_features > 1:  # depthwise
             module.feature_group_count = shape[-1] * before.in_features // before.out_features
         module.kernel_shape = shape
         module.in_features = shape[-2] * module.feature_group_count
         module.out_features = shape[-1]
     elif isinstance(module, nnx.Embed):
-        module.num_embeddings, module.features = _shape(module, "embedding")
+        module.num_embeddings, module.features = _shape(module, "embedding", 2)
     elif isinstance(module, (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm)):
         arrays = [getattr(module, name, None) for name in ("mean", "scale", "bias")]
         known = [x for x in arrays if x is not None and x[...] is not None]
         if known:
-            module.num_features = math.prod(known[0][...].shape)
+            module.num_features = known[0][...].shape[-1]
     elif isinstance(module, nnx.MultiHeadAttention):
-        features, heads, head_dim = _shape(module.query, "kernel")
+        features, heads, head_dim = _shape(module.query, "kernel", 3)
         module.in_features, module.num_heads, module.head_dim = features, heads, head_dim
-        module.num_kv_heads = _shape(module.key, "kernel")[1]
-        module.in_kv_features = _shape(module.key, "kernel")[0]
+        module.in_kv_features, module.num_kv_heads, _ = _shape(module.key, "kernel", 3)
         module.qkv_features = heads * head_dim
-        module.out_features = _shape(module.out, "kernel")[-1]
+        module.out_features = _shape(module.out, "kernel", 3)[-1]

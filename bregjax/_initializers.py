@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer, he_normal
 
 from bregjax._leaves import Mask, kernels_of_biases, leaf_name, marks_of
-from bregjax._regularizers._base import Regularizer, check_regularizer
+from bregjax._regularizers._base import Regularizer, axes_of_groups, check_regularizer
 from bregjax._regularizers._batched import Batched, batched
 from bregjax._regularizers._elementwise import l1
 from bregjax._validation import (
@@ -35,7 +35,7 @@ def _thin_out(
         one = functools.partial(_thin_out, density=density, groups=groups.inner, rescale=rescale)
         keys = jax.random.split(key, x.shape[groups.axis])
         return jax.vmap(one, (0, groups.axis), groups.axis)(keys, x) if x.size else x
-    axes = groups.group_axes(x.ndim)
+    axes = axes_of_groups(groups, x.ndim)
     shape = [1 if a in axes else size for a, size in enumerate(x.shape)]
     total = math.prod(shape)
     if total == 0:

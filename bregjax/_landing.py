@@ -12,7 +12,7 @@ from jax.core import Tracer
 from bregjax._evidence import DualReader, check_trained, duals_of_leaves, leaves_with_dual
 from bregjax._leaves import Mask, marks_of, without_variables
 from bregjax._numerics import add_updates, wide_dtype, widened
-from bregjax._regularizers._base import Regularizer, check_regularizer
+from bregjax._regularizers._base import Regularizer, axes_of_groups, check_regularizer
 from bregjax._regularizers._elementwise import l1
 from bregjax._regularizers._norms import group_norms
 from bregjax._support import freeze_support
@@ -159,7 +159,7 @@ def _landed(
     reader = DualReader(optimizer, state, params, extra_args)
 
     def axes_of(x: jax.Array) -> tuple[int, ...]:
-        return groups.group_axes(x.ndim)
+        return axes_of_groups(groups, x.ndim)
 
     def score(x: jax.Array) -> jax.Array:
         axes = axes_of(x)

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from bregjax._leaves import Mask, leaf_name, selected_leaves, selected_matrices, stacked_leaves
 from bregjax._numerics import widened
-from bregjax._regularizers._base import Regularizer, check_regularizer
+from bregjax._regularizers._base import Regularizer, axes_of_groups, check_regularizer
 from bregjax._regularizers._matrices import fold, rank_tolerance, singular_values
 from bregjax._top_k import count_true
 from bregjax._validation import check_array, check_numbers, check_range
@@ -37,7 +37,7 @@ def live_groups(x: jax.Array, groups: Regularizer) -> jax.Array:
     check_regularizer(groups, "groups")
     check_array("x", x)
     x = jnp.asarray(x)
-    return jnp.any(x != 0, axis=groups.group_axes(x.ndim))
+    return jnp.any(x != 0, axis=axes_of_groups(groups, x.ndim))
 
 
 def density(

@@ -67,6 +67,9 @@ def test_wrong_files_and_trees_are_named(tmp_path):
     save_file({"a": np.ones(3)}, path)
     with pytest.raises(ValueError, match="path must be a file that save_sparse wrote"):
         bregjax.load_sparse(path)
+    path.write_text("weights, in words")
+    with pytest.raises(ValueError, match=r"path must be a file that save_sparse wrote.*header"):
+        bregjax.load_sparse(path)
 
 
 def test_names_like_those_of_parts_come_back(tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import jax
@@ -12,11 +13,31 @@ import bregjax
 KEY = jax.random.key(0)
 CONV = (3, 3, 4, 6)
 
+
+@dataclasses.dataclass(frozen=True)
+class Columns(bregjax.Regularizer):
+    """Of somebody who counts axes from the end."""
+
+    def value(self, x):
+        return bregjax.per_neuron().value(x)
+
+    def prox(self, x, step):
+        return bregjax.per_neuron().prox(x, step)
+
+    def subgradient(self, x):
+        return bregjax.per_neuron().subgradient(x)
+
+    def group_axes(self, ndim):
+        return (-2,)
+
+
 # groups, shape, number of groups, axes of one group
 GROUPINGS = [
     (None, (10, 8), 80, ()),
     (bregjax.l1(), CONV, 216, ()),
     (bregjax.per_neuron(), (10, 8), 8, (0,)),
+    (Columns(), (10, 8), 8, (0,)),
+    (bregjax.batched(Columns()), (1, 10, 8), 8, (0, 1)),
     (bregjax.per_kernel(), CONV, 24, (0, 1)),
     (bregjax.per_filter(), CONV, 6, (0, 1, 2)),
     (bregjax.per_input_channel(), CONV, 4, (0, 1, 3)),

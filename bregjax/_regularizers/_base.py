@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -57,7 +58,8 @@ class Regularizer(abc.ABC):
     def group_axes(self, ndim: int) -> tuple[int, ...]:
         """The axes of an array of ``ndim`` dimensions along which a group extends.
 
-        The default, no axes, makes every entry a group of its own.
+        The default, no axes, makes every entry a group of its own. Negative ones count from
+        the end.
         """
         del ndim
         return ()
@@ -77,7 +79,7 @@ class Regularizer(abc.ABC):
         ``x``, or float32 where that is narrower.
         """
         x = widened(x)
-        axes = self.group_axes(x.ndim)
+        axes = axes_of_groups(self, x.ndim)
         shape = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
 
         # Non-negative floats have the same order as their bits read as integers.
@@ -100,6 +102,12 @@ class Regularizer(abc.ABC):
     def prox_with_state(self, x: jax.Array, step: ArrayLike, state: Any) -> tuple[jax.Array, Any]:
         """``prox``, given the state and returning the next one."""
         return self.prox(x, step), state
+
+
+def axes_of_groups(regularizer: Regularizer, ndim: int) -> tuple[int, ...]:
+    """Its ``group_axes``, counted from 0."""
+    axes = regularizer.group_axes(ndim)
+    return np.lib.array_utils.normalize_axis_tuple(axes, ndim, f"{regularizer!r}.group_axes")
 
 
 def has_state(regularizer: Regularizer) -> bool:

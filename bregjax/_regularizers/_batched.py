@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from bregjax._regularizers._base import Regularizer, check_regularizer, has_state
+from bregjax._regularizers._base import (
+    Regularizer,
+    axes_of_groups,
+    check_regularizer,
+    has_state,
+)
 from bregjax._validation import check_whole
 
 
@@ -24,7 +29,7 @@ class Batched(Regularizer):
                 f"axis={self.axis} is out of range for an array of {ndim} dimensions."
                 " Leave such parameters out with mask=…."
             )
-        return tuple(a + (a >= self.axis) for a in self.inner.group_axes(ndim - 1))
+        return tuple(a + (a >= self.axis) for a in axes_of_groups(self.inner, ndim - 1))
 
     @property
     def has_groups(self) -> bool:

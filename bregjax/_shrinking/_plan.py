@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -46,7 +47,7 @@ def cut(
     plans = [_Plan(flow, round_to, fold) for flow in flows]
     # Running a network of new sizes compiles it, so the most promising plan comes first.
     for plan in sorted(plans, key=lambda plan: plan.size(plan.everything)):
-        if plan.is_right(plan.everything, run):
+        if not plan.fault(plan.everything, run):
             return plan.cut(plan.everything)
     return min((_in_parts(plan, run) for plan in plans), key=lambda cut: _size(cut.leaves))
 
@@ -55,10 +56,10 @@ def _in_parts(plan: "_Plan", run: Callable[[list[Any]], Any]) -> Cut:
     """What goes if each group of units is tried by itself."""
     chosen: set[int] = set()
     for group in plan.groups:
-        if plan.is_right(chosen | group, run):
-            chosen |= group
+        if fault := plan.fault(chosen | group, run):
+            plan.refuse(group, fault)
         else:
-            plan.refuse(group, "the program does not run, or not alike, without them")
+            chosen |= group
     return plan.cut(chosen)
 
 
@@ -188,21 +189,22 @@ class _Plan:
             math.prod(map(len, self._keeps(goes, index))) for index in range(len(self._flow.leaves))
         )
 
-    def is_right(self, goes: set[int], run: Callable[[list[Any]], Any]) -> bool:
-        """Whether the network without these runs, and has the same outputs on the example."""
+    def fault(self, goes: set[int], run: Callable[[list[Any]], Any]) -> str:
+        """Why the network without these does not do; empty if it has the same outputs."""
         try:
             outputs = jax.jit(run)(self._leaves(goes)[0])
-        except Exception:  # whatever the network's own code raises for other shapes
-            return False
+        except Exception as error:  # whatever the network's own code raises for other shapes
+            said = textwrap.shorten(str(error) or repr(error), 120, placeholder=" …")
+            return f"the program does not run without them: {said}"
         expected = [value.array for value in self._flow.outputs]
         for new, old in zip(jax.tree.leaves(outputs), expected, strict=True):
             if np.shape(new) != np.shape(old):
-                return False
+                return "the program has outputs of another shape without them"
             new, old = np.asarray(new, np.float32), np.asarray(old, np.float32)
             scale = np.max(np.abs(old), initial=0)
             if not np.all(np.abs(new - old) <= _TOLERANCE * scale):
-                return False
-        return True
+                return "the program has other outputs without them"
+        return ""
 
     def cut(self, goes: set[int]) -> Cut:
         """The network without these."""
