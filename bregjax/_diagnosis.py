@@ -10,7 +10,7 @@ import optax
 
 from bregjax._evidence import DualReader, before_last_step, check_trained, duals_of_leaves
 from bregjax._landing import LandingState
-from bregjax._leaves import leaf_name, without_variables
+from bregjax._leaves import Layout, layouts_of, leaf_name, without_variables
 from bregjax._plateau import PlateauState
 from bregjax._prox import ProxState
 from bregjax._regularizers._spectral import NuclearState
@@ -109,11 +109,14 @@ def diagnose(
         evidence = dict(zip(names, map(np.asarray, reader.evidence()), strict=True))
     except NotImplementedError:  # it is singular values that sleep
         evidence = None
+    steering = states_of(state, SteerState)
     return [
         *_of_what_comes_behind(optimizer, state, params, extra_args, names, duals),
-        *_of_layers(weights, duals),
-        *_of_strength(weights, evidence),
-        *_of_steering(states_of(state, SteerState)),
+        *_of_layers(
+            weights, duals, layouts_of(dict(zip(names, jax.tree.leaves(params), strict=True)))
+        ),
+        *_of_strength(weights, evidence, steering),
+        *_of_steering(steering),
         *_of_outputs(outputs),
     ]
 
@@ -155,7 +158,9 @@ def _of_what_comes_behind(
         )
 
 
-def _of_layers(weights: dict[str, np.ndarray], duals: dict[str, np.ndarray]) -> Iterator[str]:
+def _of_layers(
+    weights: dict[str, np.ndarray], duals: dict[str, np.ndarray], layouts: dict[str, Layout]
+) -> Iterator[str]:
     dead = [name for name, x in weights.items() if not x.any()]
     if dead:
         yield (
@@ -164,7 +169,8 @@ def _of_layers(weights: dict[str, np.ndarray], duals: dict[str, np.ndarray]) -> 
         )
     unreached = {}
     for name, x in weights.items():
-        rows = tuple(range(x.ndim - 1))
+        outputs = layouts[name].out_axes or (-1,)
+        rows = tuple(a for a in range(x.ndim) if a - x.ndim not in outputs)
         silent = ~(x.any(axis=rows) | duals[name].any(axis=rows))
         if silent.any():
             unreached[name] = f"{int(silent.sum())} of {silent.size} in {name}"
@@ -177,7 +183,9 @@ def _of_layers(weights: dict[str, np.ndarray], duals: dict[str, np.ndarray]) -> 
 
 
 def _of_strength(
-    weights: dict[str, np.ndarray], evidence: dict[str, np.ndarray] | None
+    weights: dict[str, np.ndarray],
+    evidence: dict[str, np.ndarray] | None,
+    steering: list[SteerState],
 ) -> Iterator[str]:
     total = sum(x.size for x in weights.values())
     alive = sum(int(np.count_nonzero(x)) for x in weights.values())
@@ -192,7 +200,8 @@ def _of_strength(
             f" {_percent(nearest)} of the evidence that it needs. Use a smaller strength, more"
             " steps, or adabreg_to_density."
         )
-    if alive >= _NEARLY_ALL * total:
+    wanted = any(state.target >= _NEARLY_ALL for state in steering)
+    if alive >= _NEARLY_ALL * total and not wanted:
         yield (
             f"{_percent(alive / total)} of the weights are awake. Use a larger strength, or"
             " adabreg_to_density."
@@ -203,11 +212,16 @@ def _of_steering(steering: list[SteerState]) -> Iterator[str]:
     for state in steering:
         target, gap = float(state.target), float(state.gap)
         moved, count = int(state.moved), int(state.count)
-        if 0 < moved < max(_FEW_STEPS, _EARLIEST_END * count) and moved + 1 < count:
+        if 0 < moved < _EARLIEST_END * count and moved + 1 < count:
             yield (
                 f"The target stands still since step {moved:,} of {count:,}: the ramp ended too"
                 " early for weights to collect evidence. Let it fall over 80 % of the steps, and"
                 f" over {_FEW_STEPS} at least."
+            )
+        elif 0 < moved < _FEW_STEPS and moved + 1 < count:
+            yield (
+                f"The target fell over {moved:,} steps, which is too few for weights to collect"
+                f" evidence. Train for more steps: the ramp should have {_FEW_STEPS} at least."
             )
         if gap < -_GAP * target:
             yield (

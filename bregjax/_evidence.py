@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from bregjax._mirror import MirrorState
-from bregjax._prox import scaled_by
+from bregjax._prox import ProxState, scaled_by
 from bregjax._states import states_of
 from bregjax._top_k import Pool
 from bregjax._validation import check_arrays, check_state, check_transformation
@@ -18,6 +18,19 @@ def check_trained(optimizer: Any, state: Any, params: Any) -> None:
     check_transformation("optimizer", optimizer)
     check_arrays("params", params)
     check_state("state", state, optimizer, params, "optimizer.init(params)")
+
+
+def check_steps_through(name: str, state: Any) -> None:
+    """Raises `ValueError` where `optax.MultiSteps` is around a prox step in ``state``.
+
+    Most of its updates do not reach the prox step, also those that only read the dual.
+    """
+    for part in states_of(state, optax.MultiStepsState):
+        if states_of(part.inner_opt_state, ProxState):
+            raise ValueError(
+                f"{name} has a prox_step inside optax.MultiSteps, whose dual cannot be read at each"
+                " step: put optax.MultiSteps around the whole optimizer instead."
+            )
 
 
 def duals_of_leaves(state: Any, params: Any) -> list[jax.Array | None]:
@@ -44,7 +57,8 @@ def factor_with_count(factors: Pool, k: jax.Array) -> jax.Array:
     # Among millions of entries the next one may be the next float, or nothing may be below.
     halfway = (last + factors.largest_below(last)) / 2
     between = jnp.minimum(halfway, jnp.nextafter(last, jnp.float32(0)))
-    return jnp.where(k == 0, last, between)
+    # A little above, or rounding might leave the largest one alive.
+    return jnp.where(k == 0, last * (1 + 2.0**-20), between)
 
 
 class DualReader:

@@ -9,7 +9,13 @@ import optax
 from jax import lax
 from jax.core import Tracer
 
-from bregjax._evidence import DualReader, check_trained, duals_of_leaves, leaves_with_dual
+from bregjax._evidence import (
+    DualReader,
+    check_steps_through,
+    check_trained,
+    duals_of_leaves,
+    leaves_with_dual,
+)
 from bregjax._leaves import Mask, marks_of, without_variables
 from bregjax._numerics import add_updates, wide_dtype, widened
 from bregjax._regularizers._base import Regularizer, axes_of_groups, check_regularizer
@@ -21,10 +27,10 @@ from bregjax._validation import (
     check_function,
     check_range,
     check_transformation,
+    check_update,
     check_whole,
     known_number,
     raised_by,
-    require_params,
 )
 from bregjax._when_due import when_due
 
@@ -275,6 +281,7 @@ def landing(
 
     def init(params: Any) -> LandingState:
         inner_state = inner.init(params)
+        check_steps_through("inner", inner_state)
         # optax.tree_map_params asks for the state of a placeholder, which has no leaves.
         if jax.tree.leaves(params) and not any(leaves_with_dual(inner_state, params)):
             raise ValueError(f"inner has no mirror_step, there is nothing to land: got {inner!r}.")
@@ -285,7 +292,7 @@ def landing(
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, LandingState]:
-        require_params(params)
+        check_update(updates, state, params, LandingState)
 
         def train(inner_state: Any, tuning_state: Any) -> tuple[Any, Any, Any]:
             moved, inner_state = inner.update(updates, inner_state, params, **extra_args)

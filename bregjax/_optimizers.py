@@ -10,7 +10,7 @@ from bregjax._leaves import Mask, marks_of
 from bregjax._mirror import bregman_step
 from bregjax._prox import prox_step
 from bregjax._regularizers._base import Regularizer
-from bregjax._validation import check_flag, check_range, real
+from bregjax._validation import check_flag, check_range, check_updates, real
 
 
 def _gradient_step(
@@ -45,6 +45,7 @@ def _chain(*steps: optax.GradientTransformation) -> optax.GradientTransformation
     whole, reader = optax.chain(*steps), optax.with_extra_args_support(steps[-1])
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        check_updates(updates, params)
         if not extra_args.get("hold_dual", False):
             return whole.update(updates, state, params, **extra_args)
         updates, last = reader.update(updates, state[-1], params, **extra_args)

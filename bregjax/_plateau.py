@@ -10,7 +10,7 @@ import optax
 from bregjax._prox import ProxState, scaled_by
 from bregjax._regularizers._spectral import NuclearState
 from bregjax._states import states_of
-from bregjax._validation import check_transformation, check_whole, require_params
+from bregjax._validation import check_transformation, check_update, check_whole
 
 _WRONG_PLATEAU = "plateau must be optax.contrib.reduce_on_plateau(…), got {!r}."
 
@@ -163,7 +163,7 @@ def _on_plateau(
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, PlateauState]:
-        require_params(params)
+        check_update(updates, state, params, PlateauState)
         if watch not in extra_args:
             raise ValueError(
                 f"update needs the loss that watch names, {watch}=…, got"

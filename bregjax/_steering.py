@@ -11,11 +11,13 @@ import optax
 from bregjax._evidence import (
     DualReader,
     before_last_step,
+    check_steps_through,
     factor_with_count,
     leaves_with_dual,
     with_duals_of,
 )
 from bregjax._measures import density
+from bregjax._mirror import MirrorState
 from bregjax._numerics import value_at
 from bregjax._prox import ProxState, scaled_by
 from bregjax._states import states_of
@@ -26,10 +28,10 @@ from bregjax._validation import (
     check_range,
     check_schedule,
     check_transformation,
+    check_update,
     check_whole,
     raised_by,
     real,
-    require_params,
 )
 
 _LARGEST_SCALE = 1e15  # with an unreachable target the factor must not become zero or infinite
@@ -284,9 +286,12 @@ def steer(
         inner_state = inner.init(params)
         if not states_of(inner_state, ProxState):
             raise ValueError(f"inner has no prox_step, there is nothing to steer: got {inner!r}.")
+        check_steps_through("inner", inner_state)
         leaves = jax.tree.leaves(params)
         has_dual = leaves_with_dual(inner_state, params) if exact else []
         if exact and leaves and not any(has_dual):
+            if states_of(inner_state, MirrorState):
+                raise ValueError("mask marks no leaf of params: none of them can become sparse.")
             raise ValueError(f"exact=True needs a mirror_step in inner, got {inner!r}.")
         return SteerState(
             inner_state=inner_state,
@@ -354,7 +359,7 @@ def steer(
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, SteerState]:
-        require_params(params)
+        check_update(updates, state, params, SteerState)
         if exact and extra_args.get("hold_dual", False):
             # This is no step: the dual is read at the strength of the last step, see DualReader.
             read = scaled_by(state.strength_scale, extra_args)

@@ -6,7 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bregjax._evidence import DualReader, factor_with_count, leaves_with_dual
+from bregjax._evidence import (
+    DualReader,
+    check_steps_through,
+    factor_with_count,
+    leaves_with_dual,
+)
 from bregjax._top_k import Pool
 from bregjax._validation import (
     check_arrays,
@@ -70,6 +75,7 @@ def waking_strength(
     asleep = jax.tree.map(jnp.zeros_like, gradients)
     with raised_by("gradients, of whose shapes and dtypes the parameters are"):
         state = optimizer.init(asleep)
+    check_steps_through("optimizer", state)
     has_dual = leaves_with_dual(state, asleep)
     if not any(has_dual):
         raise ValueError(

@@ -9,7 +9,7 @@ import optax
 from bregjax._leaves import Mask
 from bregjax._live_weights import keep_live, marks_of_state, set_dead_to_zero, support_of
 from bregjax._numerics import add_updates
-from bregjax._validation import check_transformation, check_whole, require_params
+from bregjax._validation import check_transformation, check_update, check_whole
 
 
 class FreezeSupportState(NamedTuple):
@@ -66,7 +66,7 @@ def freeze_support(
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, FreezeSupportState]:
-        require_params(params)
+        check_update(updates, state, params, FreezeSupportState)
         updates, inner_state = inner.update(
             keep_live(updates, state.support), state.inner_state, params, **extra_args
         )
@@ -141,7 +141,7 @@ def multilevel(
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, MultilevelState]:
-        require_params(params)
+        check_update(updates, state, params, MultilevelState)
         # With hold_dual the parameters are only read off the dual, as by land: all may move.
         full = (state.count % (m + 1) == 0) | extra_args.get("hold_dual", False)
         moving = jax.tree.map(lambda support: full | support, state.support)

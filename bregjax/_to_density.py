@@ -6,8 +6,8 @@ import optax
 
 from bregjax._leaves import Mask
 from bregjax._optimizers import adabreg
-from bregjax._regularizers._base import Regularizer, check_regularizer
-from bregjax._regularizers._elementwise import l1
+from bregjax._regularizers._base import Regularizer, check_regularizer, has_state
+from bregjax._regularizers._elementwise import l1, none
 from bregjax._steering import steer
 from bregjax._validation import check_whole, known_number
 
@@ -34,7 +34,8 @@ def adabreg_to_density(
     r"""AdaBreg that ends with the wanted share of the weights, without a strength to choose.
 
     After each step exactly ``round(d_t * n)`` of the n regularized weights live: those with the
-    most evidence in their dual. In a training of T steps the share at step t is
+    most evidence in their dual, and more where several have the same. In a training of T steps the
+    share at step t is
 
     .. math:: d_t = d + (d_0 - d)\,\bigl(1 - \min(t / 0.8\,T,\, 1)\bigr)^3.
 
@@ -63,7 +64,9 @@ def adabreg_to_density(
         The optimizer, with a `SteerState`. Put clipping in front of it, in an `optax.chain`.
 
     Raises:
-        ValueError: if ``density``, ``steps`` or ``initial_density`` is out of range.
+        ValueError: if ``density``, ``steps`` or ``initial_density`` is out of range, or the
+          regularizer is `none` or has a state, as `nuclear`; at ``init``, if ``mask`` marks no
+          leaf.
         TypeError: if ``regularizer`` is not a `Regularizer`.
 
     Example:
@@ -95,6 +98,11 @@ def adabreg_to_density(
         learning_rate = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, max(steps, 2))
     regularizer = l1() if regularizer is None else regularizer
     check_regularizer(regularizer)
+    if has_state(regularizer) or regularizer == none():
+        raise ValueError(
+            "regularizer must put entries or groups to sleep, each at a strength of its own, got"
+            f" {regularizer=}. Ranks follow steer(…, measure=relative_rank)."
+        )
     target = optax.polynomial_schedule(
         first, density, power=3, transition_steps=round(_RAMP * steps)
     )

@@ -251,3 +251,13 @@ def check_updates(updates: Any, params: Any) -> None:
             )
 
     jax.tree_util.tree_map_with_path(check_shapes, params, updates)
+
+
+def check_update(updates: Any, state: Any, params: Any, kind: type) -> None:
+    """`check_updates`; raises `TypeError` where ``state`` is not of this kind."""
+    if not isinstance(state, kind):
+        raise TypeError(
+            f"state must be a {kind.__name__}, as init returns it: call tx.update(updates, state,"
+            f" params); got a {type(state).__name__}."
+        )
+    check_updates(updates, params)

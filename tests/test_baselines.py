@@ -495,3 +495,24 @@ def test_the_support_moves_under_strict_promotion():
             params = optax.apply_updates(params, updates)
     np.testing.assert_array_equal(params["kernel"] != 0, [[True, False, False, False]])
     np.testing.assert_array_equal(state.masks["kernel"], [[True, False, False, True]])
+
+
+def test_the_density_last_pruned_to_does_not_rise():
+    schedule = optax.join_schedules([lambda _: 0.5, lambda _: 0.8], [2])
+    _, states = run(magnitude_pruning(sgd(), schedule), draw(0), 4)
+    np.testing.assert_allclose(states.density, 0.5)
+
+
+def test_the_support_stays_from_stop_on_where_a_change_would_be_due():
+    tx: Any = set_training(sgd(), key=jax.random.key(1), every=2, stop=6)
+    _, states = run(tx, draw(0, density=0.3), 9)
+    for name in WEIGHTS:
+        masks = np.asarray(states.masks[name])
+        assert (masks[4] != masks[3]).any()
+        assert (masks[5:] == masks[4]).all()
+
+
+def test_layers_of_one_shape_are_thinned_out_differently():
+    params = {name: jnp.ones((12, 10)) for name in "ab"}
+    sparse = erdos_renyi_sparsify(jax.random.key(0), params, 0.5)
+    assert np.any(sparse["a"] != sparse["b"])

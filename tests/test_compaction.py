@@ -273,3 +273,21 @@ def test_layers_on_different_devices_stay_there():
         mu = tree[0].mu
         assert [mu[name].devices() for name in ("in", "out")] == [{first}, {second}]
         assert [mu[name].shape for name in ("in", "out")] == shapes
+
+
+@jax.numpy_dtype_promotion("standard")  # for Optax's Adam
+def test_duals_stand_for_the_weights_at_the_steered_strength(params):
+    """Those of 'in' lose no weights, only units: they are what they were."""
+    tx = bregjax.steer(
+        bregjax.adabreg(0.02, bregjax.per_neuron(), 1e-3, mask=HIDDEN),
+        optax.linear_schedule(0.5, 0.125, 10),
+        exact=True,
+    )
+    params, state = trained(tx, params, tx.init(params), 6)
+    shrunk = bregjax.shrink_params(apply, params, X[:4])
+    small = bregjax.shrink_state(tx, state, shrunk)
+    assert float(state.strength_scale) > 10
+    before, after = (optax.tree.get(x, "dual")["in"]["kernel"] for x in (state, small))
+    kept = shrunk.kept["in/kernel"][1]
+    assert 0 < len(kept) < 16
+    np.testing.assert_allclose(after, before[:, kept], rtol=1e-5, atol=1e-6)

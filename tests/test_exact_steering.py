@@ -292,3 +292,12 @@ def test_weights_called_count_are_no_counts():
     updates, state = tx.update(Params(jnp.zeros((2, 2))), state, params)
     moved: Any = optax.apply_updates(params, updates)
     np.testing.assert_allclose(moved.count, 5.0)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_target_of_zero_puts_all_weights_to_sleep(keep):
+    tx = bregjax.steer(OPTIMIZERS["linbreg"](keep), 0.0, exact=True)
+    counts, params, state = steered(tx, 5, noise=0.1)
+    assert counts == [0] * 5
+    assert np.isfinite(optax.tree.get(state, "strength_scale"))
+    assert np.all(params["b"] != 0)

@@ -86,3 +86,10 @@ def test_names_like_those_of_parts_come_back(tmp_path):
         np.testing.assert_array_equal(loaded[name], x)
     with pytest.raises(ValueError, match="a leaf of params is called 'bregjax'"):
         bregjax.save_sparse(path, {"bregjax": jnp.ones(2)})
+
+
+def test_a_file_with_more_leaves_than_like_is_refused(tmp_path):
+    path = tmp_path / "network.safetensors"
+    bregjax.save_sparse(path, {"a": jnp.ones((2, 3)), "b": jnp.ones(3)})
+    with pytest.raises(ValueError, match="differ in the leaves b"):
+        bregjax.load_sparse(path, {"a": jnp.ones((2, 3))})

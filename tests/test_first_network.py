@@ -305,3 +305,36 @@ def test_diagnosis_of_low_rank_and_of_what_has_no_dual():
     state, params = after_one_step(tx)
     with pytest.raises(ValueError, match="state has no dual of params"):
         bregjax.diagnose(tx, state, params)
+
+
+@jax.numpy_dtype_promotion("standard")  # as Optax's schedules need
+def test_the_default_rate_falls_to_zero_with_the_last_step():
+    params = {"kernel": jnp.ones((4, 3))}
+    tx = bregjax.adabreg_to_density(1.0, 50)
+    sizes, state, update = [], tx.init(params), jax.jit(tx.update)
+    for _ in range(53):
+        updates, state = update({"kernel": jnp.ones((4, 3))}, state, params)
+        sizes.append(float(jnp.max(jnp.abs(updates["kernel"]))))
+        params = optax.apply_updates(params, updates)
+    falling = 0.01 * (1 + np.cos(np.pi * np.arange(46) / 45))
+    np.testing.assert_allclose(sizes[5:], [*falling, 0, 0], rtol=0, atol=1e-6)
+
+
+def test_a_ramp_that_still_falls_has_not_ended():
+    target = optax.polynomial_schedule(1.0, 0.5, power=3, transition_steps=600)
+    tx = bregjax.steer(
+        bregjax.linbreg(0.1, bregjax.l1(), 1e-3, keep_weights=True), target, exact=True
+    )
+    params: Any = jax.random.normal(KEY, (6, 5))
+    state = tx.init(params)
+    update = jax.jit(tx.update)
+    for step in range(20):
+        updates, state = update(jnp.sin(step + params), state, params)
+        params = optax.apply_updates(params, updates)
+    assert "the ramp ended too early" not in " ".join(bregjax.diagnose(tx, state, params))
+
+
+def test_layers_of_one_shape_draw_different_biases():
+    params = {name: {"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3)} for name in ("a", "b")}
+    drawn = bregjax.positive_biases(KEY, params)
+    assert not np.any(drawn["a"]["bias"] == drawn["b"]["bias"])

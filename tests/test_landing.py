@@ -497,3 +497,11 @@ def test_a_measure_that_nothing_fits_is_an_error():
     )
     with pytest.raises(ValueError, match="density is below the measure"):
         bregjax.land(tx, state, params, density=0.3, measure=share)
+
+
+def test_where_all_fit_a_measure_all_stay():
+    tx = bregjax.linbreg(1.0, L1, STRENGTH)
+    params, state = given_dual(tx, {"w": jnp.array([[3.0, 2.0, 0.1]])})
+    assert int(jnp.count_nonzero(params["w"])) == 2
+    landed: Any = bregjax.land(tx, state, params, density=1.0, measure=bregjax.density)
+    assert int(jnp.count_nonzero(landed["w"])) == 3

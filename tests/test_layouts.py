@@ -234,3 +234,11 @@ def test_layers_of_different_stacks_draw_different_numbers():
     )
     keys = np.concatenate([np.asarray(x).reshape(len(x), -1) for x in (first, second)])
     assert len(np.unique(keys, axis=0)) == 6 + 4
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_live_groups_of_batched_are_those_of_each_layer(axis):
+    x, inner = stack_of_kernels(3).at[1, :, 2].set(0).at[2, :, 0].set(0), bregjax.per_neuron()
+    alive = bregjax.live_groups(jnp.moveaxis(x, 0, axis), batched(inner, axis))
+    expected = np.stack([bregjax.live_groups(kernel, inner) for kernel in x])
+    np.testing.assert_array_equal(alive, expected.T if axis == 2 else expected)

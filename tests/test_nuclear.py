@@ -393,3 +393,9 @@ def test_a_basis_lies_on_all_devices_of_its_matrix(axes):
     assert state.basis is not None
     assert state.basis.sharding.is_fully_replicated
     assert state.basis.sharding.device_set == x.sharding.device_set
+
+
+def test_an_energy_that_is_met_exactly_needs_no_further_rank():
+    x = jnp.diag(jnp.array([3.0, 3.0, 3.0, 3.0, 1.0]))
+    y = bregjax.nuclear(energy=0.5).prox(x, 1.0)
+    np.testing.assert_allclose(jnp.linalg.svd(y, compute_uv=False), [2, 2, 0, 0, 0], atol=1e-6)

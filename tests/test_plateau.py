@@ -150,3 +150,12 @@ def test_a_missing_loss_is_named():
     params = jnp.zeros((2, 2))
     with pytest.raises(ValueError, match=r"loss=…, got value"):
         tx.update(params, tx.init(params), params, value=1.0)
+
+
+def test_a_limit_that_rounding_makes_larger_is_the_whole_number():
+    """49 / 0.7² is 100, and in float32 100.00001."""
+    x = jnp.asarray(np.diag(np.linspace(20, 9, 102)), jnp.float32)
+    inner = bregjax.linbreg(0.1, bregjax.nuclear(), 0.5)
+    tx = bregjax.grow_rank_on_plateau(inner, 49, plateau(0.7))
+    *_, (_, params) = follow(tx, x, LOSSES)
+    assert int(bregjax.effective_rank(params, 1e-3)) == 100

@@ -576,3 +576,28 @@ def test_a_network_that_checks_its_widths_is_left_alone():
     assert "nowhere" not in report
     with pytest.raises(KeyError, match="nowhere"):
         report["nowhere"]
+
+
+def test_the_share_of_a_network_without_live_units_has_one_of_them():
+    params, x = mlp_with_dead_units(32), jax.random.normal(jax.random.key(2), (4, 6))
+    before, after = bregjax.shrink_params(mlp, params, x).report.parameters
+    assert after == 6 + 1 + 3 + 3
+    share = bregjax.shrunk_share_params(mlp, params, x)
+    assert float(share(params)) == pytest.approx(after / before)
+
+
+def test_the_share_of_bytes_knows_the_dtypes():
+    def network(params, x):
+        hidden = nnx.relu(x @ params["in"].astype(x.dtype))
+        return nnx.relu(hidden @ params["middle"]) @ params["out"]
+
+    sizes = {"in": (6, 8), "middle": (8, 5), "out": (5, 2)}
+    params = {name: dense(i, *size)["kernel"] for i, (name, size) in enumerate(sizes.items())}
+    params["in"] = params["in"].at[:, 3:].set(0).astype(jnp.bfloat16)
+    x = jnp.ones((2, 6))
+    report = bregjax.shrink_params(network, params, x).report
+    assert report.bytes == (2 * 48 + 4 * 50, 2 * 18 + 4 * 25)
+    for of in ("parameters", "bytes"):
+        before, after = getattr(report, of)
+        share = bregjax.shrunk_share_params(network, params, x, of=of)
+        assert float(share(params)) == pytest.approx(after / before)

@@ -386,3 +386,9 @@ def test_a_target_out_of_reach_leaves_a_way_back():
 def test_there_must_be_a_prox_step_to_steer():
     with pytest.raises(ValueError, match="inner has no prox_step"):
         bregjax.steer(optax.adam(1e-3), 0.1).init(jnp.ones((2, 2)))
+
+
+def test_a_rate_below_the_minimum_stays_as_it_is():
+    rule = bregjax.adaptive_rule(0.25, minimum_rate=0.5)
+    scales = scales_of(rule, jnp.array([1.0, -1.0, 1.0]))
+    np.testing.assert_allclose(scales, [1.25, 1.0, 1.25], rtol=1e-6)

@@ -103,3 +103,16 @@ def test_wrong_arguments_are_named(change, message):
     }
     with pytest.raises(ValueError, match=message):
         bregjax.waking_strength(**good | change)
+
+
+def test_of_less_than_half_a_weight_none_wakes():
+    tx, grads = bregjax.linbreg(0.1, bregjax.l1(), 1.0), gradients()
+    strength = bregjax.waking_strength(tx, grads, STEPS, 1e-3)
+    largest = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(grads))
+    np.testing.assert_allclose(strength, 0.1 * STEPS * largest, rtol=1e-5)
+
+
+def test_the_number_of_weights_is_rounded():
+    tx, grads = bregjax.linbreg(0.1, bregjax.l1(), 1.0), gradients()
+    of = [bregjax.waking_strength(tx, grads, STEPS, n / 80) for n in (19, 19.6, 20, 20.4)]
+    assert of[0] > of[1] == of[2] == of[3]

@@ -18,8 +18,8 @@ from bregjax._validation import (
     check_key,
     check_range,
     check_transformation,
+    check_update,
     check_whole,
-    require_params,
 )
 from bregjax._when_due import when_due
 
@@ -157,7 +157,7 @@ def dynamic_sparsity(
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, DynamicSparsityState]:
-        require_params(params)
+        check_update(updates, state, params, DynamicSparsityState)
         due = (state.count > 0) & (state.count % every == 0) & (state.count < stop)
         fraction = jnp.asarray(value_at(drop_fraction, state.count), jnp.float32).reshape(())
         support = (state.masks, state.key)

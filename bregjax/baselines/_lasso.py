@@ -10,7 +10,7 @@ from bregjax._leaves import Mask, marks_of
 from bregjax._numerics import value_at
 from bregjax._regularizers._base import Regularizer, check_regularizer
 from bregjax._regularizers._elementwise import l1
-from bregjax._validation import check_range, require_params
+from bregjax._validation import check_range, check_update
 
 
 class PenaltyState(NamedTuple):
@@ -57,7 +57,7 @@ def add_penalty(
         return PenaltyState(jnp.zeros([], jnp.int32))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, PenaltyState]:
-        require_params(params)
+        check_update(updates, state, params, PenaltyState)
         current = value_at(strength, state.count)
 
         def add(g: jax.Array, x: jax.Array) -> jax.Array:

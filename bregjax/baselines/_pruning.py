@@ -14,9 +14,9 @@ from bregjax._validation import (
     check_choice,
     check_range,
     check_transformation,
+    check_update,
     check_whole,
     known_number,
-    require_params,
 )
 from bregjax._when_due import when_due
 
@@ -163,7 +163,7 @@ def magnitude_pruning(
     def update(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, MagnitudePruningState]:
-        require_params(params)
+        check_update(updates, state, params, MagnitudePruningState)
         target = jnp.asarray(value_at(density, state.count), jnp.float32).reshape(())
         masks = when_due(target < state.density, prune, state.masks, params, target)
         inner_state = keep_live_state(inner, state.inner_state, masks)

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -137,3 +138,13 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_stays(tmp_path):
     assert message.startswith(f"cannot write a checkpoint to {tmp_path / 'run'}")
     assert "run the same command again" in message
     assert positions == "[1]"
+
+
+def test_the_next_checkpoint_waits_from_the_last_one(tmp_path, monkeypatch):
+    now = 0.0
+    clock = types.SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr("benchmarks.engine.checkpoints.time", clock)
+    checkpoints = Checkpoints(tmp_path / "run", {}, seconds=30)
+    for position, now in ((1, 31.0), (2, 60.0), (3, 61.0)):  # noqa: B007
+        checkpoints.save(position, state(), HISTORY)
+    assert checkpoints.positions() == [1, 3]

@@ -75,3 +75,17 @@ def test_the_share_of_a_training_is_the_sum_over_its_passes():
     growing = {"first": [0.0, 1.0, 1.0], "second": [1, 1, 1]}
     expected = (100 * 2 * np.mean([0.5, 1]) + 30) / 230
     assert training_share(costs, growing, 0.0) == pytest.approx(expected)
+
+
+def test_loops_in_loops_are_counted_every_time():
+    def apply(kernel, x):
+        def inner(carry, _):
+            return jnp.tanh(carry @ kernel), None
+
+        def outer(carry, _):
+            return lax.scan(inner, carry, None, length=3)[0], None
+
+        return lax.scan(outer, x, None, length=5)[0]
+
+    costs = layer_costs(apply, jnp.ones((4, 4)), jnp.ones((1, 4)))
+    assert costs == {"": LayerCost(5 * 3 * 16, False)}

@@ -429,3 +429,35 @@ def test_a_compaction_that_is_stopped_does_not_say_that_it_was_saved():
             compaction=Compaction(),
             stop=lambda: True,
         )
+
+
+def test_each_step_of_each_epoch_and_seed_has_a_key_and_a_batch_of_its_own():
+    seen = set()
+
+    def note(key, images):
+        def add(*numbers):
+            seen.add(tuple(tuple(np.ravel(x).tolist()) for x in numbers))
+
+        jax.debug.callback(add, jax.random.key_data(key), images[:, 5])
+        return images
+
+    train(task(augment=note, steps_per_call=4), optax.sgd(0.1), seeds=[0, 1], epochs=2)
+    jax.effects_barrier()
+    keys, batches = zip(*seen, strict=True)
+    assert len(set(keys)) == len(set(batches)) == len(seen) == 2 * 2 * 6
+
+
+def test_examples_that_fill_no_batch_are_tested_too(monkeypatch):
+    network = task().build(nnx.Rngs(0))
+    at_once = evaluate(task(), network)
+    monkeypatch.setattr("benchmarks.engine.training._EVALUATED_AT_ONCE", 15)  # of 40
+    assert evaluate(task(), network) == pytest.approx(at_once, rel=1e-6)
+
+
+def test_batch_norm_is_tested_with_the_statistics_of_the_training():
+    made = Task(fake_dataset(), lambda rngs: Normalized(rngs), batch_size=32)
+    result = train(made, optax.sgd(0.1), seeds=[0], epochs=2)
+    images, labels = made.dataset.test[:]
+    logits = network_of(made, result)(made.dataset.normalize(jnp.asarray(images)))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    np.testing.assert_allclose(result.test_loss[0], losses.mean(), rtol=1e-5)
