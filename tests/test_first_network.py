@@ -190,6 +190,11 @@ def test_arguments_of_adabreg_to_density():
         bregjax.adabreg_to_density(0.05, 0)
     with pytest.raises(TypeError, match="regularizer must be"):
         bregjax.adabreg_to_density(0.05, 9, None, bregjax.l1)  # pyright: ignore[reportArgumentType]
+    for regularizer in (bregjax.nuclear(), bregjax.soft_bernoulli(0.1), bregjax.none()):
+        with pytest.raises(ValueError, match="regularizer must put entries or groups to sleep"):
+            bregjax.adabreg_to_density(0.05, 9, regularizer=regularizer)
+    with pytest.raises(ValueError, match="mask marks no leaf of params"):
+        bregjax.adabreg_to_density(0.05, 9).init({"bias": jnp.ones(3)})
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
@@ -239,8 +244,11 @@ def test_nothing_near_waking():
     says(bregjax.linbreg(0.1, bregjax.per_neuron(), 2.0), "has 5 % of the evidence")
 
 
+@jax.numpy_dtype_promotion("standard")  # for Optax's Adam
 def test_everything_is_awake():
     says(bregjax.linbreg(0.1, bregjax.l1(), 1e-3), "100 % of the weights are awake")
+    tx, params = bregjax.adabreg_to_density(1.0, 10), jnp.ones((3, 4))  # as it was asked for
+    assert bregjax.diagnose(tx, tx.init(params), params) == []
 
 
 def test_a_dead_layer():
@@ -252,6 +260,18 @@ def test_a_dead_layer():
 def test_units_that_no_gradient_has_reached():
     gradient = {"a": {"kernel": jnp.ones((4, 3)).at[:, 1].set(0)}, "b": jnp.ones((2, 2))}
     says(bregjax.linbreg(0.1, bregjax.l1(), 0.15), "1 of 3 in a/kernel", gradient=gradient)
+
+
+def test_the_units_of_equinox_are_rows():
+    tx = bregjax.linbreg(0.1, bregjax.l1(), 0.15)
+    params = {"weight": jnp.zeros((3, 4)).at[0, 0].set(1.0), "bias": jnp.ones(3)}
+    for silent, words in ((np.s_[:, 1], ""), (np.s_[1], "1 of 3 in weight")):
+        state = tx.init(params)
+        gradient = {"weight": jnp.ones((3, 4)).at[silent].set(0), "bias": jnp.zeros(3)}
+        updates, state = tx.update(gradient, state, params)
+        said = " ".join(bregjax.diagnose(tx, state, optax.apply_updates(params, updates)))
+        assert words in said
+        assert bool(words) == ("sleep for ever" in said)
 
 
 def test_numbers_that_are_not_finite():
@@ -281,8 +301,17 @@ def test_dead_classes_and_dead_networks():
         bregjax.diagnose(tx, state, params, jnp.ones(5))
 
 
-@pytest.mark.parametrize(("ramp", "said"), [(5, True), (150, True), (320, False), (600, False)])
-def test_a_ramp_that_ends_too_early(ramp, said):
+@pytest.mark.parametrize(
+    ("steps", "ramp", "said"),
+    [
+        (400, 5, "the ramp ended too early"),
+        (400, 150, "the ramp ended too early"),
+        (400, 320, ""),
+        (400, 600, ""),
+        (100, 80, "Train for more steps"),  # the ramp of adabreg_to_density
+    ],
+)
+def test_a_ramp_that_ends_too_early(steps, ramp, said):
     target = optax.polynomial_schedule(1.0, 0.5, power=3, transition_steps=ramp)
     tx = bregjax.steer(
         bregjax.linbreg(0.1, bregjax.l1(), 1e-3, keep_weights=True), target, exact=True
@@ -290,13 +319,13 @@ def test_a_ramp_that_ends_too_early(ramp, said):
     params: Any = jax.random.normal(KEY, (6, 5))
     state = tx.init(params)
     update = jax.jit(tx.update)
-    for step in range(400):
+    for step in range(steps):
         updates, state = update(jnp.sin(step + params), state, params)
         params = optax.apply_updates(params, updates)
     words = " ".join(bregjax.diagnose(tx, state, params))
-    assert ("the ramp ended too early" in words) == said
-    if said:
-        assert f"since step {ramp} of 400" in words
+    assert said in words
+    assert f"since step {ramp} of 400" in words or steps < 400 or not said
+    assert said or "steps" not in words
 
 
 def test_diagnosis_of_low_rank_and_of_what_has_no_dual():

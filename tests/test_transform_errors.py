@@ -1,5 +1,7 @@
 """Arguments out of range raise when the transformation is built; unknown values pass."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -190,3 +192,65 @@ def test_vectors_need_a_mask_for_regularizers_of_matrices():
         bregjax.linbreg(0.1, bregjax.nuclear(), 1.0, mask={"b": True}).init(params)
     with pytest.raises(ValueError, match="out of range"):
         bregjax.linbreg(0.1, bregjax.group_l2(axis=1), 1.0, mask={"b": True}).init(params)
+
+
+def _wrappers():
+    """Those with a state of their own, then chains."""
+    inner = bregjax.linbreg(0.1, L1, 1.0, keep_weights=True)
+    sgd, key = optax.sgd(0.1), jax.random.key(0)
+    return {
+        "steer": bregjax.steer(inner, 0.5),
+        "exact": bregjax.steer(inner, 0.5, exact=True),
+        "to_density": bregjax.adabreg_to_density(0.5, 10),
+        "landing": bregjax.landing(inner, sgd, 5, count=2),
+        "multilevel": bregjax.multilevel(inner, 2),
+        "freeze_support": bregjax.freeze_support(sgd),
+        "pruning": bregjax.baselines.magnitude_pruning(sgd, 0.5),
+        "rigl": bregjax.baselines.rigl(sgd, every=2, stop=9),
+        "set": bregjax.baselines.set_training(sgd, key=key, every=2, stop=9),
+        "adabreg": bregjax.adabreg(0.1, L1, 1.0),
+        "linbreg": inner,
+    }
+
+
+@pytest.mark.parametrize("name", _wrappers())
+@jax.numpy_dtype_promotion("standard")  # for Optax's Adam
+def test_updates_that_do_not_fit_are_named_before_anything_is_done_with_them(name):
+    params = {"a": jnp.ones((2, 3)), "b": jnp.ones((2, 2))}
+    tx = _wrappers()[name]
+    state = tx.init(params)
+    turned = params | {"a": jnp.ones((3, 2))}
+    with pytest.raises(ValueError, match=r"params\['a'\] has \(2, 3\), its update \(3, 2\)"):
+        tx.update(turned, state, params)
+    others: list[Any] = [{"a": params["a"]}, params | {"b": None}]
+    for other in others:
+        with pytest.raises(ValueError, match="same structure"):
+            tx.update(other, state, params)
+
+
+@pytest.mark.parametrize("name", list(_wrappers())[:8])
+def test_a_state_of_another_optimizer_is_named(name):
+    params = {"a": jnp.ones((2, 3))}
+    tx = _wrappers()[name]
+    with pytest.raises(
+        TypeError, match=r"state must be a \w+State, as init returns it.*got a dict"
+    ):
+        tx.update(params, params, tx.init(params))
+    with pytest.raises(TypeError, match=r"state must be a \w+State.*got a tuple"):
+        tx.update(params, optax.adam(1e-3).init(params), params)
+
+
+def test_steps_that_are_collected_inside_are_refused():
+    params = {"a": jnp.ones((2, 3))}
+    inner = bregjax.linbreg(0.1, L1, 1.0, keep_weights=True)
+    several = optax.MultiSteps(inner, 4).gradient_transformation()
+    for tx in (
+        bregjax.steer(several, 0.5, exact=True),
+        bregjax.steer(several, 0.5),
+        bregjax.landing(several, optax.sgd(0.1), 5, count=2),
+    ):
+        with pytest.raises(ValueError, match=r"inner has a prox_step inside optax\.MultiSteps"):
+            tx.init(params)
+    with pytest.raises(ValueError, match=r"optimizer has a prox_step inside optax\.MultiSteps"):
+        bregjax.waking_strength(several, params, 10, 0.5)
+    optax.MultiSteps(bregjax.steer(inner, 0.5, exact=True), 4).init(params)  # the right order
