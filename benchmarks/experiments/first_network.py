@@ -88,7 +88,7 @@ class FirstNetwork(ExperimentOnNetworks):
             )
         whole = cut(self.task(data.load(self.dataset, self.data_dir)), self)
         for steps in self.steps:
-            epochs = math.ceil(steps / max(1, whole.steps))
+            epochs = math.ceil(steps / whole.steps)
             images = math.ceil(steps / epochs) * whole.batch_size
             task = dataclasses.replace(
                 whole,

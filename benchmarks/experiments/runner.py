@@ -140,11 +140,6 @@ def _planned(experiment: "Experiment", name: str, whole: Task, recipe: Recipe) -
             " --select best nor with --patience."
         )
     task = cut(whole, experiment)
-    if task.steps < 1:
-        raise BenchmarkError(
-            f"--batch-size {task.batch_size} exceeds the {len(task.dataset.train)} training"
-            f" images of {task.dataset.name}."
-        )
     meant = whole.epochs or experiment.epochs
     epochs = min(meant, 2) if experiment.quick else meant
     # The strengths are meant for the whole training, in which weights collect more evidence.
