@@ -18,6 +18,9 @@ from benchmarks.report import results
 if TYPE_CHECKING:
     from benchmarks.experiments.experiment import Experiment
 
+QUICK_EPOCHS = 2
+"""the most epochs of a training with --quick"""
+
 Case = tuple[str, Task, Recipe]
 """A name, the network and its data, and the method."""
 
@@ -141,7 +144,7 @@ def _planned(experiment: "Experiment", name: str, whole: Task, recipe: Recipe) -
         )
     task = cut(whole, experiment)
     meant = whole.epochs or experiment.epochs
-    epochs = min(meant, 2) if experiment.quick else meant
+    epochs = min(meant, QUICK_EPOCHS) if experiment.quick else meant
     # The strengths are meant for the whole training, in which weights collect more evidence.
     share = min(1.0, epochs * _steps(task) / (meant * _steps(whole))) if experiment.quick else 1.0
     try:
