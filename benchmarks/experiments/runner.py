@@ -48,8 +48,8 @@ class Training:
 
 def train_all(
     experiment: "Experiment", trainings: Sequence[Training], out: Path
-) -> list[results.Run]:
-    """Do these trainings; returns all runs that are in ``out`` afterwards."""
+) -> results.Archive:
+    """Do these trainings; returns what is in ``out`` afterwards."""
     archive = results.Archive(out, keep=bool(experiment.only))
     folder = out / "checkpoints"
     if experiment.restart:
@@ -60,7 +60,7 @@ def train_all(
             trainer.check(f"before {training.name}, and saved")
             _train(experiment, training, trainer, archive)
     trainer.discard()
-    return archive.runs
+    return archive
 
 
 class Trainer:
