@@ -69,12 +69,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = ", ".join(sorted(COMMANDS))
     if not named.startswith("-") and named not in COMMANDS:
         return _complain(f"unknown experiment {named!r}; there are: {known}.", 2)
-    command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,
-        args=arguments or ["--help"],
-        prog="python -m benchmarks",
-        description="Experiments with bregjax on real data.",
-    )
+    if named in COMMANDS:
+        # Alone: of a mistake in its options tyro would offer those of the others.
+        prog = f"python -m benchmarks {named}"
+        command = tyro.cli(COMMANDS[named], args=arguments[1:], prog=prog)
+    else:
+        command = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            args=arguments or ["--help"],
+            prog="python -m benchmarks",
+            description="Experiments with bregjax on real data.",
+        )
     try:
         command.run()
     except BenchmarkError as error:

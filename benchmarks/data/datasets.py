@@ -139,11 +139,14 @@ def read_prepared(name: str, split: str, data_dir: Path | None = None) -> Split:
         BenchmarkError: if the data is missing or damaged.
     """
     folder = data_dir or _default_folder()
+    prepare = (
+        f"'pip install tensorflow && tfds build {name} --data_dir={folder}"
+        " --file_format=array_record'"
+    )
     if not (folder / name).is_dir():
         raise BenchmarkError(
             f"{name} was not found in {folder}: name the folder of your tfds datasets"
-            " with --data-dir or TFDS_DATA_DIR, or prepare it once with"
-            f" 'pip install tensorflow && tfds build {name} --file_format=array_record'."
+            f" with --data-dir or TFDS_DATA_DIR, or prepare it once with {prepare}."
         )
     # tfds and absl log advice about other decoders, which would disturb the progress bar.
     logging.getLogger("absl").setLevel(logging.ERROR)
@@ -158,7 +161,7 @@ def read_prepared(name: str, split: str, data_dir: Path | None = None) -> Split:
         reason = str(error).strip().partition("\n")[0][:200]
         raise BenchmarkError(
             f"{name}/{split} in {folder} cannot be read ({type(error).__name__}: {reason}):"
-            f" delete {folder / name} and prepare it again."
+            f" delete {folder / name} and prepare it again with {prepare}."
         ) from error
     images = np.stack([record["image"] for record in records])
     return Split(images, np.asarray([record["label"] for record in records], np.int32))

@@ -54,14 +54,21 @@ class Checkpoints:
           template: the state as `jax.eval_shape` gives it.
 
         Raises:
-            BenchmarkError: if it belongs to another run or cannot be read.
+            BenchmarkError: if it belongs to another run or cannot be read, or a file lies where the
+              folder should be.
         """
+        for path in (self.folder, *self.folder.parents):
+            if path.is_file():
+                raise BenchmarkError(
+                    f"{path} is a file where a folder for checkpoints should be: move it away, or"
+                    " choose another --out."
+                )
         if not self.folder.is_dir():
             return None
         named, treedef = _named(template)
         stored = {name: _stored(leaf) for name, leaf in named.items()}
         try:
-            with self._manager() as manager:
+            with _late_failures_in_silence(), self._manager() as manager:
                 position = manager.latest_step()
                 if position is None:
                     return None
@@ -110,7 +117,8 @@ class Checkpoints:
         except Exception as error:
             raise BenchmarkError(
                 f"cannot write a checkpoint to {self.folder} ({_reason(error)}): what was saved"
-                " before is whole; make room and run the same command again to go on from there."
+                " before is whole; once this is mended, run the same command again to go on from"
+                " there."
             ) from error
         self._last = time.monotonic()
 
@@ -141,9 +149,9 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _late_failures_in_silence() -> Iterator[None]:
-    """Keeps Python from printing a traceback for each write that ends after another one has failed.
+    """Keeps Python from printing a traceback for each read or write that ends after a failed one.
 
-    Orbax closes its event loop when one write fails, although others still have to report to it.
+    Orbax closes its event loop when one of them fails, although others still have to report to it.
     They may end at any later time, so after an error the tracebacks stay off.
     """
     report = sys.unraisablehook
@@ -196,7 +204,10 @@ def _difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, on one line; of a long line the end, which has the system's reason."""
+    """What went wrong, on one line; of a long line the end, which has the system's reason.
+
+    What tensorstore appends is left out: its whole configuration.
+    """
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-    text = str(cause).strip().partition("\n")[0]
+    text = str(cause).strip().partition("\n")[0].partition(" [tensorstore_spec")[0]
     return f"{type(cause).__name__}: {text if len(text) <= 200 else f'… {text[-200:]}'}"

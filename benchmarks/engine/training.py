@@ -98,8 +98,18 @@ class Task:
 
     @property
     def steps(self) -> int:
-        """Of an epoch; examples that do not fill a batch are left out, in each epoch other ones."""
-        return len(self.dataset.train) // self.batch_size
+        """Of an epoch; examples that do not fill a batch are left out, in each epoch other ones.
+
+        Raises:
+            BenchmarkError: if there are fewer images than in a batch.
+        """
+        images = len(self.dataset.train)
+        if images < self.batch_size:
+            raise BenchmarkError(
+                f"--batch-size {self.batch_size} exceeds the {images} training images of"
+                f" {self.dataset.name}."
+            )
+        return images // self.batch_size
 
     def shapes(self) -> nnx.Module:
         """The dense network in evaluation mode, with shapes in place of arrays."""
@@ -211,11 +221,6 @@ def train(
     """
     started = time.perf_counter()
     steps, size = task.steps, task.steps_per_call or task.steps
-    if steps < 1:
-        raise BenchmarkError(
-            f"batch size {task.batch_size} exceeds the {len(task.dataset.train)} training"
-            f" images of {task.dataset.name}: choose a smaller one."
-        )
     if isinstance(optimizer, optax.GradientTransformation):
         programs = Programs(task, lambda _: optimizer, start, len(seeds))
     else:

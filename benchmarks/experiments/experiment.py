@@ -104,9 +104,11 @@ class Experiment(TrainingOptions):
         if self.redraw or self.only:
             results.check_title(out, self.title)
         if trainings:
-            runs = train_all(self, trainings, out)
-            results.print_table(runs, f"{self.title}, a trial" if self.is_trial else self.title)
-            for remark in self.remarks(runs):
+            done = train_all(self, trainings, out)
+            title = f"{self.title}, a trial" if self.is_trial else self.title
+            results.print_table(done.runs, title)
+            unlike = results.differences(done.kept, done.new, epochs=self.patience is None)
+            for remark in (*self.remarks(done.runs), *unlike):
                 console.print(remark, markup=False)
             if self.is_trial:
                 console.print(_QUICK if self.quick else _SHORT)

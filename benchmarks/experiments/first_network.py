@@ -12,7 +12,7 @@ from benchmarks.cli.errors import BenchmarkError
 from benchmarks.engine.objectives import next_token
 from benchmarks.engine.training import Task
 from benchmarks.experiments.networks import ExperimentOnNetworks, Network
-from benchmarks.experiments.runner import Case, cut
+from benchmarks.experiments.runner import QUICK_EPOCHS, Case, cut
 from benchmarks.methods import Recipe, ToDensity
 from benchmarks.methods.schedules import Cosine
 from benchmarks.models import MLP, SmallConvNet, Transformer
@@ -73,7 +73,8 @@ class FirstNetwork(ExperimentOnNetworks):
     network: Literal["mlp", "convnet", "batchnorm", "transformer"] = "mlp"
     """What is trained; only batchnorm needs a dataset."""
     steps: tuple[int, ...] = (300, 1000, 3000)
-    """The lengths of the trainings in steps, at least; --epochs is not used."""
+    """The lengths of the trainings in steps, at least, with --quick at most two epochs; --epochs is
+    not used."""
     sparsities: tuple[float, ...] = (0.9, 0.95)
     """The wanted shares of zeros among all weights."""
     seeds: int = 10
@@ -87,8 +88,9 @@ class FirstNetwork(ExperimentOnNetworks):
                 f"--steps must be at least 1, got {' '.join(map(str, self.steps)) or 'none'}."
             )
         whole = cut(self.task(data.load(self.dataset, self.data_dir)), self)
-        for steps in self.steps:
-            epochs = math.ceil(steps / max(1, whole.steps))
+        longest = QUICK_EPOCHS * whole.steps if self.quick else max(self.steps)
+        for steps in dict.fromkeys(min(steps, longest) for steps in self.steps):
+            epochs = math.ceil(steps / whole.steps)
             images = math.ceil(steps / epochs) * whole.batch_size
             task = dataclasses.replace(
                 whole,

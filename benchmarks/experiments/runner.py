@@ -18,6 +18,9 @@ from benchmarks.report import results
 if TYPE_CHECKING:
     from benchmarks.experiments.experiment import Experiment
 
+QUICK_EPOCHS = 2
+"""the most epochs of a training with --quick"""
+
 Case = tuple[str, Task, Recipe]
 """A name, the network and its data, and the method."""
 
@@ -45,8 +48,8 @@ class Training:
 
 def train_all(
     experiment: "Experiment", trainings: Sequence[Training], out: Path
-) -> list[results.Run]:
-    """Do these trainings; returns all runs that are in ``out`` afterwards."""
+) -> results.Archive:
+    """Do these trainings; returns what is in ``out`` afterwards."""
     archive = results.Archive(out, keep=bool(experiment.only))
     folder = out / "checkpoints"
     if experiment.restart:
@@ -57,7 +60,7 @@ def train_all(
             trainer.check(f"before {training.name}, and saved")
             _train(experiment, training, trainer, archive)
     trainer.discard()
-    return archive.runs
+    return archive
 
 
 class Trainer:
@@ -140,13 +143,8 @@ def _planned(experiment: "Experiment", name: str, whole: Task, recipe: Recipe) -
             " --select best nor with --patience."
         )
     task = cut(whole, experiment)
-    if task.steps < 1:
-        raise BenchmarkError(
-            f"--batch-size {task.batch_size} exceeds the {len(task.dataset.train)} training"
-            f" images of {task.dataset.name}."
-        )
     meant = whole.epochs or experiment.epochs
-    epochs = min(meant, 2) if experiment.quick else meant
+    epochs = min(meant, QUICK_EPOCHS) if experiment.quick else meant
     # The strengths are meant for the whole training, in which weights collect more evidence.
     share = min(1.0, epochs * _steps(task) / (meant * _steps(whole))) if experiment.quick else 1.0
     try:

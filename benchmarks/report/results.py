@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -161,15 +161,21 @@ class Archive:
 
     def __init__(self, out: Path, *, keep: bool = False):
         self._out = out
-        self.runs: list[Run] = []
+        self.kept: list[Run] = []
+        self.new: list[Run] = []
         self._rows: list[dict[str, Any]] = []
         self._snapshots: dict[str, np.ndarray] = {}
         self._exhibits: dict[str, np.ndarray] = {}
         if keep and (out / "summary.json").exists():
-            self.runs = read_runs(out)
+            self.kept = read_runs(out)
             self._rows = read_rows(out)
             self._snapshots = _read_arrays(out / "snapshots.npz")
             self._exhibits = _read_arrays(out / "exhibits.npz")
+
+    @property
+    def runs(self) -> list[Run]:
+        """Those that were kept, and those that were added."""
+        return self.kept + self.new
 
     def add(
         self,
@@ -180,7 +186,8 @@ class Archive:
         exhibits: Mapping[str, np.ndarray],
     ) -> None:
         """Replace the results of a method, and write the files."""
-        self.runs = [run for run in self.runs if run.method != method] + list(runs)
+        self.kept = [run for run in self.kept if run.method != method]
+        self.new = [run for run in self.new if run.method != method] + list(runs)
         self._rows = [row for row in self._rows if row["method"] != method] + list(rows)
         self._snapshots = _without(method, self._snapshots) | {
             f"{method}/{name}/{epoch}": array
@@ -347,12 +354,58 @@ def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
     }
 
 
+def differences(kept: Sequence[Run], new: Sequence[Run], *, epochs: bool = True) -> Iterator[str]:
+    """Sentences about kept runs whose length, images or number of seeds is not that of new ones.
+
+    Where methods are trained for several numbers of steps, which decide the epochs and the images,
+    these are compared at the same number.
+
+    Args:
+      kept: runs from before.
+      new: at least one run.
+      epochs: whether to compare epochs; of runs that may end early they say nothing.
+    """
+    now = {_steps(group): _extent(group, epochs) for group in by_method(new).values()}
+    (first, *_) = now.values()
+    always = {name: first[name] for name in ("batch_size", "seeds")}
+    methods: dict[str, list[str]] = {}
+    for method, group in by_method(kept).items():
+        mine, other = _extent(group, epochs), now.get(_steps(group), always)
+        unlike = [
+            f"{name}: {value}, now {other[name]}"
+            for name, value in mine.items()
+            if value != other.get(name, value)
+        ]
+        methods.setdefault("; ".join(unlike), []).append(method)
+    for unlike, names in methods.items():
+        if unlike:
+            yield f"Kept from before, and trained otherwise ({unlike}): {', '.join(names)}."
+
+
+def _steps(group: Sequence[Run]) -> int | None:
+    """The number of steps that was asked for, if any."""
+    return group[0].settings.get("steps")
+
+
+def _extent(group: Sequence[Run], epochs: bool) -> dict[str, int]:
+    """What --epochs, --images, --batch-size and --seeds decided; older files have no images."""
+    first = group[0]
+    length = {"epochs": first.epochs} if epochs else {}
+    images = {n: first.settings[n] for n in ("images", "batch_size") if n in first.settings}
+    return length | images | {"seeds": len(group)}
+
+
+def over_seeds(counts: Collection[int]) -> str:
+    """Such as ``mean ± deviation over 1 to 3 seeds``; empty if no method has more than one."""
+    fewest, most = min(counts, default=1), max(counts, default=1)
+    seeds = most if fewest == most else f"{fewest} to {most}"
+    return f"mean ± deviation over {seeds} seeds" if most > 1 else ""
+
+
 def print_table(runs: Sequence[Run], title: str) -> None:
     """Print mean ± standard deviation over the seeds of each method."""
-    seeds = len({run.seed for run in runs})
-    spread = f", mean ± deviation over {seeds} seeds" if seeds > 1 else ""
-    caption = f"{title}{spread}"
-    table = Table(title=caption, box=rich.box.SIMPLE_HEAD)
+    spread = over_seeds([len(group) for group in by_method(runs).values()])
+    table = Table(title=f"{title}, {spread}" if spread else title, box=rich.box.SIMPLE_HEAD)
     classes = all(run.test_accuracy is not None for run in runs)
     quality = "test acc./%" if classes else "test loss"
     table.add_column("method", overflow="fold")

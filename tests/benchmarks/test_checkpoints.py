@@ -101,6 +101,26 @@ def test_a_damaged_checkpoint_is_told_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_damaged_array_is_told_with_the_reason(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "run", {}, seconds=0)
+    checkpoints.save(1, state(), HISTORY)
+    for path in (tmp_path / "run" / "1" / "state" / "d").iterdir():
+        path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(BenchmarkError, match=r"Error decoding .* but received: 0x00") as caught:
+        checkpoints.restore(template())
+    assert "recheck_cached" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "checkpoints/SGD"])
+def test_a_file_in_the_place_of_the_folder_is_told_before_the_training(tmp_path, place):
+    file = tmp_path / place
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine")
+    with pytest.raises(BenchmarkError, match=f"{file} is a file .*: move it away"):
+        Checkpoints(tmp_path / "checkpoints" / "SGD", {}).restore(template())
+    assert file.read_text() == "mine"
+
+
 _ON_A_FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -342,6 +343,17 @@ def test_help_names_the_options(name, capsys):
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert all(option in shown for option in ("--out", "--quick", "--seed"))
+
+
+@pytest.mark.parametrize("wrong", [["--epoch", "3"], ["--epochs", "1.5"]])
+def test_a_mistake_in_an_option_leads_to_the_help_of_the_same_command(wrong, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["digits", *wrong])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    commands = re.findall(r"python .*(?= --help)", said)
+    assert set(commands) == {"python -m benchmarks digits"}
+    assert "--epochs INT" in said
 
 
 @pytest.mark.parametrize(

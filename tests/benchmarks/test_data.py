@@ -210,6 +210,13 @@ def test_damaged_data_is_one_clear_error(tmp_path, damage):
     assert "\n" not in str(caught.value)
 
 
+def test_other_file_formats_are_told_with_the_command_for_the_right_one(tmp_path):
+    (tmp_path / "mnist").mkdir()  # tfds takes it for its default format
+    advice = f"tfds build mnist --data_dir={tmp_path} --file_format=array_record"
+    with pytest.raises(BenchmarkError, match=f"TFRECORD.*prepare it again with .*{advice}"):
+        data.load("mnist", tmp_path)
+
+
 def test_the_first_images_of_each_split():
     whole = data.load("digits")
     part = whole.first(50, 20)

@@ -73,6 +73,19 @@ def test_first_networks_are_told_a_density_and_a_number_of_steps(network, tmp_pa
     assert (tmp_path / "quality_over_steps.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_quick_trial_of_first_networks_names_the_steps_that_are_done(tmp_path):
+    options = ["--quick", "--batch-size", "100", "--steps", "13", "300", "1000"]
+    assert main(["first_network", *options, "--sparsities", "0.9", "--out", str(tmp_path)]) == 0
+    runs = json.loads((tmp_path / "summary.json").read_text())
+    assert [run["method"] for run in runs] == [
+        f"{method}, {steps} steps" for steps in (13, 26) for method in ("Adam", "AdaBreg 10.0%")
+    ]
+    for run in runs:
+        done = run["epochs"] * (run["settings"]["images"] // 100)
+        assert done == run["settings"]["steps"]
+        assert "strength_share" not in run["settings"]
+
+
 @pytest.mark.slow
 @needs_mnist
 def test_a_quick_trial_of_a_target(tmp_path):

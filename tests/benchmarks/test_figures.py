@@ -36,15 +36,16 @@ def test_each_epoch_and_each_method_has_its_name():
     assert all(axes.get_xlabel() == "16.7% live" for axes in panels)
 
 
-def test_a_method_that_ended_early_is_drawn_as_it_was_then():
-    growing = {epoch: np.arange(24).reshape(4, 6) < epoch for epoch in range(9)}
-    short = {epoch: growing[epoch] for epoch in range(4)}
-    for snapshots in ({"short": short, "long": growing}, {"long": growing, "short": short}):
-        figure = figures.appearing_weights(snapshots, image_shape=(2, 2))
-        live = [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel().endswith("live")]
-        counts = [round(24 * float(label.partition("%")[0]) / 100) for label in live]
-        rows = dict(zip(snapshots, (counts[:5], counts[5:]), strict=True))
-        assert rows == {"short": [0, 1, 2, 3, 3], "long": [0, 1, 2, 4, 8]}
+def test_a_method_that_ended_early_is_not_drawn_at_later_epochs():
+    growing = {epoch: np.arange(25).reshape(5, 5) < epoch for epoch in range(17)}
+    for last, end in ((3, "12.0% live,\nended at 3"), (4, "16.0% live")):
+        short = {epoch: growing[epoch] for epoch in range(last + 1)}
+        figure = figures.appearing_weights({"short": short, "long": growing}, image_shape=(1, 5))
+        panels = [axes.get_xlabel() if axes.axison else None for axes in figure.axes]
+        assert panels[:6] == ["0.0% live", "4.0% live", "8.0% live", end, None, None]
+        assert panels[6:12] == [f"{4 * epoch}.0% live" for epoch in (0, 1, 2, 4, 8, 16)]
+        assert not figure.axes[5].get_images()
+        assert [axes.get_title() for axes in figure.axes[4:6]] == ["epoch 8", "epoch 16"]
 
 
 def test_curves_are_the_mean_over_the_seeds_in_percent():

@@ -17,6 +17,7 @@ from benchmarks.experiments.lowrank import LowRank
 from benchmarks.experiments.runner import planned
 from benchmarks.methods.schedules import Constant
 from benchmarks.models import MLP
+from benchmarks.report.results import Run, differences
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,3 +131,42 @@ def test_results_of_another_network_are_not_mixed(tmp_path):
     for options in ({"only": ("SGD",)}, {"redraw": True}):
         with pytest.raises(BenchmarkError, match="are of 'Others', not of 'Options'"):
             run(**options)
+
+
+def test_what_only_keeps_of_another_extent_is_told(tmp_path, capsys):
+    def said(*only: str, **options) -> str:
+        Options(late=False, out=tmp_path, only=only, images=80, **options).run()
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "Kept from before" not in said("SGD", epochs=2, seeds=2)
+    assert "Kept from before" not in said("RigL", epochs=2, seeds=2, seed=5)
+    again = said("RigL", epochs=3, seeds=1, batch_size=16)
+    assert "over 1 to 2 seeds" in again
+    assert (
+        "Kept from before, and trained otherwise (epochs: 2, now 3; batch_size: 32, now 16; seeds:"
+        " 2, now 1): SGD."
+    ) in again
+    stopped = said("RigL", epochs=3, seeds=2, patience=1)
+    assert "Kept from before" not in stopped
+    assert "Options, a trial, mean ± deviation over 2 seeds" in stopped
+
+
+def test_different_numbers_of_steps_are_no_difference():
+    def run(method: str, steps: int, epochs: int, images: int, batch_size: int = 10) -> Run:
+        settings = {"steps": steps, "images": images, "batch_size": batch_size}
+        values = dict.fromkeys((field.name for field in dataclasses.fields(Run)), None)
+        return Run(**values | {"method": method, "settings": settings, "epochs": epochs})  # pyright: ignore[reportArgumentType]
+
+    new = [run("Adam, 3 steps", 3, 1, 30), run("Adam, 8 steps", 8, 2, 40)]
+    ordinary = [
+        run("ours, 3 steps", 3, 1, 30),
+        run("ours, 8 steps", 8, 2, 40),
+        run("ours, 20 steps", 20, 5, 40),
+    ]
+    assert list(differences(ordinary, new)) == []
+    unlike = [run("fewer images", 8, 4, 20), run("smaller batches", 20, 10, 20, batch_size=5)]
+    assert list(differences(ordinary + unlike, new)) == [
+        "Kept from before, and trained otherwise (epochs: 4, now 2; images: 20, now 40): fewer"
+        " images.",
+        "Kept from before, and trained otherwise (batch_size: 5, now 10): smaller batches.",
+    ]

@@ -242,7 +242,7 @@ def test_compaction_is_for_one_seed():
 
 def test_a_batch_larger_than_the_data_is_refused():
     large = Task(data.load("digits"), lambda rngs: MLP((64, 10), rngs=rngs), batch_size=2000)
-    with pytest.raises(BenchmarkError, match="batch size 2000 exceeds the 1300 training images"):
+    with pytest.raises(BenchmarkError, match="--batch-size 2000 exceeds the 1300 training images"):
         train(large, optax.sgd(0.1), seeds=[0], epochs=1)
 
 

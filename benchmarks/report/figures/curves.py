@@ -15,7 +15,7 @@ from matplotlib.ticker import (
 )
 
 from benchmarks.report.figures.style import looks, name_lines, new_figure, spread
-from benchmarks.report.results import Run, by_method, means
+from benchmarks.report.results import Run, by_method, means, over_seeds
 from bregjax import sparsest_within
 
 
@@ -68,9 +68,8 @@ def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
         for axes in panels[:, 1]:
             name_lines(axes)
         counts = Counter(method for method, _ in {(row["method"], row["seed"]) for row in rows})
-        fewest, most = min(counts.values(), default=1), max(counts.values(), default=1)
-        seeds = most if fewest == most else f"{fewest} to {most}"
-        figure.suptitle(f"{title} (mean ± deviation over {seeds} seeds)" if most > 1 else title)
+        seeds = over_seeds(counts.values())
+        figure.suptitle(f"{title} ({seeds})" if seeds else title)
     return figure
 
 

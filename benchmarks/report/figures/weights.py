@@ -13,7 +13,7 @@ def appearing_weights(
 ) -> Figure:
     """Draw a first layer over time: how many live weights leave each pixel of the image.
 
-    A method that ended early is drawn as it was at its end.
+    A method that ended early is drawn once more as it was at its end, and not at later epochs.
 
     Args:
       snapshots: which weights (pixels, neurons) are live, by method and epoch.
@@ -25,19 +25,24 @@ def appearing_weights(
         grid = figure.subplots(len(snapshots), len(shown), squeeze=False)
         rows = zip(grid, snapshots.items(), strict=True)
         for index, (row, (method, masks)) in enumerate(rows):
-            for axes, epoch in zip(row, shown, strict=True):
-                live = masks[max(e for e in masks if e <= epoch)]
+            last = max(masks)
+            for axes, epoch, before in zip(row, shown, [-1, *shown[:-1]], strict=True):
+                if index == 0:
+                    axes.set_title(f"epoch {epoch}")
+                if last <= before:
+                    axes.axis("off")
+                    continue
+                live = masks[min(epoch, last)]
                 image = axes.imshow(
                     live.sum(axis=1).reshape(image_shape),
                     vmin=0,
                     vmax=live.shape[1],
                     cmap="cividis",
                 )
-                axes.set_xlabel(f"{live.mean():.1%} live")
+                ended = f",\nended at {last}" if last < epoch else ""
+                axes.set_xlabel(f"{live.mean():.1%} live{ended}")
                 axes.set_xticks([], [])
                 axes.set_yticks([], [])
-                if index == 0:
-                    axes.set_title(f"epoch {epoch}")
             row[0].set_ylabel(method)
         bar = figure.colorbar(image, ax=grid, shrink=0.8)
         bar.set_label("live weights that leave the pixel")
