@@ -13,7 +13,7 @@ from bregjax._validation import check_whole, known_number
 
 _RAMP = 0.8
 """the share of the steps after which the density is reached"""
-_LARGEST_RATE = 2e-2
+_LARGEST_RATE = 1e-2
 _DISTANCE = 0.5
 """what a weight travels over the steps if the signs of its gradients are random: rate · √steps"""
 _WARMUP = 0.1
@@ -52,7 +52,7 @@ def adabreg_to_density(
     Args:
       density: d, the share of the regularized entries that live in the end, in (0, 1].
       steps: T, the number of updates of the whole training, at least 1.
-      learning_rate: a number or a schedule; the default rises to min(0.02, 0.5/√T) over the
+      learning_rate: a number or a schedule; the default rises to min(0.01, 0.5/√T) over the
         first tenth of the steps and falls to zero as a cosine.
       regularizer: its groups live or die whole; `l1` by default. The last group may exceed the
         share. With ``per_neuron()`` and the like leave the output layer out by ``mask``, or whole
