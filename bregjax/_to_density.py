@@ -13,9 +13,11 @@ from bregjax._validation import check_whole, known_number
 
 _RAMP = 0.8
 """the share of the steps after which the density is reached"""
-_LARGEST_RATE = 1e-2
-_DISTANCE = 0.5
+_LARGEST_RATE = 2e-2
+_DISTANCE = 0.25
 """what a weight travels over the steps if the signs of its gradients are random: rate · √steps"""
+_DISTANCE_IN_GROUPS = 0.5
+"""further, because λ shrinks the live groups, which have to be learnt again"""
 _WARMUP = 0.1
 """the share of the steps after which the learning rate is largest"""
 _UNIT = 1e-3
@@ -52,8 +54,9 @@ def adabreg_to_density(
     Args:
       density: d, the share of the regularized entries that live in the end, in (0, 1].
       steps: T, the number of updates of the whole training, at least 1.
-      learning_rate: a number or a schedule; the default rises to min(0.01, 0.5/√T) over the
-        first tenth of the steps and falls to zero as a cosine.
+      learning_rate: a number or a schedule; the default rises to min(0.02, 0.25/√T), with
+        groups to min(0.02, 0.5/√T), over the first tenth of the steps, and falls to zero as a
+        cosine.
       regularizer: its groups live or die whole; `l1` by default. The last group may exceed the
         share. With ``per_neuron()`` and the like leave the output layer out by ``mask``, or whole
         classes die.
@@ -92,10 +95,6 @@ def adabreg_to_density(
     density = known_number("density", density, above=0, at_most=1)
     check_whole("steps", steps, at_least=1)
     first = known_number("initial_density", initial_density, at_least=density, at_most=1)
-    if learning_rate is None:
-        warmup = max(1, round(_WARMUP * steps))
-        rate = min(_LARGEST_RATE, _DISTANCE / math.sqrt(steps))
-        learning_rate = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, max(steps, 2))
     regularizer = l1() if regularizer is None else regularizer
     check_regularizer(regularizer)
     if has_state(regularizer) or regularizer == none():
@@ -103,6 +102,11 @@ def adabreg_to_density(
             "regularizer must put entries or groups to sleep, each at a strength of its own, got"
             f" {regularizer=}. Ranks follow steer(…, measure=relative_rank)."
         )
+    if learning_rate is None:
+        warmup = max(1, round(_WARMUP * steps))
+        distance = _DISTANCE_IN_GROUPS if regularizer.has_groups else _DISTANCE
+        rate = min(_LARGEST_RATE, distance / math.sqrt(steps))
+        learning_rate = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, max(steps, 2))
     target = optax.polynomial_schedule(
         first, density, power=3, transition_steps=round(_RAMP * steps)
     )

@@ -168,11 +168,19 @@ def test_little_is_left_of_what_dies_and_of_single_weights_nothing_shrinks(regul
     assert left[first + 1 : -1][dies[first + 1 :]].max() < 0.1
 
 
-@pytest.mark.parametrize(("steps", "rate"), [(50, 0.01), (2500, 0.01), (10000, 5e-3)])
+@pytest.mark.parametrize(
+    ("steps", "groups", "rate"),
+    [
+        (50, None, 0.02),
+        (2500, None, 5e-3),
+        (50, bregjax.per_neuron(), 0.02),
+        (2500, bregjax.per_neuron(), 0.01),
+    ],
+)
 @jax.numpy_dtype_promotion("standard")  # as Optax's schedules need
-def test_the_default_rate_rises_to_what_suits_the_number_of_steps(steps, rate):
+def test_the_default_rate_rises_to_what_suits_the_number_of_steps(steps, groups, rate):
     params = {"kernel": jnp.ones((4, 3))}
-    tx = bregjax.adabreg_to_density(1.0, steps)
+    tx = bregjax.adabreg_to_density(1.0, steps, regularizer=groups)
     sizes, state, update = [], tx.init(params), jax.jit(tx.update)
     for _ in range(steps // 10 + 10):
         updates, state = update({"kernel": jnp.ones((4, 3))}, state, params)
@@ -345,7 +353,7 @@ def test_the_default_rate_falls_to_zero_with_the_last_step():
         updates, state = update({"kernel": jnp.ones((4, 3))}, state, params)
         sizes.append(float(jnp.max(jnp.abs(updates["kernel"]))))
         params = optax.apply_updates(params, updates)
-    falling = 0.005 * (1 + np.cos(np.pi * np.arange(46) / 45))
+    falling = 0.01 * (1 + np.cos(np.pi * np.arange(46) / 45))
     np.testing.assert_allclose(sizes[5:], [*falling, 0, 0], rtol=0, atol=1e-6)
 
 

@@ -123,7 +123,7 @@ class CifarResNet(Experiment):
         sgd = Cosine(0.1, warmup_epochs=warmup)
         # By default Adam has the learning rate that `adabreg_to_density` gives itself.
         given = None if self.rate is None else Cosine(self.rate, warmup_epochs=warmup)
-        adam = given or Cosine(1e-2, warmup_epochs=warmup, distance=0.5)
+        adam = given or Cosine(2e-2, warmup_epochs=warmup, distance=0.25)
         linbreg = methods.decayed(methods.exactly_steerable(warmup), decay)
         return [
             methods.decayed(methods.sgd(sgd, momentum=0.9), decay),
