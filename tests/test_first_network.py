@@ -179,14 +179,14 @@ def test_little_is_left_of_what_dies_and_of_single_weights_nothing_shrinks(regul
 )
 @jax.numpy_dtype_promotion("standard")  # as Optax's schedules need
 def test_the_default_rate_rises_to_what_suits_the_number_of_steps(steps, groups, rate):
-    params = {"kernel": jnp.ones((4, 3))}
+    params = {"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3)}
     tx = bregjax.adabreg_to_density(1.0, steps, regularizer=groups)
     sizes, state, update = [], tx.init(params), jax.jit(tx.update)
     for _ in range(steps // 10 + 10):
-        updates, state = update({"kernel": jnp.ones((4, 3))}, state, params)
-        sizes.append(float(jnp.max(jnp.abs(updates["kernel"]))))
+        updates, state = update(jax.tree.map(jnp.ones_like, params), state, params)
+        sizes.append(float(jnp.max(jnp.abs(updates["bias"]))))
         params = optax.apply_updates(params, updates)
-    # With a constant gradient each of Adam's steps has the size of its rate.
+    # With a constant gradient each of Adam's steps has the size of its rate; biases take them whole.
     assert max(sizes) == pytest.approx(rate, rel=1e-3)
     assert np.argmax(sizes) == pytest.approx(steps // 10, abs=2)
 
