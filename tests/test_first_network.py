@@ -186,7 +186,7 @@ def test_the_default_rate_rises_to_what_suits_the_number_of_steps(steps, groups,
         updates, state = update(jax.tree.map(jnp.ones_like, params), state, params)
         sizes.append(float(jnp.max(jnp.abs(updates["bias"]))))
         params = optax.apply_updates(params, updates)
-    # With a constant gradient each of Adam's steps has the size of its rate; biases take them whole.
+    # With a constant gradient each of Adam's steps has the size of its rate.
     assert max(sizes) == pytest.approx(rate, rel=1e-3)
     assert np.argmax(sizes) == pytest.approx(steps // 10, abs=2)
 
