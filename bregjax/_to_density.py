@@ -13,11 +13,10 @@ from bregjax._validation import check_whole, known_number
 
 _RAMP = 0.8
 """the share of the steps after which the density is reached"""
-_LARGEST_RATE = 2e-2
-_DISTANCE = 0.25
-"""what a weight travels over the steps if the signs of its gradients are random: rate · √steps"""
-_DISTANCE_IN_GROUPS = 0.5
-"""further, because λ shrinks the live groups, which have to be learnt again"""
+_RATE, _LARGEST_RATE = 1e-2, 2e-2
+_DISTANCES = 0.25, 0.5
+"""what a weight travels over the steps if the signs of its gradients are random, rate · √steps: at
+least, and at most"""
 _WARMUP = 0.1
 """the share of the steps after which the learning rate is largest"""
 _UNIT = 1e-3
@@ -54,9 +53,10 @@ def adabreg_to_density(
     Args:
       density: d, the share of the regularized entries that live in the end, in (0, 1].
       steps: T, the number of updates of the whole training, at least 1.
-      learning_rate: a number or a schedule; the default rises to min(0.02, 0.25/√T), with
-        groups to min(0.02, 0.5/√T), over the first tenth of the steps, and falls to zero as a
-        cosine.
+      learning_rate: a number or a schedule; the default rises over the first tenth of the steps
+        and falls to zero as a cosine. Its largest value is 0.01, but at least 0.25/√T and at most
+        0.5/√T, and never above 0.02. With groups it is min(0.02, 0.5/√T), because λ shrinks the
+        live ones, which have to be learnt again.
       regularizer: its groups live or die whole; `l1` by default. The last group may exceed the
         share. With ``per_neuron()`` and the like leave the output layer out by ``mask``, or whole
         classes die.
@@ -104,8 +104,8 @@ def adabreg_to_density(
         )
     if learning_rate is None:
         warmup = max(1, round(_WARMUP * steps))
-        distance = _DISTANCE_IN_GROUPS if regularizer.has_groups else _DISTANCE
-        rate = min(_LARGEST_RATE, distance / math.sqrt(steps))
+        least, most = (min(distance / math.sqrt(steps), _LARGEST_RATE) for distance in _DISTANCES)
+        rate = most if regularizer.has_groups else min(max(_RATE, least), most)
         learning_rate = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, max(steps, 2))
     target = optax.polynomial_schedule(
         first, density, power=3, transition_steps=round(_RAMP * steps)

@@ -172,7 +172,9 @@ def test_little_is_left_of_what_dies_and_of_single_weights_nothing_shrinks(regul
     ("steps", "groups", "rate"),
     [
         (50, None, 0.02),
-        (2500, None, 5e-3),
+        (400, None, 0.0125),
+        (1600, None, 0.01),
+        (10000, None, 5e-3),
         (50, bregjax.per_neuron(), 0.02),
         (2500, bregjax.per_neuron(), 0.01),
     ],

@@ -121,9 +121,9 @@ class CifarResNet(Experiment):
     def _best(self) -> list[Recipe]:
         warmup, decay = self._warmup_epochs, 5e-4
         sgd = Cosine(0.1, warmup_epochs=warmup)
-        # By default Adam has the learning rate that `adabreg_to_density` gives itself.
+        # By default Adam has the learning rate of `adabreg_to_density` for 625 steps and more.
         given = None if self.rate is None else Cosine(self.rate, warmup_epochs=warmup)
-        adam = given or Cosine(2e-2, warmup_epochs=warmup, distance=0.25)
+        adam = given or Cosine(1e-2, warmup_epochs=warmup, distance=0.5)
         linbreg = methods.decayed(methods.exactly_steerable(warmup), decay)
         return [
             methods.decayed(methods.sgd(sgd, momentum=0.9), decay),
