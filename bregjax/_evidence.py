@@ -14,13 +14,14 @@ from bregjax._validation import check_arrays, check_state, check_transformation
 
 
 def check_trained(optimizer: Any, state: Any, params: Any) -> None:
-    """Raises unless ``state`` is one of ``optimizer`` for ``params``."""
+    """Raises unless ``state`` is one of ``optimizer`` for ``params``, and can be read."""
     check_transformation("optimizer", optimizer)
     check_arrays("params", params)
     check_state("state", state, optimizer, params, "optimizer.init(params)")
+    check_steps_through("optimizer", state, "pass what is inside, and its state.inner_opt_state")
 
 
-def check_steps_through(name: str, state: Any) -> None:
+def check_steps_through(name: str, state: Any, advice: str) -> None:
     """Raises `ValueError` where `optax.MultiSteps` is around a prox step in ``state``.
 
     Most of its updates do not reach the prox step, also those that only read the dual.
@@ -29,8 +30,11 @@ def check_steps_through(name: str, state: Any) -> None:
         if states_of(part.inner_opt_state, ProxState):
             raise ValueError(
                 f"{name} has a prox_step inside optax.MultiSteps, whose dual cannot be read at each"
-                " step: put optax.MultiSteps around the whole optimizer instead."
+                f" step: {advice}."
             )
+
+
+AROUND = "put optax.MultiSteps around the whole optimizer instead"
 
 
 def duals_of_leaves(state: Any, params: Any) -> list[jax.Array | None]:

@@ -278,7 +278,7 @@ def prox_sgd(
     Notes:
         For parameters narrower than float32 see `linbreg`.
     """
-    return optax.chain(
+    return _chain(
         _gradient_step(learning_rate, momentum, nesterov),
         _on_weights(prox_step(regularizer, strength, learning_rate), mask),
     )

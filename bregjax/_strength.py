@@ -75,7 +75,7 @@ def waking_strength(
     asleep = jax.tree.map(jnp.zeros_like, gradients)
     with raised_by("gradients, of whose shapes and dtypes the parameters are"):
         state = optimizer.init(asleep)
-    check_steps_through("optimizer", state)
+    check_steps_through("optimizer", state, "pass what is inside")
     has_dual = leaves_with_dual(state, asleep)
     if not any(has_dual):
         raise ValueError(

@@ -210,6 +210,7 @@ def _wrappers():
         "set": bregjax.baselines.set_training(sgd, key=key, every=2, stop=9),
         "adabreg": bregjax.adabreg(0.1, L1, 1.0),
         "linbreg": inner,
+        "prox_sgd": bregjax.prox_sgd(0.1, L1, 1.0, momentum=0.9),
     }
 
 
@@ -249,8 +250,15 @@ def test_steps_that_are_collected_inside_are_refused():
         bregjax.steer(several, 0.5),
         bregjax.landing(several, optax.sgd(0.1), 5, count=2),
     ):
-        with pytest.raises(ValueError, match=r"inner has a prox_step inside optax\.MultiSteps"):
+        with pytest.raises(
+            ValueError, match=r"inner has .* put optax\.MultiSteps around the whole"
+        ):
             tx.init(params)
-    with pytest.raises(ValueError, match=r"optimizer has a prox_step inside optax\.MultiSteps"):
+    inside = r"optimizer has a prox_step inside optax\.MultiSteps.* pass what is inside"
+    with pytest.raises(ValueError, match=inside):
         bregjax.waking_strength(several, params, 10, 0.5)
+    with pytest.raises(ValueError, match=inside):
+        bregjax.diagnose(several, several.init(params), params)
+    with pytest.raises(ValueError, match=inside):
+        bregjax.land(several, several.init(params), params, count=2)
     optax.MultiSteps(bregjax.steer(inner, 0.5, exact=True), 4).init(params)  # the right order

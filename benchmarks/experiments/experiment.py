@@ -22,7 +22,7 @@ from bregjax._leaves import leaf_name
 
 _QUICK = (
     "This was a trial: it shows that everything runs, and its numbers say nothing about the"
-    " methods. With --quick the strengths are smaller in proportion to the steps."
+    " methods."
 )
 _SHORT = (
     "This was a trial, shorter than the default (--epochs, --images): its numbers compare the"
@@ -112,6 +112,8 @@ class Experiment(TrainingOptions):
                 console.print(remark, markup=False)
             if self.is_trial:
                 console.print(_QUICK if self.quick else _SHORT)
+            if any(training.strength_share < 1 for training in trainings):
+                console.print("The strengths were smaller in proportion to the steps.")
         self.draw(out)
         console.print(f"Results and figures are in {out}.", soft_wrap=True)
 
