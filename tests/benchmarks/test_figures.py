@@ -3,13 +3,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_runs import made_run
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from benchmarks.cli.errors import BenchmarkError
 from benchmarks.report import figures
 from benchmarks.report.figures.style import name_lines
-from benchmarks.report.results import Run
 
 
 def test_a_figure_that_cannot_be_written_leaves_the_old_one_whole(tmp_path, monkeypatch):
@@ -168,33 +168,12 @@ def test_twelve_lines_have_their_names_beside_their_ends_in_order_and_apart():
         np.testing.assert_allclose(at, [1, np.asarray(line.get_ydata())[1]], rtol=1e-6)
 
 
-def run(method: str, kind: str, accuracy: float, seed: int = 0, target: float | None = None) -> Run:
-    return Run(
-        experiment="digits",
-        method=method,
-        kind=kind,
-        settings={} if target is None else {"target_density": target},
-        seed=seed,
-        epochs=1,
-        selected_epoch=1,
-        test_loss=0.0,
-        test_accuracy=accuracy,
-        density=1.0 if target is None else target,
-        densities={},
-        nonzero=1,
-        seconds_per_epoch=None,
-        versions={},
-        device="cpu",
-        commit=None,
-    )
-
-
 def test_densities_of_a_method_are_points_of_its_line():
     runs = [
-        run("Adam", "Adam", 0.9),
-        run("AdaBreg 10.0%", "AdaBreg", 0.8, target=0.1),
-        run("AdaBreg 1.0%", "AdaBreg", 0.5, seed=0, target=0.01),
-        run("AdaBreg 1.0%", "AdaBreg", 0.7, seed=1, target=0.01),
+        made_run("Adam", 0.9),
+        made_run("AdaBreg 10.0%", 0.8, kind="AdaBreg", target=0.1),
+        made_run("AdaBreg 1.0%", 0.5, kind="AdaBreg", seed=0, target=0.01),
+        made_run("AdaBreg 1.0%", 0.7, kind="AdaBreg", seed=1, target=0.01),
     ]
     (axes,) = figures.accuracy_and_density(runs, "").axes
     drawn: Any = axes.containers
@@ -207,10 +186,10 @@ def test_densities_of_a_method_are_points_of_its_line():
 
 def test_of_an_ablation_each_row_is_a_method_and_each_family_has_a_line_at_its_first():
     runs = [
-        run("AdaBreg, first 1.0%", "AdaBreg, first", 0.5),
-        run("AdaBreg, first 1.0%", "AdaBreg, first", 0.6, seed=1),
-        run("AdaBreg, second 1.0%", "AdaBreg, second", 0.7),
-        run("LinBreg, first 1.0%", "LinBreg, first", 0.4),
+        made_run("AdaBreg, first 1.0%", 0.5, kind="AdaBreg, first"),
+        made_run("AdaBreg, first 1.0%", 0.6, kind="AdaBreg, first", seed=1),
+        made_run("AdaBreg, second 1.0%", 0.7, kind="AdaBreg, second"),
+        made_run("LinBreg, first 1.0%", 0.4, kind="LinBreg, first"),
     ]
     (axes,) = figures.accuracy_by_method(runs, "").axes
     points = [np.transpose(np.asarray(line.get_data())).tolist() for line in axes.get_lines()]

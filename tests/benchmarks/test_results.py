@@ -2,11 +2,11 @@
 
 import jax.numpy as jnp
 import numpy as np
+from made_runs import made_run
 
 from benchmarks.engine.training import EpochMetrics, Result
 from benchmarks.report.results import (
     Archive,
-    Run,
     print_table,
     read_exhibits,
     read_runs,
@@ -15,32 +15,13 @@ from benchmarks.report.results import (
 )
 
 
-def run(method: str, accuracy: float = 0.5, seed: int = 0) -> Run:
-    return Run(
-        experiment="digits",
-        method=method,
-        kind=method,
-        settings={},
-        seed=seed,
-        epochs=1,
-        selected_epoch=1,
-        test_loss=0.0,
-        test_accuracy=accuracy,
-        density=1.0,
-        densities={},
-        nonzero=1,
-        seconds_per_epoch=None,
-        versions={},
-        device="cpu",
-        commit=None,
-    )
-
-
 def test_a_method_that_is_run_anew_replaces_its_own_results_alone(tmp_path):
     archive = Archive(tmp_path)
     for method, value in (("SGD", 1.0), ("SGD+m", 2.0), ("SGD", 3.0)):
         x = np.full(2, value)
-        archive.add(method, [run(method)], [{"method": method}], {"kernel": {1: x}}, {"shape": x})
+        archive.add(
+            method, [made_run(method)], [{"method": method}], {"kernel": {1: x}}, {"shape": x}
+        )
     assert [each.method for each in read_runs(tmp_path)] == ["SGD+m", "SGD"]
     snapshots = read_snapshots(tmp_path)["kernel"]
     assert {method: kept[1][0] for method, kept in snapshots.items()} == {"SGD+m": 2, "SGD": 3}
@@ -49,7 +30,7 @@ def test_a_method_that_is_run_anew_replaces_its_own_results_alone(tmp_path):
 
 
 def test_the_deviation_in_the_table_is_that_of_a_sample(capsys):
-    print_table([run("SGD", 0.5, seed=0), run("SGD", 0.6, seed=1)], "a table")
+    print_table([made_run("SGD", 0.5, seed=0), made_run("SGD", 0.6, seed=1)], "a table")
     assert "55.00 ± 7.07" in capsys.readouterr().out
 
 
