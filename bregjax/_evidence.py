@@ -21,7 +21,9 @@ def check_trained(optimizer: Any, state: Any, params: Any) -> None:
     check_steps_through("optimizer", state, "pass what is inside, and its state.inner_opt_state")
 
 
-def check_steps_through(name: str, state: Any, advice: str) -> None:
+def check_steps_through(
+    name: str, state: Any, advice: str = "put optax.MultiSteps around the whole optimizer instead"
+) -> None:
     """Raises `ValueError` where `optax.MultiSteps` is around a prox step in ``state``.
 
     Most of its updates do not reach the prox step, also those that only read the dual.
@@ -32,9 +34,6 @@ def check_steps_through(name: str, state: Any, advice: str) -> None:
                 f"{name} has a prox_step inside optax.MultiSteps, whose dual cannot be read at each"
                 f" step: {advice}."
             )
-
-
-AROUND = "put optax.MultiSteps around the whole optimizer instead"
 
 
 def duals_of_leaves(state: Any, params: Any) -> list[jax.Array | None]:

@@ -10,7 +10,6 @@ from jax import lax
 from jax.core import Tracer
 
 from bregjax._evidence import (
-    AROUND,
     DualReader,
     check_steps_through,
     check_trained,
@@ -282,7 +281,7 @@ def landing(
 
     def init(params: Any) -> LandingState:
         inner_state = inner.init(params)
-        check_steps_through("inner", inner_state, AROUND)
+        check_steps_through("inner", inner_state)
         # optax.tree_map_params asks for the state of a placeholder, which has no leaves.
         if jax.tree.leaves(params) and not any(leaves_with_dual(inner_state, params)):
             raise ValueError(f"inner has no mirror_step, there is nothing to land: got {inner!r}.")

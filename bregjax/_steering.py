@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import optax
 
 from bregjax._evidence import (
-    AROUND,
     DualReader,
     before_last_step,
     check_steps_through,
@@ -287,7 +286,7 @@ def steer(
         inner_state = inner.init(params)
         if not states_of(inner_state, ProxState):
             raise ValueError(f"inner has no prox_step, there is nothing to steer: got {inner!r}.")
-        check_steps_through("inner", inner_state, AROUND)
+        check_steps_through("inner", inner_state)
         leaves = jax.tree.leaves(params)
         has_dual = leaves_with_dual(inner_state, params) if exact else []
         if exact and leaves and not any(has_dual):
