@@ -13,7 +13,7 @@ from benchmarks.cli.errors import BenchmarkError
 from benchmarks.data import Dataset
 from benchmarks.data.augmentation import crop_and_flip
 from benchmarks.engine.objectives import classification, smoothed_classification
-from benchmarks.engine.training import Task
+from benchmarks.engine.task import Task
 from benchmarks.experiments.experiment import Experiment
 from benchmarks.methods import Recipe, SparseStart, Steered, ToDensity
 from benchmarks.methods.regularization import Penalty, Regularization, everywhere

@@ -9,7 +9,8 @@ import numpy as np
 
 from benchmarks import methods
 from benchmarks.engine.compaction import Compaction
-from benchmarks.engine.training import Result, Task
+from benchmarks.engine.task import Task
+from benchmarks.engine.training import Result
 from benchmarks.experiments.networks import ExperimentOnNetworks
 from benchmarks.experiments.runner import Trainer
 from benchmarks.experiments.units import GROUPS

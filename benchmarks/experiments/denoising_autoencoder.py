@@ -15,7 +15,7 @@ from benchmarks import data, methods
 from benchmarks.cli.errors import BenchmarkError
 from benchmarks.cli.progress import console
 from benchmarks.engine.objectives import reconstruction
-from benchmarks.engine.training import Task
+from benchmarks.engine.task import Task
 from benchmarks.experiments.experiment import Experiment
 from benchmarks.methods import Method, SparseStart
 from benchmarks.methods.regularization import Penalty, Regularization, Rising

@@ -14,7 +14,8 @@ from benchmarks.cli.options import TrainingOptions, check_counts
 from benchmarks.cli.progress import console
 from benchmarks.engine import devices
 from benchmarks.engine.compaction import Compaction
-from benchmarks.engine.training import Result, Task
+from benchmarks.engine.task import Task
+from benchmarks.engine.training import Result
 from benchmarks.experiments.runner import Case, Trainer, planned, train_all
 from benchmarks.methods import Recipe
 from benchmarks.report import figures, results

@@ -9,7 +9,7 @@ from flax import nnx
 
 from benchmarks import methods
 from benchmarks.data import Dataset
-from benchmarks.engine.training import Task
+from benchmarks.engine.task import Task
 from benchmarks.experiments.experiment import Experiment
 from benchmarks.methods import SparseStart
 from benchmarks.methods.regularization import Penalty, Regularization, Rising, Strength

@@ -10,7 +10,7 @@ import bregjax
 from benchmarks import data, methods
 from benchmarks.cli.errors import BenchmarkError
 from benchmarks.engine.objectives import next_token
-from benchmarks.engine.training import Task
+from benchmarks.engine.task import Task
 from benchmarks.experiments.networks import ExperimentOnNetworks, Network
 from benchmarks.experiments.runner import QUICK_EPOCHS, Case, cut
 from benchmarks.methods import Recipe, ToDensity

@@ -12,7 +12,8 @@ from flax import nnx
 
 import bregjax
 from benchmarks.cli.options import check_counts
-from benchmarks.engine.training import Result, Task, network_of
+from benchmarks.engine.task import Task
+from benchmarks.engine.training import Result, network_of
 from benchmarks.experiments.experiment import Experiment, kernels_of
 from benchmarks.experiments.runner import Trainer
 from benchmarks.measure.multiply_adds import network_costs

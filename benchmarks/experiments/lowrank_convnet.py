@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from benchmarks import methods
 from benchmarks.data import Dataset
-from benchmarks.engine.training import Task
+from benchmarks.engine.task import Task
 from benchmarks.experiments.fashion_convnet import convnet_task
 from benchmarks.experiments.lowrank import LowRank, called
 from benchmarks.methods import LowRankStart, Recipe, SparseStart

@@ -10,7 +10,7 @@ import bregjax
 from benchmarks import methods
 from benchmarks.cli.errors import BenchmarkError
 from benchmarks.data import Dataset
-from benchmarks.engine.training import Task
+from benchmarks.engine.task import Task
 from benchmarks.experiments.lowrank import LowRank, called
 from benchmarks.experiments.mnist import mlp_task, mlp_title
 from benchmarks.methods import Length, LowRankStart, Method, Recipe, SparseStart

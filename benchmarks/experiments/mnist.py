@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from benchmarks.data import Dataset
-from benchmarks.engine.training import Task
+from benchmarks.engine.task import Task
 from benchmarks.experiments.experiment import Experiment
 from benchmarks.models import MLP
 

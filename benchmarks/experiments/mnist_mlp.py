@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from benchmarks import methods
 from benchmarks.data import Dataset
-from benchmarks.engine.training import Task
+from benchmarks.engine.task import Task
 from benchmarks.experiments.mnist import PAPER, MnistExperiment
 from benchmarks.methods import SparseStart
 from benchmarks.methods.regularization import Rising, everywhere

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import methods
-from benchmarks.engine.training import Result, Task
+from benchmarks.engine.task import Task
+from benchmarks.engine.training import Result
 from benchmarks.experiments.experiment import kernels_of
 from benchmarks.experiments.mnist import MnistExperiment
 from benchmarks.experiments.runner import Trainer

@@ -7,7 +7,7 @@ from typing import ClassVar
 from benchmarks.data import Dataset
 from benchmarks.data.augmentation import crop_and_flip
 from benchmarks.engine.objectives import next_token
-from benchmarks.engine.training import Task
+from benchmarks.engine.task import Task
 from benchmarks.experiments.experiment import Experiment
 from benchmarks.experiments.fashion_convnet import convnet_task
 from benchmarks.experiments.mnist import mlp_task, mlp_title

@@ -11,7 +11,8 @@ from benchmarks.cli.errors import BenchmarkError
 from benchmarks.cli.interruption import Interrupted, Interruption
 from benchmarks.cli.options import TrainingOptions, named_by
 from benchmarks.engine.checkpoints import Checkpoints
-from benchmarks.engine.training import Result, Task, network_of, train
+from benchmarks.engine.task import Task
+from benchmarks.engine.training import Result, network_of, train
 from benchmarks.methods import Recipe
 from benchmarks.report import results
 

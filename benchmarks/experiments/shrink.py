@@ -13,7 +13,8 @@ from flax import nnx
 import bregjax
 from benchmarks import methods
 from benchmarks.cli.options import check_counts
-from benchmarks.engine.training import Result, Task, evaluate, network_of
+from benchmarks.engine.task import Task
+from benchmarks.engine.training import Result, evaluate, network_of
 from benchmarks.experiments.networks import ExperimentOnNetworks
 from benchmarks.experiments.runner import Trainer
 from benchmarks.experiments.units import GROUPS

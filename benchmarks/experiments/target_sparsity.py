@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from benchmarks import methods
-from benchmarks.engine.training import Result, Task
+from benchmarks.engine.task import Task
+from benchmarks.engine.training import Result
 from benchmarks.experiments.networks import ExperimentOnNetworks
 from benchmarks.experiments.runner import Trainer
 from benchmarks.methods import Recipe, Steered, Targeted, ToDensity

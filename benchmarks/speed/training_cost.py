@@ -14,7 +14,8 @@ from benchmarks.cli.errors import BenchmarkError
 from benchmarks.cli.options import check_counts
 from benchmarks.data.batches import epoch_orders
 from benchmarks.engine import devices
-from benchmarks.engine.training import Programs, Task
+from benchmarks.engine.programs import Programs
+from benchmarks.engine.task import Task
 from benchmarks.experiments.cifar_resnet import CifarResNet
 from benchmarks.experiments.fashion_convnet import convnet_task
 from benchmarks.experiments.mnist import mlp_task

@@ -11,7 +11,8 @@ from benchmarks.cli.interruption import Interrupted, Interruption
 from benchmarks.data import load
 from benchmarks.data.augmentation import crop_and_flip
 from benchmarks.engine.checkpoints import Checkpoints
-from benchmarks.engine.training import Task, train
+from benchmarks.engine.task import Task
+from benchmarks.engine.training import train
 from benchmarks.methods.regularization import everywhere
 from benchmarks.methods.schedules import Plateau
 from benchmarks.models import MLP

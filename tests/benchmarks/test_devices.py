@@ -14,7 +14,8 @@ import bregjax
 from benchmarks.data import Dataset, Split
 from benchmarks.data.augmentation import crop_and_flip
 from benchmarks.engine import devices
-from benchmarks.engine.training import Task, train
+from benchmarks.engine.task import Task
+from benchmarks.engine.training import train
 from benchmarks.models.layers import ConvNorm, linear
 
 VARIABLE = "JAX_NUM_CPU_DEVICES"

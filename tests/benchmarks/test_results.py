@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from made_runs import made_run
 
-from benchmarks.engine.training import EpochMetrics, Result
+from benchmarks.engine.programs import EpochMetrics
+from benchmarks.engine.training import Result
 from benchmarks.report.results import (
     Archive,
     print_table,

@@ -11,7 +11,8 @@ from benchmarks import methods
 from benchmarks.cli.errors import BenchmarkError
 from benchmarks.cli.interruption import Interrupted
 from benchmarks.data import Dataset
-from benchmarks.engine.training import Task, train
+from benchmarks.engine.task import Task
+from benchmarks.engine.training import train
 from benchmarks.experiments.experiment import Experiment
 from benchmarks.experiments.lowrank import LowRank
 from benchmarks.experiments.runner import planned

@@ -17,7 +17,8 @@ from benchmarks.data import Dataset, Split
 from benchmarks.engine.checkpoints import Checkpoints
 from benchmarks.engine.compaction import Compaction
 from benchmarks.engine.objectives import reconstruction
-from benchmarks.engine.training import Result, Task, evaluate, network_of, train
+from benchmarks.engine.task import Task
+from benchmarks.engine.training import Result, evaluate, network_of, train
 from benchmarks.methods import SparseStart, Steered, Targeted
 from benchmarks.methods.regularization import everywhere
 from benchmarks.methods.schedules import Constant
@@ -450,7 +451,7 @@ def test_each_step_of_each_epoch_and_seed_has_a_key_and_a_batch_of_its_own():
 def test_examples_that_fill_no_batch_are_tested_too(monkeypatch):
     network = task().build(nnx.Rngs(0))
     at_once = evaluate(task(), network)
-    monkeypatch.setattr("benchmarks.engine.training._EVALUATED_AT_ONCE", 15)  # of 40
+    monkeypatch.setattr("benchmarks.engine.programs._EVALUATED_AT_ONCE", 15)  # of 40
     assert evaluate(task(), network) == pytest.approx(at_once, rel=1e-6)
 
 
