@@ -28,10 +28,11 @@ def convolution(
 
         y[n, p, q, o] = Σᵢ Σ₍ⱼ꜀₎ P[n, s·p + i, q, (j, c)] · K[i, (j, c), o].
 
-    With a kernel of width w the patches are only w times as large as the image. A few images are
-    processed at a time, so that their patches stay in the processor's cache; the gradient computes
-    them again. In all other cases (other backends, layouts, dilation, groups) this is JAX's own
-    function.
+    With a kernel of width w the patches are only w times as large as the image. Of images with one
+    channel the patches are two-dimensional, with the pixels running fastest, and there is one
+    product. A few images are processed at a time, so that their patches stay in the processor's
+    cache; the gradient computes them again. In all other cases (other backends, layouts, dilation,
+    groups) this is JAX's own function.
 
     Processor time of a training step at batch size 128 on one core, in a scan: Fashion-MNIST
     ConvNet 79 ms (PyTorch 2.13: 98 ms), ResNet-20 0.87 s (with two-dimensional patches of the whole
@@ -56,20 +57,31 @@ def convolution(
     height, width = (rows - kh) // sh + 1, (columns - kw) // sw + 1
     kernels = rhs.reshape(kh, kw * channels, features)
 
+    def shifted(x: jax.Array, axis: int, size: int, stride: int, length: int) -> list[jax.Array]:
+        """What each of the ``size`` entries of a kernel meets along an axis of the images."""
+        last = stride * (length - 1) + 1
+        return [lax.slice_in_dim(x, i, i + last, stride, axis) for i in range(size)]
+
+    def convolve_one(x: jax.Array) -> jax.Array:
+        rows = shifted(x[..., 0], 1, kh, sh, height)
+        patches = jnp.stack([p for row in rows for p in shifted(row, 2, kw, sw, width)])
+        y = product(patches.reshape(kh * kw, -1).T, rhs.reshape(kh * kw, features))
+        return y.reshape(-1, height, width, features)
+
     def convolve(x: jax.Array) -> jax.Array:
-        shifted = [lax.slice_in_dim(x, j, j + sw * (width - 1) + 1, sw, 2) for j in range(kw)]
-        patches = jnp.concatenate(shifted, axis=-1)
+        patches = jnp.concatenate(shifted(x, 2, kw, sw, width), axis=-1)
         y = jnp.zeros((), x.dtype)
-        for i in range(kh):
-            row = lax.slice_in_dim(patches, i, i + sh * (height - 1) + 1, sh, 1)
-            y += product(row.reshape(-1, kw * channels), kernels[i])
+        for row, kernel in zip(shifted(patches, 1, kh, sh, height), kernels, strict=True):
+            y += product(row.reshape(-1, kw * channels), kernel)
         return y.reshape(-1, height, width, features)
 
     if kh == kw == 1:
         return convolve(x)
-    size = _divisor(n, _CHUNK // (width * (rows * kw * channels + height * features)))
+    one = channels == 1
+    patch = height * kh * kw if one else rows * kw * channels
+    size = _divisor(n, _CHUNK // (width * (patch + height * features)))
     chunks = x.reshape(n // size, size, *x.shape[1:])
-    y = lax.map(jax.checkpoint(convolve, prevent_cse=False), chunks)
+    y = lax.map(jax.checkpoint(convolve_one if one else convolve, prevent_cse=False), chunks)
     return y.reshape(n, height, width, features)
 
 
