@@ -601,3 +601,33 @@ def test_the_share_of_bytes_knows_the_dtypes():
         before, after = getattr(report, of)
         share = bregjax.shrunk_share_params(network, params, x, of=of)
         assert float(share(params)) == pytest.approx(after / before)
+
+
+def test_what_a_loop_does_to_units_is_not_guessed_from_shapes():
+    """The example is too small for the loop to begin, so that no check of its outputs sees it."""
+
+    def network(params, x):
+        def spread(hidden):
+            return jnp.cumsum(hidden, axis=-1) / 20
+
+        hidden = nnx.relu(x @ params["in"])
+        hidden = jax.lax.while_loop(lambda hidden: hidden.sum() > 100, spread, hidden)
+        return hidden @ params["out"]
+
+    params = {"in": dense(0, 6, 8)["kernel"].at[:, :3].set(0), "out": dense(1, 8, 2)["kernel"]}
+    smaller, report, _ = bregjax.shrink_params(network, params, jnp.ones((2, 6)))
+    assert "3 along axis 1: they go through while" in str(report)
+    fresh = 100 * jax.random.normal(jax.random.key(2), (4, 6))
+    np.testing.assert_allclose(network(smaller, fresh), network(params, fresh), rtol=1e-5)
+
+
+def test_units_go_where_sums_run_over_another_axis():
+    def network(params, x):
+        hidden = jnp.cumsum(nnx.relu(x @ params["in"]), axis=1)
+        return hidden @ params["out"]
+
+    params = {"in": dense(0, 6, 8)["kernel"].at[:, :3].set(0), "out": dense(1, 8, 2)["kernel"]}
+    x = jax.random.normal(jax.random.key(2), (2, 4, 6))
+    smaller = bregjax.shrink_params(network, params, x).network
+    assert smaller["in"].shape == (6, 5)
+    np.testing.assert_allclose(network(smaller, x), network(params, x), rtol=1e-5, atol=1e-6)

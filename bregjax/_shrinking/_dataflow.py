@@ -77,6 +77,17 @@ _INLINED = {
     "remat2": "jaxpr",
     "checkpoint": "jaxpr",
 }
+_ELEMENTWISE = set(
+    """abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil
+    clamp clz complex conj cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt
+    igamma igamma_grad_a igammac imag integer_pow is_finite le le_to lgamma log log1p logistic lt
+    lt_to max min mul mulhi name ne neg nextafter not or polygamma population_count pow real
+    regularized_incomplete_beta rem round rsqrt select_n sharding_constraint shift_left
+    shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub tan tanh xor
+    zeta""".split()
+)
+"""that what they do keeps the shape says nothing of others: a loop may let indices see each other"""
+_CUMULATIONS = {"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"}
 _REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"}
 _POOLS = {"reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window"}
 
@@ -155,11 +166,13 @@ class Dataflow:
         rule: Callable[..., Any] | None = getattr(self, f"rule_{name}", None)
         if name in _REDUCTIONS or name in ("argmax", "argmin"):
             rule = self.rule_reduction
+        elif name in _CUMULATIONS:
+            rule = self.rule_cumulation
         elif name in _POOLS:
             rule = self.rule_pool
         elif name in _SAME_SHAPE:
             rule = self.rule_same_shape
-        elif rule is None and self._is_elementwise(operands, results):
+        elif name in _ELEMENTWISE and self._is_elementwise(operands, results):
             rule = self._elementwise
         if rule is None:
             return [self._opaque(name, operands, result) for result in results]
@@ -234,8 +247,6 @@ class Dataflow:
 
     def _elementwise(self, eqn: Any, operands: list[Value], result: Any) -> Value:
         name, shape = eqn.primitive.name, np.shape(result)
-        if name in _MIXES:
-            return self._opaque(name, operands, result)
         known = np.ones(shape, bool)
         units = [np.full(size, ANY) for size in shape]
         for value in operands:
@@ -272,6 +283,13 @@ class Dataflow:
         self._pin(value, f"{eqn.primitive.name} goes over them", axes)
         units = [u for axis, u in enumerate(value.units) if axis not in axes]
         return Value(result, value.known.all(axis=axes), units)
+
+    def rule_cumulation(self, eqn: Any, operands: list[Value], result: Any) -> Value:
+        (value,) = operands
+        axis = eqn.params["axis"]
+        self._pin(value, f"they go through {eqn.primitive.name}", [axis])
+        known = value.known.all(axis=axis, keepdims=True)
+        return Value(result, np.broadcast_to(known, np.shape(result)), value.units)
 
     def rule_pool(self, eqn: Any, operands: list[Value], result: Any) -> Value:
         if len(operands) > 2:
@@ -587,8 +605,6 @@ class Dataflow:
 
 _LONGEST_LOOP = 64
 """turns of a loop that is followed; what goes through a longer one stays"""
-_MIXES = {"sort", "cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "fft"}
-"""what keeps the shape and yet lets indices see one another"""
 
 
 def _known_of_product(
