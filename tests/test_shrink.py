@@ -631,3 +631,73 @@ def test_units_go_where_sums_run_over_another_axis():
     smaller = bregjax.shrink_params(network, params, x).network
     assert smaller["in"].shape == (6, 5)
     np.testing.assert_allclose(network(smaller, x), network(params, x), rtol=1e-5, atol=1e-6)
+
+
+def test_units_that_only_dead_units_listen_to_go_too():
+    def recurrent(params, x):
+        hidden = nnx.relu(x @ params["first"])
+        for _ in range(2):
+            hidden = nnx.relu(hidden @ params["again"])
+        return hidden @ params["out"]
+
+    sizes = {"first": (6, 8), "again": (8, 8), "out": (8, 2)}
+    params = {name: dense(i, *size)["kernel"] for i, (name, size) in enumerate(sizes.items())}
+    params["out"] = params["out"].at[5:].set(0)
+    params["again"] = params["again"].at[5:, :5].set(0)  # they listen to each other alone
+    x = jax.random.normal(jax.random.key(2), (4, 6))
+    smaller = bregjax.shrink_params(recurrent, params, x).network
+    assert smaller["again"].shape == (5, 5)
+    np.testing.assert_allclose(recurrent(smaller, x), recurrent(params, x), rtol=1e-5, atol=1e-6)
+
+
+def sigmoids(params, x):
+    return nnx.sigmoid(x @ params["in"]) @ params["out"]
+
+
+@pytest.mark.parametrize(
+    ("network", "goes"),
+    [
+        (lambda params, x: sigmoids(params["a"], x) - sigmoids(params["b"], x) + params["c"], 6),
+        (lambda params, x: params["c"] - (sigmoids(params["a"], x) - sigmoids(params["b"], x)), 6),
+        # Used twice, it takes in what lacks twice; and two different constants are too many.
+        (lambda params, x: jnp.tanh(sigmoids(params["a"], x) + params["c"]) @ params["d"], 3),
+        (lambda params, x: [sigmoids(params["a"], y) + params["c"] for y in (x, x**2)], 3),
+        (lambda params, x: [sigmoids(params[name], x) + params["c"] for name in "ab"], 0),
+    ],
+)
+def test_biases_take_in_what_several_layers_lack(network, goes):
+    def layer(key):
+        kernel = dense(key, 6, 8)["kernel"].at[:, :3].set(0)
+        return {"in": kernel, "out": dense(key + 1, 8, 4)["kernel"]}
+
+    params = {"a": layer(0), "b": layer(2), "c": jnp.ones(4), "d": dense(4, 4, 4)["kernel"]}
+    x = jax.random.normal(jax.random.key(5), (4, 6))
+    smaller, report, _ = bregjax.shrink_params(network, params, x)
+    assert sum(8 - smaller[name]["in"].shape[1] for name in "ab") == goes
+    assert report["c"].folded == (goes > 0)
+    fresh = jax.random.normal(jax.random.key(6), (7, 6))
+    for got, expected in zip(network(smaller, fresh), network(params, fresh), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_outputs_may_be_masked():
+    def network(params, x):
+        return jnp.where(jnp.arange(3) == 1, -jnp.inf, mlp(params, x))
+
+    params, x = mlp_with_dead_units(21), jax.random.normal(jax.random.key(2), (4, 6))
+    smaller = bregjax.shrink_params(network, params, x).network
+    assert smaller["in"]["kernel"].shape == (6, 11)
+    np.testing.assert_allclose(network(smaller, x), network(params, x), rtol=1e-5, atol=1e-5)
+
+
+def test_dead_units_that_stay_are_counted_by_the_reason():
+    def network(params, x):
+        hidden = nnx.relu(x @ params["in"])
+        return jnp.cumsum(hidden[:, :4], axis=1), hidden @ params["out"]
+
+    params = {"in": dense(0, 6, 16)["kernel"].at[:, 2:7].set(0), "out": dense(1, 16, 2)["kernel"]}
+    report = bregjax.shrink_params(network, params, jnp.ones((2, 6)), round_to=7).report
+    assert report["in"].after == (6, 14)
+    assert report["in"].stays == (
+        "2 along axis 1: they go through cumsum; 1 along axis 1: sizes are multiples of 7"
+    )

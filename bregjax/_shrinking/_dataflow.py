@@ -9,7 +9,7 @@ its weights are, or known.
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +31,22 @@ class Value:
     """for each axis the unit of each index"""
     leaf: int | None = None
     """which of the parameters it is, up to its shape"""
-    sums: "tuple[Sum, ...]" = ()
-    """the sums that it is, up to its shape"""
+    sums: "tuple[tuple[float, Sum], ...]" = ()
+    """the sums that were added up to it, with their signs"""
 
 
 @dataclasses.dataclass
+class Factor:
+    """One of the two arrays of a product that is summed over an axis."""
+
+    zero: np.ndarray
+    """which entries are zero whatever the inputs are; the axis is the first, and the others are
+    those that the output has, too"""
+    units: list[np.ndarray]
+    """of these others"""
+
+
+@dataclasses.dataclass(eq=False)
 class Sum:
     """A product of two arrays that is summed over an axis."""
 
@@ -43,18 +54,31 @@ class Sum:
     """of the axis"""
     share: Callable[[np.ndarray], jax.Array]
     """from a mask of the axis to what the indices in it add, as far as that is known"""
-    nothing: np.ndarray
-    """for each index whether it adds nothing, whatever the inputs are"""
+    factors: list[Factor]
     known: np.ndarray
     """for each index whether what it adds is the same for all inputs and examples"""
     output_units: list[np.ndarray]
-    kept_axes: tuple[int, ...]
-    """axes of the output that come from the weights"""
     weights: int | None
     """the parameter that is summed over, if one of the two arrays is one"""
-    bias: int | None = None
-    """the parameter that is added to the sum, or subtracted"""
-    sign: float = 1.0
+
+    def nothing(self, unread: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """For each index whether it adds nothing to what is read, whatever the inputs are."""
+        found = np.zeros(len(self.units), bool)
+        for factor in self.factors:
+            zero = factor.zero
+            for place, units in enumerate(factor.units, 1):
+                shape = [-1 if axis == place else 1 for axis in range(zero.ndim)]
+                zero = zero | unread(units).reshape(shape)
+            found |= zero.all(axis=tuple(range(1, zero.ndim)))
+        return found
+
+
+class Bias(NamedTuple):
+    """A parameter where it is added to sums: what these lack can be added to it."""
+
+    leaf: int
+    sums: tuple[tuple[float, Sum], ...]
+    """with the signs that they have beside it"""
 
 
 @dataclasses.dataclass
@@ -112,6 +136,7 @@ class Dataflow:
         """whether a reshape flattened several axes of which units could go"""
         self.units = Units()
         self.sums: list[Sum] = []
+        self.biases: list[Bias] = []
         self.products: list[Product] = []
         self.leaves = [self._parameter(index, x) for index, x in enumerate(leaves)]
         examples = [self._input(x) for x in inputs]
@@ -258,19 +283,19 @@ class Dataflow:
             factors = operands if name == "mul" else operands[:1]
             for value in factors:
                 known = known | (value.known & (np.asarray(value.array) == 0))
-        if name in ("add", "sub", "add_any") and len(operands) == 2:
-            self._note_bias(name, operands)
-        return Value(result, known, units)
+        sums = ()
+        if name in ("add", "sub", "add_any"):
+            sums = self._added_up(-1.0 if name == "sub" else 1.0, *operands)
+        return Value(result, known, units, sums=sums)
 
-    def _note_bias(self, name: str, operands: list[Value]) -> None:
-        orders = [(0, 1)] if name == "sub" else [(0, 1), (1, 0)]
-        for first, second in orders:
-            bias = operands[second].leaf
-            if bias is None:
-                continue
-            for found in operands[first].sums:
-                if found.bias is None:
-                    found.bias, found.sign = bias, -1.0 if name == "sub" else 1.0
+    def _added_up(self, sign: float, left: Value, right: Value) -> tuple[tuple[float, Sum], ...]:
+        """The sums in left ± right; none behind a bias, which is noted."""
+        for bias, other in ((right, left), (left, right)):
+            if bias.leaf is not None and other.sums:
+                signed = tuple((sign * mine, part) for mine, part in other.sums)
+                self.biases.append(Bias(bias.leaf, signed))
+                return ()
+        return left.sums + tuple((sign * mine, part) for mine, part in right.sums)
 
     def rule_same_shape(self, eqn: Any, operands: list[Value], result: Any) -> Value:
         del eqn
@@ -506,19 +531,17 @@ class Dataflow:
             return lax.dot_general(a, b, numbers, precision=lax.Precision.HIGHEST)
 
         known = _known_of_product(product, left, right)
-        first = len(batched[0])
-        middle = first + len(free[0])
-        kept = {0: tuple(range(middle, len(units))), 1: tuple(range(first, middle))}
+        outputs = [[*batched[side], *free[side]] for side in range(2)]
         found = []
         for a, b in zip(*contracted, strict=True):
             self.units.unite(left.units[a], right.units[b])
-            found.append(self._sum(product, operands, (a, b), kept, units))
+            found.append(self._sum(product, operands, (a, b), outputs, units))
         if len(found) > 1:  # what two axes share would be counted twice
             for part in found:
                 part.known[:] = False
         self.sums += found
         self.products.append(Product([*units, *(part.units for part in found)]))
-        return Value(result, known, units, sums=tuple(found))
+        return Value(result, known, units, sums=tuple((1.0, part) for part in found))
 
     def rule_conv_general_dilated(self, eqn: Any, operands: list[Value], result: Any) -> Value:
         image, kernel = operands
@@ -563,27 +586,30 @@ class Dataflow:
                 self._pin(kernel, why, [filters, inputs])
             return Value(result, known, units)
         self.units.unite(image.units[channels], kernel.units[inputs])
-        found = self._sum(
-            product, operands, (channels, inputs), {0: (numbers.out_spec[1],), 1: ()}, units
-        )
+        outputs = [[numbers.lhs_spec[0]], [filters]]
+        found = self._sum(product, operands, (channels, inputs), outputs, units)
         self.sums.append(found)
-        return Value(result, known, units, sums=(found,))
+        return Value(result, known, units, sums=((1.0, found),))
 
     def _sum(
         self,
         product: Callable[[Any, Any], jax.Array],
         operands: list[Value],
         axes: tuple[int, int],
-        kept: dict[int, tuple[int, ...]],
+        outputs: list[list[int]],
         output_units: list[np.ndarray],
     ) -> Sum:
-        """The sum over an axis of both operands; ``kept[i]`` are axes that the other one gives."""
-        nothing = np.zeros(operands[0].known.shape[axes[0]], bool)
-        steady = np.zeros_like(nothing)
+        """The sum over an axis of both operands, of which the output has the axes ``outputs``."""
+        factors = []
+        for value, axis, kept in zip(operands, axes, outputs, strict=True):
+            zero = value.known & (np.asarray(value.array) == 0)
+            rest = tuple(a for a in range(zero.ndim) if a != axis and a not in kept)
+            zero = zero.all(axis=rest, keepdims=True).transpose(axis, *kept, *rest)
+            factors.append(
+                Factor(zero.reshape(zero.shape[: 1 + len(kept)]), [value.units[a] for a in kept])
+            )
+        steady = np.zeros(operands[0].known.shape[axes[0]], bool)
         data = 0 if operands[1].known.all() else 1
-        for value, axis in zip(operands, axes, strict=True):
-            others = tuple(a for a in range(value.known.ndim) if a != axis)
-            nothing |= (value.known & (np.asarray(value.array) == 0)).all(axis=others)
         weights = operands[1 - data]
         if weights.known.all():
             value, axis = operands[data], axes[data]
@@ -600,7 +626,7 @@ class Dataflow:
         units = operands[0].units[axes[0]]
         units = np.where(units == ANY, operands[1].units[axes[1]], units)
         leaf = weights.leaf if weights.known.all() else None
-        return Sum(units, share, nothing, steady, output_units, kept[data], leaf)
+        return Sum(units, share, factors, steady, output_units, leaf)
 
 
 _LONGEST_LOOP = 64

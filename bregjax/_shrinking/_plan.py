@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bregjax._shrinking._dataflow import Dataflow, Sum
+from bregjax._shrinking._dataflow import Bias, Dataflow, Sum
 from bregjax._shrinking._units import ANY
 
 _TOLERANCE = 1e-4
@@ -26,8 +27,8 @@ class Cut:
     """of each parameter and axis the indices that are left"""
     folded: set[int]
     """the parameters to which constants of dead units were added"""
-    reasons: dict[tuple[int, int], tuple[int, str]]
-    """by parameter and axis: how many dead units stay, and why"""
+    reasons: dict[tuple[int, int], Counter[str]]
+    """by parameter and axis: why dead units stay, and how many"""
 
 
 def cut(
@@ -63,6 +64,12 @@ def _in_parts(plan: "_Plan", run: Callable[[list[Any]], Any]) -> Cut:
     return plan.cut(chosen)
 
 
+def _alike(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays are the same up to rounding."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return bool(np.all(np.abs(a - b) <= 1e-6 * np.max(np.abs(a), initial=0)))
+
+
 def _size(leaves: Sequence[Any]) -> int:
     return sum(x.size for x in leaves)
 
@@ -76,20 +83,52 @@ class _Plan:
             for index, leaf in enumerate(flow.leaves)
             for axis, units in enumerate(leaf.units)
         }
+        self._nothing = self._find_nothing()
+        self._constant = self._find_constant()
         self._dead = self._find_dead()
         self.groups, self._refused = self._find_groups()
         self.everything = set().union(*self.groups)
 
+    def _find_nothing(self) -> dict[Sum, np.ndarray]:
+        """For each sum which of its indices add nothing to what is read."""
+        sums, roots = self._flow.sums, self._units.roots
+        unread = np.zeros(self._units.count + 1, bool)  # the last is of ANY
+        for part in sums:
+            unread[roots(part.units)] = True
+        pinned = [root for root in np.flatnonzero(unread[:-1]).tolist() if self._units.reason(root)]
+        unread[[*pinned, ANY]] = False
+        # Unread until something read reads it. A few rounds, as the last sums come first.
+        found: dict[Sum, np.ndarray] = {}
+        changed = True
+        while changed:
+            changed = False
+            for part in reversed(sums):
+                mine = roots(part.units)
+                if part not in found or unread[mine].any():
+                    found[part] = part.nothing(lambda units: unread[roots(units)])
+                    read = mine[~found[part]]
+                    changed |= bool(unread[read].any())
+                    unread[read] = False
+        return {part: part.nothing(lambda units: unread[roots(units)]) for part in sums}
+
+    def _find_constant(self) -> dict[Sum, np.ndarray]:
+        """For each sum of which of its indices a bias can take in what they add."""
+        found = {
+            part: part.known & ~nothing & (self._units.roots(part.units) != ANY) & self._may_fold
+            for part, nothing in self._nothing.items()
+        }
+        while refused := self._fold(found)[1]:
+            for part in refused:
+                found[part] = np.zeros_like(found[part])
+        return found
+
     def _find_dead(self) -> set[int]:
-        """Units that add nothing, or what is always the same, to all sums they are in."""
+        """Units that add nothing, or what a bias can take in, to all sums they are in."""
         alive: set[int] = set()
         summed: set[int] = set()
         for part in self._flow.sums:
             roots = self._units.roots(part.units)
-            constant = part.known & ~part.nothing & (roots != ANY)
-            if constant.any() and not (self._may_fold and self._fold(part, constant)):
-                constant[:] = False
-            idle = part.nothing | constant
+            idle = self._nothing[part] | self._constant[part]
             alive |= set(roots[~idle].tolist())
             summed |= set(roots.tolist())
         return summed - alive - {ANY}
@@ -121,35 +160,45 @@ class _Plan:
                 groups.append(mine.union(*joined))
         return groups, spared
 
-    def _fold(self, part: Sum, chosen: np.ndarray) -> tuple[int, np.ndarray] | None:
-        """The bias and what is to be added to it when these indices go; None if it cannot be."""
-        if part.bias is None:
-            return None
-        added = np.asarray(part.share(chosen))
-        others = tuple(a for a in range(added.ndim) if a not in part.kept_axes)
-        first = added[tuple(slice(0, 1) if a in others else slice(None) for a in range(added.ndim))]
-        with np.errstate(invalid="ignore", over="ignore"):
-            if np.any(np.abs(added - first) > 1e-6 * np.max(np.abs(added), initial=0)):
+    def _fold(self, chosen: dict[Sum, np.ndarray]) -> tuple[dict[int, np.ndarray], set[Sum]]:
+        """What is to be added to which parameters when these indices go, and where it cannot be."""
+        added: dict[int, np.ndarray] = {}
+        refused = {part for part, mask in chosen.items() if mask.any()}
+        refused -= {part for bias in self._flow.biases for _, part in bias.sums}
+        for leaf in dict.fromkeys(bias.leaf for bias in self._flow.biases):
+            uses = [bias for bias in self._flow.biases if bias.leaf == leaf]
+            parts = {part for bias in uses for _, part in bias.sums if chosen[part].any()}
+            if parts:
+                # A parameter that is used several times has to take in the same each time.
+                first, *others = [self._missing(bias, chosen) for bias in uses]
+                if first is None or any(x is None or not _alike(x, first) for x in others):
+                    refused |= parts
+                else:
+                    added[leaf] = first
+        return added, refused
+
+    def _missing(self, bias: Bias, chosen: dict[Sum, np.ndarray]) -> np.ndarray | None:
+        """What sums lack without these indices, in the shape of a bias; None if it has another."""
+        leaf = self._flow.leaves[bias.leaf]
+        leaf_roots = [self._units.roots(units).tolist() for units in leaf.units]
+        total = np.zeros(np.shape(leaf.array))
+        for sign, part in bias.sums:
+            if not chosen[part].any():
+                continue
+            share = np.asarray(part.share(chosen[part]), float)
+            roots = [self._units.roots(units).tolist() for units in part.output_units]
+            places: list[int] = []
+            for mine in reversed(leaf_roots):
+                same = [a for a in range(share.ndim) if roots[a] == mine and a not in places]
+                if not same and len(mine) != 1:
+                    return None
+                places = same[-1:] + places
+            others = [axis for axis in range(share.ndim) if axis not in places]
+            share = share.transpose(*others, *places).reshape(-1, *np.shape(leaf.array))
+            if not _alike(share, share[:1]):
                 return None
-        leaf = self._flow.leaves[part.bias]
-        places = []
-        for units in leaf.units:
-            roots = self._units.roots(units)
-            alike = [
-                axis
-                for axis in part.kept_axes
-                if np.array_equal(self._units.roots(part.output_units[axis]), roots)
-                and axis not in places
-            ]
-            if not alike and len(roots) != 1:
-                return None
-            places += alike[:1]
-        if sorted(places) != sorted(part.kept_axes):
-            return None
-        vector = np.squeeze(first, others)
-        order = np.argsort(np.argsort(places)) if places else []
-        vector = vector.transpose([int(a) for a in order]) if places else vector
-        return part.bias, part.sign * vector.reshape(np.shape(leaf.array))
+            total += sign * share[0]
+        return total
 
     def _keeps(self, goes: set[int], index: int) -> tuple[np.ndarray, ...]:
         leaf = self._flow.leaves[index]
@@ -161,23 +210,25 @@ class _Plan:
         """The smaller parameters, and which of them took in constants."""
         # In NumPy: a step of JAX's would be compiled for each new shape.
         arrays = [np.asarray(leaf.array) for leaf in self._flow.leaves]
-        biases = set()
-        for part in self._flow.sums:
-            gone = np.isin(self._units.roots(part.units), list(goes))
-            constant = part.known & ~part.nothing & gone
-            if constant.any():
-                folded = self._fold(part, constant)
-                assert folded is not None
-                bias, added = folded
-                arrays[bias] = (arrays[bias] + added).astype(arrays[bias].dtype)
-                biases.add(bias)
+        gone = {
+            part: mask & np.isin(self._units.roots(part.units), list(goes))
+            for part, mask in self._constant.items()
+        }
+        added, refused = self._fold(gone)
+        assert not refused
+        for index, more in added.items():
+            arrays[index] = (arrays[index] + more).astype(arrays[index].dtype)
         cuts = []
         for index, x in enumerate(arrays):
             for axis, kept in enumerate(self._keeps(goes, index)):
                 if len(kept) < x.shape[axis]:
                     x = np.take(x, kept, axis)
             cuts.append(jnp.asarray(x))
-        return cuts, biases
+        return cuts, set(added)
+
+    def _why_it_stays(self, root: int) -> str:
+        why = self._refused.get(root) or self._units.reason(root)
+        return why or "what they put out is needed"
 
     def refuse(self, units: set[int], why: str) -> None:
         """Note why these stay."""
@@ -201,24 +252,21 @@ class _Plan:
             if np.shape(new) != np.shape(old):
                 return "the program has outputs of another shape without them"
             new, old = np.asarray(new, np.float32), np.asarray(old, np.float32)
-            scale = np.max(np.abs(old), initial=0)
-            if not np.all(np.abs(new - old) <= _TOLERANCE * scale):
+            scale = np.max(np.abs(old), initial=0, where=np.isfinite(old))  # −∞ is a mask
+            if not np.allclose(new, old, rtol=0, atol=_TOLERANCE * scale, equal_nan=True):
                 return "the program has other outputs without them"
         return ""
 
     def cut(self, goes: set[int]) -> Cut:
         """The network without these."""
-        reasons = {}
+        reasons: dict[tuple[int, int], Counter[str]] = {}
         for (index, axis), units in self._axes.items():
             roots = self._units.roots(units)
             array = np.asarray(self._flow.leaves[index].array)
             others = tuple(a for a in range(array.ndim) if a != axis)
             zero = (array == 0).all(axis=others) & (array.ndim > 1)
             idle = (zero | np.isin(roots, list(self._dead))) & ~np.isin(roots, list(goes))
-            if idle.any():
-                first = int(roots[idle][0])
-                why = self._refused.get(first) or self._units.reason(first)
-                reasons[index, axis] = int(idle.sum()), why or "what they put out is needed"
+            reasons[index, axis] = Counter(map(self._why_it_stays, roots[idle].tolist()))
         kept = [self._keeps(goes, index) for index in range(len(self._flow.leaves))]
         leaves, folded = self._leaves(goes)
         return Cut(leaves, kept, folded, reasons)

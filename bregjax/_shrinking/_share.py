@@ -57,8 +57,9 @@ def shrunk_share_params(
     Notes:
         It takes for granted that what dead units put out can be folded into biases. A unit that is
         the product of several layers (a gate, an attention head) counts as alive until all of them
-        are zero there, or what leads on from it is, and so does what a loop runs over. Biases of
-        stacked layers count as weights. At least one unit stays along each axis.
+        are zero there, or what leads on from it is; so do units that only dead units listen to, and
+        what a loop runs over. Biases of stacked layers count as weights. At least one unit stays
+        along each axis.
 
     See Also:
         `shrunk_share`, for Flax NNX; `live_groups`, to count groups.

@@ -36,8 +36,9 @@ def shrink_params(
     r"""Remove the dead units of a network that is a plain function of its parameters.
 
     A unit (neuron, filter, channel, head) goes where nothing depends on it: all weights that lead
-    on from it are zero, or all that lead to it, so that it puts out the same for every input. What
-    it puts out is folded into the bias of the layer behind it. The outputs stay what they were, up
+    on from it are zero, or lead to units of which that is true; or all that lead to it are zero, so
+    that it puts out the same for every input. What it puts out is folded into the bias of the layer
+    behind it. The outputs stay what they were, up
     to rounding. It follows the program of ``apply`` as JAX traces it: through products,
     convolutions, pooling, norms that do not go over units, sums, concatenations, reshapes. Then it
     runs ``apply`` on the smaller parameters and compares; what comes out otherwise is left alone.
@@ -112,7 +113,8 @@ def shrink_tree(
     for index, (name, before, after) in enumerate(zip(names, leaves, found.leaves, strict=True)):
         notes = [
             f"{count} along axis {axis}: {why}"
-            for (leaf, axis), (count, why) in found.reasons.items()
+            for (leaf, axis), reasons in found.reasons.items()
+            for why, count in reasons.items()
             if leaf == index
         ]
         folded = index in found.folded
