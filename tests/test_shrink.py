@@ -701,3 +701,60 @@ def test_dead_units_that_stay_are_counted_by_the_reason():
     assert report["in"].stays == (
         "2 along axis 1: they go through cumsum; 1 along axis 1: sizes are multiples of 7"
     )
+
+
+def packed_attention(params, x):
+    """Query, key and value in one kernel (features, 3·heads·head_dim), told apart by a reshape."""
+    batch, length, _ = x.shape
+    q, k, v = jnp.moveaxis((x @ params["qkv"]).reshape(batch, length, 3, -1, 2), 2, 0)
+    mixed = jax.nn.softmax(jnp.einsum("bshe,bthe->bhst", q, k) / 2) @ jnp.moveaxis(v, 1, 2)
+    return jnp.moveaxis(mixed, 1, 2).reshape(batch, length, -1) @ params["out"]
+
+
+def packed_gate(params, x):
+    value, gate = jnp.moveaxis((x @ params["qkv"]).reshape(*x.shape[:-1], 2, -1), -2, 0)
+    return (value * nnx.sigmoid(gate)) @ params["out"]
+
+
+@pytest.mark.parametrize(("network", "parts"), [(packed_attention, 3), (packed_gate, 2)])
+def test_slices_along_any_axis_of_a_split_may_be_units(network, parts):
+    params = {
+        "qkv": dense(0, 6, parts * 8)["kernel"],
+        "out": dense(1, 8, 6)["kernel"].at[2:6].set(0),
+    }
+    x = jax.random.normal(jax.random.key(2), (2, 5, 6))
+    smaller = bregjax.shrink_params(network, params, x).network
+    assert smaller["qkv"].shape == (6, parts * 4)
+    assert smaller["out"].shape == (4, 6)
+    fresh = jax.random.normal(jax.random.key(3), (3, 7, 6))
+    np.testing.assert_allclose(network(smaller, fresh), network(params, fresh), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("pick", "left"),
+    [
+        (lambda hidden, place: jax.lax.dynamic_slice_in_dim(hidden, place[0], 2, axis=1), 4),
+        (lambda hidden, place: hidden[:, place[0]], 4),
+        (lambda hidden, place: jnp.take_along_axis(hidden, place[:, None, None], axis=1), 4),
+        # Where the branches put out different constants, the unit stays.
+        (lambda hidden, place: jax.lax.cond(place[0] > 1, jnp.tanh, jnp.sin, hidden), 5),
+    ],
+)
+def test_places_and_branches_may_depend_on_the_inputs(pick, left):
+    def network(params, x, place):
+        hidden = nnx.relu(x @ params["in"] + params["places"])
+        return pick(hidden, place) @ params["out"] + params["bias"]
+
+    params = {
+        "in": dense(0, 6, 8)["kernel"].at[:, :5].set(0),
+        "places": dense(1, 4, 8)["kernel"].at[:, :3].set(0).at[:, 3].set(1),
+        "out": dense(2, 8, 2)["kernel"],
+        "bias": jnp.ones(2),
+    }
+    x = jax.random.normal(jax.random.key(2), (2, 4, 6))
+    smaller = bregjax.shrink_params(network, params, x, jnp.zeros(2, int)).network
+    assert smaller["in"].shape == (6, left)
+    for place in ([0, 1], [2, 3]):
+        expected = network(params, x, jnp.array(place))
+        got = network(smaller, x, jnp.array(place))
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)

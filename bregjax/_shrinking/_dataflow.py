@@ -101,16 +101,16 @@ _INLINED = {
     "remat2": "jaxpr",
     "checkpoint": "jaxpr",
 }
-_ELEMENTWISE = set(
-    """abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil
-    clamp clz complex conj cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt
-    igamma igamma_grad_a igammac imag integer_pow is_finite le le_to lgamma log log1p logistic lt
-    lt_to max min mul mulhi name ne neg nextafter not or polygamma population_count pow real
-    regularized_incomplete_beta rem round rsqrt select_n sharding_constraint shift_left
-    shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub tan tanh xor
-    zeta""".split()
-)
-"""that what they do keeps the shape says nothing of others: a loop may let indices see each other"""
+_ONE_BY_ONE = """
+abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
+clz complex conj cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt
+igamma igamma_grad_a igammac imag integer_pow is_finite le le_to lgamma log log1p logistic lt
+lt_to max min mul mulhi name ne neg nextafter not or polygamma population_count pow real
+regularized_incomplete_beta rem round rsqrt select_n sharding_constraint shift_left
+shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub tan tanh xor zeta
+"""
+_ELEMENTWISE = frozenset(_ONE_BY_ONE.split())
+"""one by one, as an operation that keeps the shape may still let indices see each other: a loop"""
 _CUMULATIONS = {"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"}
 _REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"}
 _POOLS = {"reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window"}
@@ -119,8 +119,9 @@ _POOLS = {"reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce
 class Dataflow:
     """Follows a program; afterwards ``units``, ``sums`` and ``leaves`` say what was found.
 
-    Where a reshape flattens several axes of which units could go, only one can keep its units: the
-    first, or with ``minor`` the last.
+    Where a reshape flattens several axes of which units could go, only one can keep its units; and
+    where it splits an axis in several, the slices along only one of these can become units.
+    ``choice`` says which: the first is 0.
     """
 
     def __init__(
@@ -129,11 +130,11 @@ class Dataflow:
         leaves: Sequence[Any],
         inputs: Sequence[Any],
         *,
-        minor: bool = False,
+        choice: int = 0,
     ):
-        self._minor = minor
-        self.had_choice = False
-        """whether a reshape flattened several axes of which units could go"""
+        self._choice = choice
+        self.choices = 1
+        """how many axes a reshape had to choose from"""
         self.units = Units()
         self.sums: list[Sum] = []
         self.biases: list[Bias] = []
@@ -186,6 +187,8 @@ class Dataflow:
             return self._inline(eqn.params[_INLINED[name]], operands)
         if name == "scan" and eqn.params["length"] <= _LONGEST_LOOP:
             return self._unroll(eqn, operands)
+        if name == "cond":
+            return self._branch(eqn, operands)
         results = eqn.primitive.bind(*[value.array for value in operands], **eqn.params)
         results = results if eqn.primitive.multiple_results else [results]
         rule: Callable[..., Any] | None = getattr(self, f"rule_{name}", None)
@@ -208,6 +211,22 @@ class Dataflow:
     def _inline(self, body: Any, operands: list[Value]) -> list[Value]:
         constants = [self._constant(x) for x in getattr(body, "consts", ())]
         return self._run(getattr(body, "jaxpr", body), constants, operands)
+
+    def _branch(self, eqn: Any, operands: list[Value]) -> list[Value]:
+        """All branches, any of which may be taken."""
+        index, *arguments = operands
+        branches = [self._inline(body, arguments) for body in eqn.params["branches"]]
+        taken = int(index.array)
+        merged = []
+        for values in zip(*branches, strict=True):
+            units = values[taken].units
+            known = values[taken].known
+            for value in values:
+                units = [self.units.unite(a, b) for a, b in zip(units, value.units, strict=True)]
+                same = np.asarray(value.array) == np.asarray(values[taken].array)
+                known = known & ((value.known & same) | index.known)
+            merged.append(Value(values[taken].array, known, units))
+        return merged
 
     def _unroll(self, eqn: Any, operands: list[Value]) -> list[Value]:
         """A loop, one turn after the other."""
@@ -376,24 +395,27 @@ class Dataflow:
         return Value(result, known, done)
 
     def _merged(self, axes: list[np.ndarray]) -> np.ndarray:
-        """The units of a flattened axis: those of the first axis that may lose some."""
+        """The units of a flattened axis: those of an axis that may lose some."""
         if len(axes) == 1:
             return axes[0]
         sizes = [len(units) for units in axes]
         free = [place for place, units in enumerate(axes) if self._may_shrink(units)]
-        self.had_choice |= len(free) > 1
-        free = free[::-1] if self._minor else free
-        for place in free[1:]:
-            self.units.pin(axes[place], "they are flattened with others")
         if not free:
             if all((units == ANY).all() for units in axes if len(units) > 1):
                 return np.full(math.prod(sizes), ANY)
             merged = self.units.new(math.prod(sizes))  # all of it is pinned: it stays whole
             self.units.pin(merged, "they are flattened with others that stay")
             return merged
-        place = free[0]
-        shaped = axes[place].reshape([-1 if axis == place else 1 for axis in range(len(axes))])
+        chosen = self._chosen(free)
+        for place in free:
+            if place != chosen:
+                self.units.pin(axes[place], "they are flattened with others")
+        shaped = axes[chosen].reshape([-1 if axis == chosen else 1 for axis in range(len(axes))])
         return np.broadcast_to(shaped, sizes).reshape(-1)
+
+    def _chosen(self, axes: list[int]) -> int:
+        self.choices = max(self.choices, len(axes))
+        return axes[min(self._choice, len(axes) - 1)]
 
     def _may_shrink(self, units: np.ndarray) -> bool:
         roots = self.units.roots(units)
@@ -410,11 +432,12 @@ class Dataflow:
             same = (rows == rows[:, :1]).all()
             found.append(rows[:, 0] if same else np.full(size, ANY))
         if all((units == ANY).all() for units in found):
-            # All in one slice of the first axis, such as a head, become one unit.
-            rows = table.reshape(sizes[0], -1)
+            # All in one slice of an axis, such as a head, become one unit.
+            axis = self._chosen([axis for axis, size in enumerate(sizes) if size > 1])
+            rows = np.moveaxis(table, axis, 0).reshape(sizes[axis], -1)
             for row in rows:
                 self.units.unite(row, np.full(len(row), row[0]))
-            found[0] = self.units.roots(rows[:, 0])
+            found[axis] = self.units.roots(rows[:, 0])
         return found
 
     def rule_concatenate(self, eqn: Any, operands: list[Value], result: Any) -> Value:
@@ -486,9 +509,8 @@ class Dataflow:
     def rule_gather(self, eqn: Any, operands: list[Value], result: Any) -> Value:
         table, indices = operands
         numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-        shape, collapsed = table.known.shape, tuple(numbers.collapsed_slice_dims)
-        if numbers.operand_batching_dims:
-            return self._opaque("gather", operands, result)
+        shape = table.known.shape
+        collapsed = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
         self._pin(table, "they are looked up", collapsed)
         self._pin(indices, "they are indices")
         units = [np.full(size, ANY) for size in np.shape(result)]
@@ -498,10 +520,7 @@ class Dataflow:
                 units[place] = table.units[axis]
             else:
                 self.units.pin(table.units[axis], "they are looked up")
-        array = np.asarray(table.array)
-        constant = table.known.all(collapsed) & (array == array.max(collapsed, keepdims=True)).all(
-            collapsed
-        )
+        constant = _constant_along(table, collapsed)
         if not all(sizes[axis] == shape[axis] for axis in kept):
             constant = np.zeros_like(constant)
         places = list(numbers.offset_dims)
@@ -511,6 +530,18 @@ class Dataflow:
         )
         everything = bool(table.known.all() and indices.known.all())
         return Value(result, known | everything, units)
+
+    def rule_dynamic_slice(self, eqn: Any, operands: list[Value], result: Any) -> Value:
+        value = operands[0]
+        cut = [a for a, n in enumerate(eqn.params["slice_sizes"]) if n < value.known.shape[a]]
+        self._pin(value, "they are looked up", cut)
+        units = [
+            np.full(n, ANY) if axis in cut else value.units[axis]
+            for axis, n in enumerate(np.shape(result))
+        ]
+        known = np.expand_dims(_constant_along(value, tuple(cut)), cut)
+        everything = all(bool(operand.known.all()) for operand in operands)
+        return Value(result, np.broadcast_to(known | everything, np.shape(result)), units)
 
     def rule_dot_general(self, eqn: Any, operands: list[Value], result: Any) -> Value:
         left, right = operands
@@ -631,6 +662,13 @@ class Dataflow:
 
 _LONGEST_LOOP = 64
 """turns of a loop that is followed; what goes through a longer one stays"""
+
+
+def _constant_along(value: Value, axes: tuple[int, ...]) -> np.ndarray:
+    """Which entries are known and the same at all places of these axes."""
+    array = np.asarray(value.array)
+    same = (array == array.max(axes, keepdims=True)).all(axes)
+    return value.known.all(axes) & same
 
 
 def _known_of_product(

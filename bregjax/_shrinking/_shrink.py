@@ -106,8 +106,8 @@ def shrink_tree(
         return run(treedef.unflatten(smaller))
 
     flows = [Dataflow(program, leaves, inputs)]
-    if flows[0].had_choice:
-        flows.append(Dataflow(program, leaves, inputs, minor=True))
+    for choice in range(1, flows[0].choices):
+        flows.append(Dataflow(program, leaves, inputs, choice=choice))
     found = cut(flows, run_flat, round_to, fold)
     rows = []
     for index, (name, before, after) in enumerate(zip(names, leaves, found.leaves, strict=True)):
@@ -149,6 +149,7 @@ def _count(jaxpr: Any) -> int:
             filters = eqn.params["dimension_numbers"].rhs_spec[0]
             length = math.prod(size for axis, size in enumerate(shapes[1]) if axis != filters)
             total += math.prod(eqn.outvars[0].aval.shape) * length
+        parts = [_count(part) for part in core.jaxprs_in_params(eqn.params)]
         turns = eqn.params["length"] if eqn.primitive.name == "scan" else 1
-        total += turns * sum(map(_count, core.jaxprs_in_params(eqn.params)))
+        total += max(parts) if eqn.primitive.name == "cond" else turns * sum(parts)
     return total
