@@ -25,9 +25,9 @@ def shrink(model: nnx.Module, *example: Any, round_to: int = 1, fold: bool = Tru
 
     Args:
       model: a module; it is not changed. `nnx.Linear`, `nnx.LinearGeneral`, `nnx.Conv`,
-        `nnx.Embed`, `nnx.MultiHeadAttention` and the norms may shrink. The attributes of other
-        modules are not changed; if such a module does not run with a smaller array, the array keeps
-        its size.
+        `nnx.ConvTranspose`, `nnx.Einsum`, `nnx.Embed`, `nnx.MultiHeadAttention`, the norms and the
+        recurrent cells may shrink. The attributes of other modules are not changed; if such a
+        module does not run with a smaller array, the array keeps its size.
       *example: inputs, a few different examples.
       round_to: sizes that shrink are rounded up to multiples of this, such as 8.
       fold: as in `shrink_params`.
@@ -38,7 +38,7 @@ def shrink(model: nnx.Module, *example: Any, round_to: int = 1, fold: bool = Tru
 
     Raises:
         TypeError: if ``model`` is not an `nnx.Module`.
-        ValueError: if ``round_to`` is not a whole number of at least 1.
+        ValueError: if ``round_to`` is not a whole number of at least 1, or ``example`` is empty.
 
     Example:
         >>> import jax, jax.numpy as jnp, bregjax
@@ -215,13 +215,26 @@ def _set_sizes(module: Any, before: Any) -> None:
         module.kernel_shape = shape
         module.in_features = shape[-2] * module.feature_group_count
         module.out_features = shape[-1]
+    elif isinstance(module, nnx.Einsum):
+        module.kernel_shape = _shape(module, "kernel", len(before.kernel_shape))
+        if before.bias_shape is not None:
+            module.bias_shape = _shape(module, "bias", len(before.bias_shape))
+    elif isinstance(module, nnx.ConvTranspose):
+        module.kernel_shape = _shape(module, "kernel", len(before.kernel_shape))
+        sizes = module.kernel_shape[-2:]
+        module.in_features, module.out_features = sizes[::-1] if module.transpose_kernel else sizes
     elif isinstance(module, nnx.Embed):
         module.num_embeddings, module.features = _shape(module, "embedding", 2)
-    elif isinstance(module, (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm)):
+    elif isinstance(module, (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.InstanceNorm)):
         arrays = [getattr(module, name, None) for name in ("mean", "scale", "bias")]
         known = [x for x in arrays if x is not None and x[...] is not None]
         if known:
             module.num_features = known[0][...].shape[-1]
+    elif isinstance(module, nnx.LSTMCell):
+        module.in_features, module.hidden_features = _shape(module.ii, "kernel", 2)
+    elif isinstance(module, (nnx.OptimizedLSTMCell, nnx.GRUCell, nnx.SimpleCell)):
+        module.in_features = _shape(module.dense_i, "kernel", 2)[0]
+        module.hidden_features = _shape(module.dense_h, "kernel", 2)[0]
     elif isinstance(module, nnx.MultiHeadAttention):
         features, heads, head_dim = _shape(module.query, "kernel", 3)
         module.in_features, module.num_heads, module.head_dim = features, heads, head_dim

@@ -561,6 +561,8 @@ def test_wrong_arguments_are_named():
         bregjax.shrink("model", jnp.ones(3))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="round_to must be a whole number"):
         bregjax.shrink_params(mlp, mlp_with_dead_units(1), jnp.ones((2, 6)), round_to=0)
+    with pytest.raises(ValueError, match=r"example must have entries, got .* shape \(0, 6\)"):
+        bregjax.shrink_params(mlp, mlp_with_dead_units(1), jnp.ones((0, 6)))
 
 
 def test_a_network_that_checks_its_widths_is_left_alone():
@@ -758,3 +760,51 @@ def test_places_and_branches_may_depend_on_the_inputs(pick, left):
         expected = network(params, x, jnp.array(place))
         got = network(smaller, x, jnp.array(place))
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def unread(kernel: Any, count: int = 2) -> None:
+    """Nothing listens to these units any more."""
+    kernel[...] = kernel[...].at[:count].set(0)
+
+
+@pytest.mark.parametrize(
+    "cell", [nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell, nnx.SimpleCell], ids=repr
+)
+def test_recurrent_cells_start_with_the_state_that_is_left(cell):
+    model: Any = build(lambda m, x: m.b(m.a(x)[:, -1]), b=linear(6, 3))(nnx.Rngs(0))
+    model.a = nnx.RNN(cell(4, 6, rngs=nnx.Rngs(1)))
+    unread(model.b.kernel)
+    for name, layer in vars(model.a.cell).items():
+        if name in ("hi", "hf", "hg", "ho", "dense_h"):
+            unread(layer.kernel)
+    smaller = bregjax.shrink(model, jax.random.normal(jax.random.key(2), (2, 5, 4))).network
+    assert smaller.a.cell.hidden_features == 4
+    fresh = jax.random.normal(jax.random.key(3), (3, 5, 4))
+    np.testing.assert_allclose(smaller(fresh), model(fresh), rtol=1e-5, atol=1e-6)
+
+
+def test_layers_of_flax_know_their_new_sizes():
+    def forward(m, x):
+        hidden = nnx.relu(m.norm(m.up(nnx.relu(m.conv(x))))).mean((1, 2))
+        return m.out(nnx.relu(m.einsum(hidden)))
+
+    make = build(
+        forward,
+        conv=conv(2, 8),
+        up=of(nnx.ConvTranspose, 8, 6, kernel_size=(3, 3), transpose_kernel=True),
+        norm=of(nnx.InstanceNorm, 6),
+        einsum=of(nnx.Einsum, "bi,ihd->bhd", (6, 4, 3), (4, 3)),
+        out=of(nnx.LinearGeneral, (4, 3), 2, axis=(-2, -1)),
+    )
+    model: Any = make(nnx.Rngs(0))
+    unread(model.out.kernel, 1)
+    unread(model.einsum.kernel)
+    model.up.kernel[...] = model.up.kernel[...].at[..., :3].set(0)
+    x = jax.random.normal(jax.random.key(2), (2, 8, 8, 2))
+    smaller, report, _ = bregjax.shrink(model, x)
+    assert (smaller.up.in_features, smaller.up.out_features) == (5, 4)
+    assert smaller.up.kernel_shape == (3, 3, 4, 5)
+    assert smaller.norm.num_features == 4
+    assert (smaller.einsum.kernel_shape, smaller.einsum.bias_shape) == ((4, 3, 3), (3, 3))
+    assert not report["einsum/bias"].stays  # a bias of zero is not a dead unit
+    np.testing.assert_allclose(smaller(x), model(x), rtol=1e-4, atol=1e-6)

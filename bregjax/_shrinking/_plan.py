@@ -260,11 +260,12 @@ class _Plan:
     def cut(self, goes: set[int]) -> Cut:
         """The network without these."""
         reasons: dict[tuple[int, int], Counter[str]] = {}
+        biases = {bias.leaf for bias in self._flow.biases}
         for (index, axis), units in self._axes.items():
             roots = self._units.roots(units)
             array = np.asarray(self._flow.leaves[index].array)
             others = tuple(a for a in range(array.ndim) if a != axis)
-            zero = (array == 0).all(axis=others) & (array.ndim > 1)
+            zero = (array == 0).all(axis=others) & (array.ndim > 1 and index not in biases)
             idle = (zero | np.isin(roots, list(self._dead))) & ~np.isin(roots, list(goes))
             reasons[index, axis] = Counter(map(self._why_it_stays, roots[idle].tolist()))
         kept = [self._keeps(goes, index) for index in range(len(self._flow.leaves))]

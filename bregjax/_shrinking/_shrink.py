@@ -57,7 +57,7 @@ def shrink_params(
         as a table that also says which dead units stay, and why.
 
     Raises:
-        ValueError: if ``round_to`` is not a whole number of at least 1.
+        ValueError: if ``round_to`` is not a whole number of at least 1, or ``example`` is empty.
 
     Example:
         >>> import jax, jax.numpy as jnp, bregjax
@@ -101,6 +101,8 @@ def shrink_tree(
     check_whole("round_to", round_to, at_least=1)
     check_flag("fold", fold)
     program, names, leaves, treedef, inputs = trace(apply, params, example)
+    if empty := [np.shape(x) for x in inputs if np.size(x) == 0]:
+        raise ValueError(f"example must have entries, got an array of shape {empty[0]}.")
 
     def run_flat(smaller: list[Any]) -> Any:
         return run(treedef.unflatten(smaller))
