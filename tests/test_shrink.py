@@ -808,3 +808,37 @@ def test_layers_of_flax_know_their_new_sizes():
     assert (smaller.einsum.kernel_shape, smaller.einsum.bias_shape) == ((4, 3, 3), (3, 3))
     assert not report["einsum/bias"].stays  # a bias of zero is not a dead unit
     np.testing.assert_allclose(smaller(x), model(x), rtol=1e-4, atol=1e-6)
+
+
+def test_a_scale_that_depends_on_the_number_of_units_is_seen_where_the_example_hides_it():
+    def attention(params, x):
+        query, key, value = (x @ params[name] for name in ("query", "key", "value"))
+        scores = query @ jnp.swapaxes(key, -1, -2) / query.shape[-1] ** 0.5
+        return jax.nn.softmax(scores) @ value
+
+    names = ("query", "key", "value")
+    params = {name: dense(i, 6, 8)["kernel"] for i, name in enumerate(names)}
+    params["query"] = params["query"].at[:, :3].set(0) / 1e6  # all scores are nearly zero
+    x = jax.random.normal(jax.random.key(3), (2, 5, 6))
+    smaller, report, _ = bregjax.shrink_params(attention, params, x)
+    assert "3 along axis 1: the program computes with their number" in report["query"].stays
+    np.testing.assert_array_equal(smaller["query"], params["query"])
+
+
+def test_axes_of_sums_and_biases_may_be_in_another_order():
+    """Of a layer of experts; what their dead units put out goes into the biases."""
+
+    def experts(params, x):
+        hidden = nnx.sigmoid(jnp.einsum("bi,hie->beh", x, params["in"]))
+        return jnp.einsum("beh,eho->beo", hidden, params["out"]) + params["bias"].T
+
+    key = jax.random.key(0)
+    params = {
+        "in": jax.random.normal(key, (8, 6, 3)).at[:4].set(0),
+        "out": jax.random.normal(key, (3, 8, 2)),
+        "bias": jax.random.normal(key, (2, 3)),
+    }
+    x = jax.random.normal(jax.random.key(1), (4, 6))
+    smaller = bregjax.shrink_params(experts, params, x).network
+    assert smaller["in"].shape == (4, 6, 3)
+    np.testing.assert_allclose(experts(smaller, x), experts(params, x), rtol=1e-5, atol=1e-6)

@@ -30,7 +30,7 @@ class Value:
     units: list[np.ndarray]
     """for each axis the unit of each index"""
     leaf: int | None = None
-    """which of the parameters it is, up to its shape"""
+    """which of the parameters it is, up to its shape and the order of its axes"""
     sums: "tuple[tuple[float, Sum], ...]" = ()
     """the sums that were added up to it, with their signs"""
 
@@ -372,7 +372,8 @@ class Dataflow:
     def rule_transpose(self, eqn: Any, operands: list[Value], result: Any) -> Value:
         order = eqn.params["permutation"]
         (value,) = operands
-        return Value(result, value.known.transpose(order), [value.units[a] for a in order])
+        known, units = value.known.transpose(order), [value.units[a] for a in order]
+        return Value(result, known, units, value.leaf, value.sums)
 
     def rule_squeeze(self, eqn: Any, operands: list[Value], result: Any) -> Value:
         return self.rule_reshape(eqn, operands, result)

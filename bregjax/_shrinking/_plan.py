@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 from bregjax._shrinking._dataflow import Bias, Dataflow, Sum
 from bregjax._shrinking._units import ANY
@@ -45,19 +46,19 @@ def cut(
       round_to: sizes stay multiples of this where they were cut.
       fold: whether units may go that put out a constant.
     """
-    plans = [_Plan(flow, round_to, fold) for flow in flows]
+    plans = [_Plan(flow, run, round_to, fold) for flow in flows]
     # Running a network of new sizes compiles it, so the most promising plan comes first.
     for plan in sorted(plans, key=lambda plan: plan.size(plan.everything)):
-        if not plan.fault(plan.everything, run):
+        if not plan.fault(plan.everything):
             return plan.cut(plan.everything)
-    return min((_in_parts(plan, run) for plan in plans), key=lambda cut: _size(cut.leaves))
+    return min(map(_in_parts, plans), key=lambda cut: _size(cut.leaves))
 
 
-def _in_parts(plan: "_Plan", run: Callable[[list[Any]], Any]) -> Cut:
+def _in_parts(plan: "_Plan") -> Cut:
     """What goes if each group of units is tried by itself."""
     chosen: set[int] = set()
     for group in plan.groups:
-        if fault := plan.fault(chosen | group, run):
+        if fault := plan.fault(chosen | group):
             plan.refuse(group, fault)
         else:
             chosen |= group
@@ -70,14 +71,24 @@ def _alike(a: np.ndarray, b: np.ndarray) -> bool:
         return bool(np.all(np.abs(a - b) <= 1e-6 * np.max(np.abs(a), initial=0)))
 
 
+def _numbers(jaxpr: Any) -> set[float]:
+    """The real numbers that a program has written in it."""
+    found = set()
+    for eqn in jaxpr.eqns:
+        literals = [var.val for var in eqn.invars if isinstance(var, core.Literal)]
+        found |= {float(x) for x in literals if jnp.issubdtype(jnp.result_type(x), jnp.floating)}
+        found = found.union(*map(_numbers, core.jaxprs_in_params(eqn.params)))
+    return found
+
+
 def _size(leaves: Sequence[Any]) -> int:
     return sum(x.size for x in leaves)
 
 
 class _Plan:
-    def __init__(self, flow: Dataflow, round_to: int, fold: bool):
+    def __init__(self, flow: Dataflow, run: Callable[[list[Any]], Any], round_to: int, fold: bool):
         self._flow, self._units, self._round_to = flow, flow.units, round_to
-        self._may_fold = fold
+        self._run, self._may_fold = jax.jit(run), fold
         self._axes = {
             (index, axis): units
             for index, leaf in enumerate(flow.leaves)
@@ -240,13 +251,19 @@ class _Plan:
             math.prod(map(len, self._keeps(goes, index))) for index in range(len(self._flow.leaves))
         )
 
-    def fault(self, goes: set[int], run: Callable[[list[Any]], Any]) -> str:
+    def fault(self, goes: set[int]) -> str:
         """Why the network without these does not do; empty if it has the same outputs."""
         try:
-            outputs = jax.jit(run)(self._leaves(goes)[0])
+            leaves = self._leaves(goes)[0]
+            traced = self._run.trace(leaves)
+            outputs = traced.lower().compile()(leaves)
         except Exception as error:  # whatever the network's own code raises for other shapes
             said = textwrap.shorten(str(error) or repr(error), 120, placeholder=" …")
             return f"the program does not run without them: {said}"
+        # The example may not show it: attention is scaled by 1/√n, and all scores are small.
+        before = self._run.trace([leaf.array for leaf in self._flow.leaves])
+        if more := _numbers(traced.jaxpr.jaxpr) - _numbers(before.jaxpr.jaxpr):
+            return f"the program computes with their number: {min(more):.6g} is new"
         expected = [value.array for value in self._flow.outputs]
         for new, old in zip(jax.tree.leaves(outputs), expected, strict=True):
             if np.shape(new) != np.shape(old):

@@ -47,7 +47,8 @@ def shrink_params(
       apply: from the parameters and the inputs to the outputs, in evaluation mode. It takes its
         sizes from the parameters' shapes, not from constants.
       params: a tree of arrays.
-      *example: inputs, a few different examples.
+      *example: inputs, a few different examples. Where a network sums over places, such as tokens,
+        there are as many as it will have later: so often counts what dead units put out.
       round_to: sizes that shrink are rounded up to multiples of this, such as 8.
       fold: whether units go that put out the same for every input, but not zero. Without it what
         goes has no part in the training either, see `shrink_state`.
