@@ -842,3 +842,17 @@ def test_axes_of_sums_and_biases_may_be_in_another_order():
     smaller = bregjax.shrink_params(experts, params, x).network
     assert smaller["in"].shape == (4, 6, 3)
     np.testing.assert_allclose(experts(smaller, x), experts(params, x), rtol=1e-5, atol=1e-6)
+
+
+def test_zeros_that_a_transposed_convolution_puts_in_are_not_counted():
+    """Each of 4 · 4 inputs meets each weight once. Of two branches the more expensive counts."""
+
+    def network(params, x):
+        up = jax.lax.conv_transpose(x, params, (2, 2), "SAME")
+        return jax.lax.cond(x.sum() > 0, lambda: up * 2, lambda: up @ jnp.ones((5, 5)))
+
+    params, x = jnp.ones((2, 2, 3, 5)), jnp.ones((1, 4, 4, 3))
+    report = bregjax.shrink_params(network, params, x).report
+    assert report.multiply_adds[0] == 4 * 4 * params.size + 8 * 8 * 5 * 5
+    share = bregjax.shrunk_share_params(network, params, x, of="multiply_adds")
+    assert float(share(params)) == pytest.approx(1)

@@ -87,7 +87,7 @@ class Product:
 
     units: list[np.ndarray]
     """of the axes that it runs over, but for the places in a convolution kernel"""
-    places: int = 1
+    places: float = 1
     """in a convolution kernel"""
 
 
@@ -602,8 +602,9 @@ class Dataflow:
             )
 
         known = _known_of_product(product, image, kernel)
-        sizes = [kernel.known.shape[a] for a in numbers.rhs_spec[2:]]
-        self.products.append(Product([*units, kernel.units[inputs]], math.prod(sizes)))
+        places = math.prod(kernel.known.shape[a] for a in numbers.rhs_spec[2:])
+        places /= math.prod(params["lhs_dilation"])  # the others meet zeros between the entries
+        self.products.append(Product([*units, kernel.units[inputs]], places))
         if params["batch_group_count"] != 1:
             return self._opaque("a convolution with batch groups", operands, result)
         if groups != 1:

@@ -151,7 +151,8 @@ def _count(jaxpr: Any) -> int:
         elif eqn.primitive.name == "conv_general_dilated":
             filters = eqn.params["dimension_numbers"].rhs_spec[0]
             length = math.prod(size for axis, size in enumerate(shapes[1]) if axis != filters)
-            total += math.prod(eqn.outvars[0].aval.shape) * length
+            zeros = math.prod(eqn.params["lhs_dilation"])  # that a transposed convolution puts in
+            total += math.prod(eqn.outvars[0].aval.shape) * length // zeros
         parts = [_count(part) for part in core.jaxprs_in_params(eqn.params)]
         turns = eqn.params["length"] if eqn.primitive.name == "scan" else 1
         total += max(parts) if eqn.primitive.name == "cond" else turns * sum(parts)
