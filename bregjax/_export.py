@@ -32,7 +32,8 @@ def save_sparse(path: str | os.PathLike, params: Any) -> int:
 
     Raises:
         ValueError: if two leaves have the same name, or one is called ``bregjax``.
-        TypeError: if ``path`` is not a path, or a leaf is not an array of numbers.
+        TypeError: if ``path`` is not a path, or a leaf is not an array of numbers, or of narrower
+          ones than safetensors can give back to JAX: float8, int4.
         ModuleNotFoundError: if safetensors is not installed.
 
     Example:
@@ -57,6 +58,8 @@ def save_sparse(path: str | os.PathLike, params: Any) -> int:
             raise ValueError(f"a leaf of params is called {name!r}, which marks the file.")
         check_array(f"params{jax.tree_util.keystr(leaf_path)}", x)
         x = jnp.asarray(x)
+        if x.dtype.kind not in "biufc" and x.dtype != jnp.bfloat16:
+            raise TypeError(f"{name} has dtype {x.dtype}, which load_sparse could not read back.")
         flat = np.asarray(x).reshape(-1)
         nonzero = flat != 0
         marks = np.packbits(nonzero)
@@ -102,29 +105,37 @@ def load_sparse(path: str | os.PathLike, like: Any = None) -> Any:
     from safetensors import SafetensorError, safe_open
 
     _check_path(path)
-    found: dict[str, jax.Array] = {}
-    foreign = f"path must be a file that save_sparse wrote, got path={path!r}."
     try:
-        opened = safe_open(path, framework="flax")
-    except SafetensorError as error:
-        raise ValueError(f"{foreign} ({error})") from error
-    with opened as file:
-        metadata = file.metadata() or {}
-        if metadata.get(_FORMAT) != "1":
-            raise ValueError(foreign)
-        shapes = {name: text for name, text in metadata.items() if name != _FORMAT}
-        parts = {name + part for name in shapes for part in (_VALUES, _MARKS)}
-        for name in set(file.keys()) - parts:
-            found[name] = file.get_tensor(name)
-        for name, text in shapes.items():
-            shape = tuple(map(int, text.split(","))) if text else ()
-            values = np.asarray(file.get_tensor(name + _VALUES))
-            size = math.prod(shape)
-            marks = np.unpackbits(np.asarray(file.get_tensor(name + _MARKS)), count=size)
-            flat = np.zeros(size, values.dtype)
-            flat[marks.astype(bool)] = values
-            found[name] = jnp.asarray(flat.reshape(shape))
+        with safe_open(path, framework="flax") as file:
+            found = _read(file)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(
+            f"path must be a file that save_sparse wrote, got path={path!r}. ({error})"
+        ) from error
     return found if like is None else _in_the_place_of(like, found)
+
+
+def _read(file: Any) -> dict[str, jax.Array]:
+    """The arrays by their names; raises `ValueError` where the parts of one do not fit."""
+    metadata = file.metadata() or {}
+    if metadata.get(_FORMAT) != "1":
+        raise ValueError(f"its metadata do not name {_FORMAT}")
+    shapes = {name: text for name, text in metadata.items() if name != _FORMAT}
+    parts = {name + part for name in shapes for part in (_VALUES, _MARKS)}
+    found = {name: file.get_tensor(name) for name in set(file.keys()) - parts}
+    for name, text in shapes.items():
+        shape = tuple(map(int, text.split(","))) if text else ()
+        values = np.asarray(file.get_tensor(name + _VALUES))
+        marks = np.unpackbits(np.asarray(file.get_tensor(name + _MARKS))).astype(bool)
+        size = math.prod(shape)
+        if len(marks) != 8 * math.ceil(size / 8) or marks.sum() != len(values):
+            raise ValueError(
+                f"{name} of shape {shape} has {marks.sum()} marks in {len(marks)} bits"
+            )
+        flat = np.zeros(size, values.dtype)
+        flat[marks[:size]] = values
+        found[name] = jnp.asarray(flat.reshape(shape))
+    return found
 
 
 def _check_path(path: object) -> None:

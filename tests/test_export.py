@@ -72,6 +72,33 @@ def test_wrong_files_and_trees_are_named(tmp_path):
         bregjax.load_sparse(path)
 
 
+@pytest.mark.parametrize(
+    ("whole", "damaged", "reason"),
+    [
+        (b'"9,9"', b'"9,7"', "has 9 marks in 88 bits"),
+        (b'"9,9"', b'"9,?"', "invalid literal"),
+        (b"a.nonzero", b"a.nonzerO", "a.nonzero"),
+        (b"\xff\x80", b"\xff\x00", "has 8 marks"),
+    ],
+)
+def test_a_damaged_file_is_no_network(tmp_path, whole, damaged, reason):
+    path = tmp_path / "network.safetensors"
+    bregjax.save_sparse(path, {"a": jnp.zeros((9, 9)).at[0].set(2.0)})
+    content = path.read_bytes()
+    assert content.count(whole) == 1
+    path.write_bytes(content.replace(whole, damaged))
+    with pytest.raises(ValueError, match=rf"path must be a file that save_sparse wrote.*{reason}"):
+        bregjax.load_sparse(path)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float8_e4m3fn, jnp.int4])
+def test_what_could_not_be_read_back_is_not_written(tmp_path, dtype):
+    path = tmp_path / "network.safetensors"
+    with pytest.raises(TypeError, match=r"a/b has dtype .*, which load_sparse could not read"):
+        bregjax.save_sparse(path, {"a": {"b": jnp.ones((2, 2), dtype)}})
+    assert not path.exists()
+
+
 def test_names_like_those_of_parts_come_back(tmp_path):
     path = tmp_path / "network.safetensors"
     params = {
