@@ -1,5 +1,10 @@
 """Sphinx: `sphinx-build -W docs out/docs` builds the site, warnings are errors."""
 
+from pathlib import Path
+
+from docutils import nodes
+from sphinx import addnodes
+
 import bregjax
 
 project = "bregjax"
@@ -30,5 +35,16 @@ napoleon_use_admonition_for_notes = False
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
-# Links to folders and files of the repository that are no pages.
-suppress_warnings = ["myst.xref_missing"]
+
+
+def setup(app):
+    """Folders of the repository are no pages: links to them become their names."""
+    app.connect("doctree-read", _name_folders)
+
+
+def _name_folders(app, doctree):
+    page, root = Path(doctree["source"]), Path(app.srcdir).parent
+    for link in list(doctree.findall(addnodes.pending_xref)):
+        if link["reftype"] == "myst" and (page.parent / link["reftarget"]).is_dir():
+            folder = (page.parent / link["reftarget"]).resolve().relative_to(root)
+            link.replace_self(nodes.literal(text=folder.as_posix()))
