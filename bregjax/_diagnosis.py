@@ -188,6 +188,8 @@ def _of_strength(
     steering: list[SteerState],
 ) -> Iterator[str]:
     total = sum(x.size for x in weights.values())
+    # Exact steering counts the weights that there were before a compaction, too.
+    total = max(total, *(int(state.total) for state in steering), 0)
     alive = sum(int(np.count_nonzero(x)) for x in weights.values())
     if evidence is None or alive == total:
         nearest = None
@@ -232,7 +234,7 @@ def _of_steering(steering: list[SteerState]) -> Iterator[str]:
             yield (
                 f"Steering aimed at {_percent(target)} and had {_percent(target + gap)}: the"
                 " strength has not caught up. Let the target fall earlier or more slowly, or use"
-                " exact=True."
+                " exact=True at every step."
             )
 
 

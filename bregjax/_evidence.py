@@ -87,13 +87,11 @@ class DualReader:
 
         Of leaves without a dual it is something else.
         """
-        leaves = jax.tree.leaves(self._params)
-        found = zip(self.evidence_of_groups(), leaves, strict=True)
-        return [jnp.broadcast_to(x, jnp.shape(leaf)) for x, leaf in found]
+        return jax.tree.leaves(self._read(self._extra_args | {"evidence": "entries"})[0])
 
     def evidence_of_groups(self) -> list[jax.Array]:
         """The same, but arrays may have ones along the axes of groups, see `Regularizer`."""
-        return jax.tree.leaves(self._read(self._extra_args | {"evidence": True})[0])
+        return jax.tree.leaves(self._read(self._extra_args | {"evidence": "groups"})[0])
 
     def state_of_parameters(self) -> Any:
         """The state with duals that stand for the parameters, wherever these live."""

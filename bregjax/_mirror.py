@@ -75,7 +75,7 @@ def points_of_dual(
         /,
         strength_scale: ArrayLike | None = None,
         hold_dual: bool = False,
-        evidence: bool = False,
+        evidence: str | None = None,
         renew_dual: bool = False,
         **_: Any,
     ) -> tuple[Any, MirrorState]:

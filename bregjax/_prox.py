@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ def prox_of_points(
 
     This function understands two extra arguments of ``update``: ``strength_scale`` is a factor on
     the strength; with ``evidence`` it returns, instead of the prox, the largest factor on the
-    strength at which each entry lives.
+    strength at which each entry lives, or one number for each group where it is ``"groups"``.
     """
     check_regularizer(regularizer)
     check_range("strength", strength, at_least=0, schedule=True)
@@ -80,7 +80,7 @@ def prox_of_points(
         state: ProxState,
         /,
         strength_scale: ArrayLike | None = None,
-        evidence: bool = False,
+        evidence: Literal["entries", "groups"] | None = None,
         **_: Any,
     ) -> tuple[Any, ProxState]:
         numbers = [value_at(step_size, state.count), value_at(strength, state.count)]
@@ -99,6 +99,8 @@ def prox_of_points(
                 jax.tree.map(regularizer.evidence, points),
                 thresholds,
             )
+            if evidence == "entries":
+                factors = jax.tree.map(lambda x, y: jnp.broadcast_to(x, y.shape), factors, points)
             return factors, state._replace(count=count)
         points, kept = apply_prox(regularizer, points, thresholds, state.regularizer_state)
         return points, ProxState(count, kept)
@@ -173,7 +175,7 @@ def prox_step(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def updates_to(points: Any, params: Any, /, evidence: bool = False, **_: Any) -> Any:
+def updates_to(points: Any, params: Any, /, evidence: str | None = None, **_: Any) -> Any:
     """The updates that carry the parameters to the points, in the points' dtypes.
 
     With ``evidence`` the points are the evidence, which is returned as it is.

@@ -261,6 +261,27 @@ def test_everything_is_awake():
     assert bregjax.diagnose(tx, tx.init(params), params) == []
 
 
+def test_what_a_compaction_took_out_is_no_longer_awake():
+    params = {"in": jnp.eye(4).at[:, 1:].set(0.0), "out": jnp.ones((4, 2))}
+    tx = bregjax.adabreg_to_density(0.5, 1, regularizer=bregjax.per_neuron())
+    state = tx.init(params)
+    shrunk = bregjax.shrink_params(lambda p, x: x @ p["in"] @ p["out"], params, jnp.ones((1, 4)))
+    state = bregjax.shrink_state(tx, state, shrunk)
+    assert "awake" not in " ".join(bregjax.diagnose(tx, state, shrunk.network))
+
+
+@pytest.mark.parametrize(
+    ("around", "words"),
+    [
+        (lambda tx: optax.apply_if_finite(tx, 5), ["near waking"]),
+        (lambda tx: bregjax.landing(tx, optax.sgd(0.1), 2, count=3), ["near waking"]),
+        (lambda tx: bregjax.landing(tx, optax.sgd(0.1), 1, count=3), []),
+    ],
+)
+def test_groups_behind_a_branch(around, words):
+    says(around(bregjax.linbreg(0.1, bregjax.per_neuron(), 2.0)), *words)
+
+
 def test_a_dead_layer():
     tx = bregjax.linbreg(1.0, bregjax.l1(), 3.0)
     gradient = {"a": {"kernel": 0.5 * jnp.ones((4, 3))}, "b": 2 * jnp.ones((2, 2))}
