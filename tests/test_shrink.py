@@ -586,6 +586,8 @@ def test_the_share_of_a_network_without_live_units_has_one_of_them():
     assert after == 6 + 1 + 3 + 3
     share = bregjax.shrunk_share_params(mlp, params, x)
     assert float(share(params)) == pytest.approx(after / before)
+    with pytest.raises(ValueError, match=r"params has \['params/.*, but the network \['"):
+        share({"params": params})
 
 
 def test_the_share_of_bytes_knows_the_dtypes():

@@ -44,7 +44,7 @@ def shrunk_share_params(
         alive.
 
     Raises:
-        ValueError: if ``of`` is none of the three.
+        ValueError: if ``of`` is none of the three; by the function, if no array has such a name.
 
     Example:
         >>> import jax, jax.numpy as jnp, bregjax
@@ -100,10 +100,14 @@ class _Share:
         self._count = flow.units.count
 
     def __call__(self, params: Any) -> jax.Array:
+        paths = jax.tree_util.tree_leaves_with_path(params)
+        names = [leaf_name(path) for path, _ in paths]
+        if self._ends and not any(name in self._ends for name in names):
+            raise ValueError(f"params has {names[:3]}, but the network {list(self._ends)[:3]}.")
         reached: list[jax.Array] = [jnp.zeros(self._count, bool) for _ in range(2)]
         named: list[jax.Array] = [jnp.zeros(self._count, bool) for _ in range(2)]
-        for path, x in jax.tree_util.tree_leaves_with_path(params):
-            for axis, free, roots, leads_on in self._ends.get(leaf_name(path), ()):
+        for name, (_, x) in zip(names, paths, strict=True):
+            for axis, free, roots, leads_on in self._ends.get(name, ()):
                 others = tuple(a for a in range(jnp.ndim(x)) if a != axis)
                 alive = jnp.any(x != 0, axis=others)[free]
                 reached[leads_on] = reached[leads_on].at[roots].max(alive)
