@@ -202,9 +202,11 @@ def check_flag(name: str, value: object) -> None:
 def check_transformation(name: str, value: Any) -> optax.GradientTransformationExtraArgs:
     """``value`` as a transformation that takes extra arguments; raises `TypeError` for others."""
     if not isinstance(value, optax.GradientTransformation):
+        several = isinstance(value, optax.MultiSteps)
+        advice = " Call its method gradient_transformation()." if several else ""
         raise TypeError(
             f"{name} must be an optax.GradientTransformation such as optax.adam(1e-3), got"
-            f" {name}={value!r}."
+            f" {name}={value!r}.{advice}"
         )
     return optax.with_extra_args_support(value)
 

@@ -261,4 +261,7 @@ def test_steps_that_are_collected_inside_are_refused():
         bregjax.diagnose(several, several.init(params), params)
     with pytest.raises(ValueError, match=inside):
         bregjax.land(several, several.init(params), params, count=2)
-    optax.MultiSteps(bregjax.steer(inner, 0.5, exact=True), 4).init(params)  # the right order
+    around = optax.MultiSteps(bregjax.steer(inner, 0.5, exact=True), 4)  # the right order
+    around.init(params)
+    with pytest.raises(TypeError, match=r"Call its method gradient_transformation\(\)"):
+        bregjax.freeze_support(around)  # type: ignore[arg-type]
