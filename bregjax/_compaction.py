@@ -30,11 +30,16 @@ def shrink_state(optimizer: optax.GradientTransformation, state: Any, shrunk: Sh
     groups have lost the weights that read dead units. The same optimizer trains the smaller
     network, and its steps cost less.
 
-    Up to rounding, the training goes on as it would have gone without compaction if three things
+    Up to rounding, the training goes on as it would have gone without compaction if four things
     hold: the removed units would have stayed asleep (as in the coarse steps of `multilevel`, after
-    a `landing`, under `freeze_support`), their outputs were zero (``fold=False``), and the
-    regularizer is `l1` or no longer acts. Otherwise the removed units cannot wake any more, and
-    their constant outputs are trained as a part of the biases that they were folded into.
+    a `landing`, under `freeze_support`), none of their weights is counted by ``steer``, their
+    outputs were zero (``fold=False``), and the regularizer is `l1` or no longer acts. Otherwise the
+    removed units cannot wake any more, and their constant outputs are trained as a part of the
+    biases that they were folded into.
+
+    Weights may live and be counted without effect, such as those that lead to a unit which nothing
+    reads. In their place ``steer(…, exact=True)`` wakes as many others at its next step. For that λ
+    falls at once, and weights jump: compact while the target still falls, not at the end.
 
     Each compaction changes shapes, so the step is compiled again: do it only a few times, with
     ``round_to``.
