@@ -30,6 +30,7 @@ def adabreg_to_density(
     regularizer: Regularizer | None = None,
     *,
     initial_density: float = 1.0,
+    keep_weights: bool | None = None,
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaBreg that ends with the wanted share of the weights, without a strength to choose.
@@ -50,6 +51,11 @@ def adabreg_to_density(
     weights live and die in groups, λ shrinks them, ``keep_weights=False``, so that little is left
     of a group when it dies. Build this yourself if you want another ramp or `linbreg`.
 
+    In front of batch norm groups need ``keep_weights=True``. Batch norm makes up for any shrinkage,
+    so λ may shrink filters to almost nothing, and its running variance, which falls by a share of
+    itself at each step, does not follow: the trained network is right in training mode and wrong
+    in evaluation mode.
+
     Args:
       density: d, the share of the regularized entries that live in the end, in (0, 1].
       steps: T, the number of updates of the whole training, at least 1.
@@ -61,6 +67,8 @@ def adabreg_to_density(
         share. With ``per_neuron()`` and the like leave the output layer out by ``mask``, or whole
         classes die.
       initial_density: d₀, where the ramp begins, at least ``density`` and at most 1.
+      keep_weights: whether live weights keep their values when λ changes, as in `adabreg`. The
+        default is True for single weights and False for groups.
       mask: which leaves are regularized and counted, as in `linbreg`.
 
     Returns:
@@ -111,6 +119,6 @@ def adabreg_to_density(
         first, density, power=3, transition_steps=round(_RAMP * steps)
     )
     # Entries that die are next to zero anyway. Groups are not, their norms are much alike.
-    keep = not regularizer.has_groups
+    keep = not regularizer.has_groups if keep_weights is None else keep_weights
     inner = adabreg(learning_rate, regularizer, _UNIT, keep_weights=keep, mask=mask)
     return steer(inner, target, exact=True)

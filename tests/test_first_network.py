@@ -394,6 +394,23 @@ def test_a_ramp_that_still_falls_has_not_ended():
     assert "the ramp ended too early" not in " ".join(bregjax.diagnose(tx, state, params))
 
 
+@pytest.mark.parametrize("keep_weights", [None, False, True])
+@jax.numpy_dtype_promotion("standard")  # as Optax's schedules need
+def test_groups_keep_their_weights_if_that_is_asked_for(keep_weights):
+    regularizer = bregjax.per_neuron()
+    tx = bregjax.adabreg_to_density(
+        0.5, 10, regularizer=regularizer, keep_weights=keep_weights, mask=lambda params: True
+    )
+    before = jnp.ones((3, 4)) * jnp.arange(1.0, 5.0)
+    params: Any = before
+    state, update = tx.init(params), jax.jit(tx.update)
+    for _ in range(10):
+        updates, state = update(jnp.zeros_like(params), state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_array_equal(bregjax.live_groups(params, regularizer), [0, 0, 1, 1])
+    assert np.allclose(params[:, 2:], before[:, 2:], rtol=1e-5) == bool(keep_weights)
+
+
 def test_layers_of_one_shape_draw_different_biases():
     params = {name: {"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3)} for name in ("a", "b")}
     drawn = bregjax.positive_biases(KEY, params)
