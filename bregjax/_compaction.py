@@ -1,6 +1,8 @@
 """Training on after a network was shrunk, and the way back to its old shapes."""
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -30,24 +32,25 @@ def shrink_state(optimizer: optax.GradientTransformation, state: Any, shrunk: Sh
     groups have lost the weights that read dead units. The same optimizer trains the smaller
     network, and its steps cost less.
 
-    Up to rounding, the training goes on as it would have gone without compaction if four things
+    Up to rounding, the training goes on as it would have gone without compaction if three things
     hold: the removed units would have stayed asleep (as in the coarse steps of `multilevel`, after
-    a `landing`, under `freeze_support`), none of their weights is counted by ``steer``, their
-    outputs were zero (``fold=False``), and the regularizer is `l1` or no longer acts. Otherwise the
-    removed units cannot wake any more, and their constant outputs are trained as a part of the
-    biases that they were folded into.
+    a `landing`, under `freeze_support`), their outputs were zero (``fold=False``), and the
+    regularizer is `l1` or no longer acts. Otherwise the removed units cannot wake any more, and
+    their constant outputs are trained as a part of the biases that they were folded into.
 
-    Weights may live and be counted without effect, such as those that lead to a unit which nothing
-    reads. In their place ``steer(…, exact=True)`` wakes as many others at its next step. For that λ
-    falls at once, and weights jump: compact while the target still falls, not at the end.
+    Weights may live without effect, such as those that read dead units or lead to units which
+    nothing reads. They go, too, and ``steer(…, exact=True)`` wakes no others in their place: λ
+    would fall at once, and all weights jump. Its target is from then on a share of a total N that
+    is smaller by the same factor as the number n of weights that live,
+    :math:`N \leftarrow N\, n_{	ext{after}} / n_{	ext{before}}`. The density thus counts what it
+    would count without compaction.
 
     Each compaction changes shapes, so the step is compiled again: do it only a few times, with
     ``round_to``.
 
     Args:
       optimizer: the optimizer of the training.
-      state: its state, shaped like the network before. A target of ``steer(…, exact=True)``
-        remains a share of the network at ``init``.
+      state: its state, shaped like the network before.
       shrunk: what `shrink_params` returned.
 
     Returns:
@@ -118,9 +121,37 @@ def gather_state(
             return state
         # Live groups have lost the weights that read dead units, so their norms have changed.
         reader = DualReader(optimizer, before_last_step(state), params, {})
-        return with_duals_of(state, reader.state_of_parameters())
+        groups = zip(jax.tree.leaves(params), reader.evidence_of_groups(), strict=True)
+        live = [_entries_of_live_groups(x, evidence.shape) for x, evidence in groups]
+        state = with_duals_of(state, reader.state_of_parameters())
+        return _with_totals(state, params, live)
 
     return _in_one_program(smaller, state, params)
+
+
+def _entries_of_live_groups(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """How many entries they have; the shape of the groups' evidence has ones along their axes."""
+    axes = [
+        axis
+        for axis, (n, of_groups) in enumerate(zip(x.shape, shape, strict=True))
+        if n > of_groups
+    ]
+    return jnp.count_nonzero(x.any(axis=axes)) * (x.size // max(math.prod(shape), 1))
+
+
+def _with_totals(state: Any, params: Any, live: Sequence[jax.Array]) -> Any:
+    """The state whose targets are met by as many entries as live now, so that λ stays."""
+
+    def adapted(x: Any) -> Any:
+        if not isinstance(x, SteerState):
+            return x
+        mine = leaves_with_dual(x.inner_state, params)
+        now = sum(itertools.compress(live, mine), jnp.float32(0))
+        before = (x.target + x.gap) * x.total
+        share = jnp.where((x.count > 0) & (before > 0), now / before, 1.0)
+        return x._replace(total=jnp.round(share * x.total).astype(jnp.uint32))
+
+    return jax.tree.map(adapted, state, is_leaf=lambda x: isinstance(x, SteerState))
 
 
 def unshrink_state(
@@ -158,8 +189,14 @@ def unshrink_state(
     check_state("before", before, optimizer, _shapes_before(params, shrunk), made)
 
     def larger(params: Any, state: Any, before: Any) -> Any:
-        return _map_named(
+        state = _map_named(
             lambda x, name, old: _scatter(x, name, shrunk, old), params, state, before
+        )
+        return jax.tree.map(
+            lambda x, old: x._replace(total=old.total) if isinstance(x, SteerState) else x,
+            state,
+            before,
+            is_leaf=lambda x: isinstance(x, SteerState),
         )
 
     return _in_one_program(larger, params, state, before)

@@ -78,7 +78,7 @@ class SteerState(NamedTuple):
     """measured − target at the last measurement, shape (), float32"""
     total: jax.Array
     """with ``exact`` the number of entries of which the target is a share, shape (), uint32: those
-    of the network at ``init``, even if `shrink_state` has made it smaller; otherwise 0"""
+    of the network at ``init``, or what `shrink_state` has made of it; otherwise 0"""
     rule_state: Any
 
 
