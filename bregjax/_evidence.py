@@ -54,14 +54,21 @@ def leaves_with_dual(state: Any, params: Any) -> list[bool]:
     return [dual is not None for dual in duals_of_leaves(state, params)]
 
 
-def factor_with_count(factors: Pool, k: jax.Array) -> jax.Array:
-    """The factor on the strength that ``k`` of the entries exceed, halfway to the next."""
+_MARGIN = 2.0**-20
+"""by how much a factor has to differ from those of entries, or rounding might decide"""
+
+
+def factor_with_count(factors: Pool, k: jax.Array, least: jax.Array | float = 0.0) -> jax.Array:
+    """The factor on the strength that ``k`` of the entries exceed.
+
+    It lies halfway to the next entry, or above that at ``least``, as far as the count allows.
+    """
     last = factors.kth_largest(k)
-    # Among millions of entries the next one may be the next float, or nothing may be below.
     halfway = (last + factors.largest_below(last)) / 2
-    between = jnp.minimum(halfway, jnp.nextafter(last, jnp.float32(0)))
-    # A little above, or rounding might leave the largest one alive.
-    return jnp.where(k == 0, last * (1 + 2.0**-20), between)
+    factor = jnp.maximum(halfway, jnp.minimum(least, last * (1 - _MARGIN)))
+    # Among millions of entries the next one may be the next float, or nothing may be below.
+    between = jnp.minimum(factor, jnp.nextafter(last, jnp.float32(0)))
+    return jnp.where(k == 0, last * (1 + _MARGIN), between)
 
 
 class DualReader:

@@ -232,9 +232,10 @@ def steer(
         ``lambda params: bregjax.density(params, bregjax.per_neuron())`` for live neurons or
         `relative_rank`. The default is the density of all weights.
       rule: `adaptive_rule` (the default) or `discrepancy_rule`.
-      exact: if True, there is no rule. Each step sets λ right below the k-th largest evidence, so
-        that exactly k = ``round(target * n)`` of the n regularized entries live (more where several
-        have the same evidence; groups stay whole). ``inner`` needs a mirror step, and no
+      exact: if True, there is no rule. Each step sets λ between the k-th largest evidence and the
+        next one, so that exactly k = ``round(target * n)`` of the n regularized entries live (more
+        where several have the same evidence). Groups stay whole, and with them λ falls no further
+        than it has to. ``inner`` needs a mirror step, and no
         regularizer may be `nuclear`. Build ``inner`` with ``keep_weights=True``, because λ may jump
         and each rise would shrink every live weight.
       every: how many steps lie between two measurements and changes of the strength. Around
@@ -339,11 +340,14 @@ def steer(
         # Of groups one number each, as the search reads them all many times.
         numbers = list(itertools.compress(reader.evidence_of_groups(), landed))
         weights = itertools.compress(jax.tree.leaves(params), landed)
-        factors = Pool(
-            numbers, [w.size // max(x.size, 1) for w, x in zip(weights, numbers, strict=True)]
-        )
+        sizes = [w.size // max(x.size, 1) for w, x in zip(weights, numbers, strict=True)]
+        factors = Pool(numbers, sizes)
+        # Groups are few, and the gap between two of them wide. A λ that fell without need, as there
+        # are no others after a compaction, would swell all live ones.
+        least = state.strength_scale if any(size > 1 for size in sizes) else 0.0
         total = state.total.astype(jnp.float32)
-        scale = factor_with_count(factors, jnp.round(aim * total).astype(jnp.uint32))
+        wanted = jnp.round(aim * total).astype(jnp.uint32)
+        scale = factor_with_count(factors, wanted, least)
         scale = jnp.where(state.count % every == 0, scale, state.strength_scale)
         read_off, followed = reader.updates_at(scale)
         leaves, treedef = jax.tree.flatten(moved)

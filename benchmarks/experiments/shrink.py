@@ -1,6 +1,7 @@
 """Train until whole units die, remove them, and measure what is left."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from benchmarks.engine.task import Task
 from benchmarks.engine.training import Result, evaluate, network_of
 from benchmarks.experiments.networks import ExperimentOnNetworks
 from benchmarks.experiments.runner import Trainer
-from benchmarks.experiments.units import GROUPS
+from benchmarks.experiments.units import GROUPS, NORMALIZED
 from benchmarks.measure.timing import forward_pass, speedup, time_in_turn
 from benchmarks.methods import Recipe, ToDensity
 from benchmarks.methods.schedules import Cosine
@@ -52,11 +53,12 @@ class Shrink(ExperimentOnNetworks):
         """Dense Adam, and ours at every density."""
         methods.check_shares("--densities", self.densities)
         check_counts(self, "repeats")
-        groups = GROUPS[self.network]
-        return [
-            methods.adam(Cosine(2e-3)),
-            *(ToDensity(density, groups=groups) for density in self.densities),
-        ]
+        ours = functools.partial(
+            ToDensity,
+            groups=GROUPS[self.network],
+            keep_weights=True if self.network in NORMALIZED else None,
+        )
+        return [methods.adam(Cosine(2e-3)), *map(ours, self.densities)]
 
     def findings(
         self, task: Task, method: Recipe, result: Result, trainer: Trainer

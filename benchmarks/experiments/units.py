@@ -4,7 +4,11 @@ import bregjax
 
 GROUPS = {
     "mlp": {"layers/[01]/kernel": bregjax.per_neuron()},
-    "convnet": {"conv?/kernel": bregjax.per_filter(), "linear1/kernel": bregjax.per_neuron()},
+    "convnet": {
+        "conv1/kernel": bregjax.per_filter(),
+        "conv2/kernel": bregjax.per_filter(),
+        "linear1/kernel": bregjax.per_neuron(),
+    },
     # Input channels, not filters: batch norm turns the output of a dead filter into a constant, but
     # an input channel without live weights is not read at all.
     "resnet20": {"*/second/conv/kernel": bregjax.per_input_channel()},
@@ -13,4 +17,10 @@ GROUPS = {
         "*/up/kernel": bregjax.per_neuron(),
     },
 }
-"""For each network, by patterns of the kernels' names: regularizers whose groups are the units."""
+"""For each network, by patterns of the kernels' names: regularizers whose groups are the units.
+
+Each pattern's kernels have a density of their own.
+"""
+
+NORMALIZED = {"resnet20"}
+"""Networks with batch norm behind the groups, which have to keep their weights when λ changes."""

@@ -233,6 +233,8 @@ class ToDensity(_Single):
     """where the ramp begins"""
     learning_rate: LearningRate | None = None
     """None leaves it to the optimizer"""
+    keep_weights: bool | None = None
+    """whether λ shrinks live weights; None leaves it to the optimizer"""
     start: ClassVar[Start | None] = None
     full_gradients: ClassVar[float] = 1.0
     late: ClassVar[bool] = True
@@ -260,6 +262,7 @@ class ToDensity(_Single):
             steps,
             rate,
             initial_density=self.initial_target,
+            keep_weights=self.keep_weights,
         )
         if self.groups is None:
             return make(mask=self.mask)
@@ -279,7 +282,8 @@ class ToDensity(_Single):
         regularizer = {"regularizer": groups} if groups else {}
         target = {"target_density": self.target_density, "initial_target": self.initial_target}
         rate = self.learning_rate.record() if self.learning_rate else {}
-        return rate | _start_of(self.start) | target | regularizer
+        keep = {} if self.keep_weights is None else {"keep_weights": self.keep_weights}
+        return rate | _start_of(self.start) | target | keep | regularizer
 
 
 @dataclasses.dataclass(frozen=True)
