@@ -146,10 +146,12 @@ def _with_totals(state: Any, params: Any, live: Sequence[jax.Array]) -> Any:
         if not isinstance(x, SteerState):
             return x
         mine = leaves_with_dual(x.inner_state, params)
-        now = sum(itertools.compress(live, mine), jnp.float32(0))
-        before = (x.target + x.gap) * x.total
-        share = jnp.where((x.count > 0) & (before > 0), now / before, 1.0)
-        return x._replace(total=jnp.round(share * x.total).astype(jnp.uint32))
+        now = sum((n.astype(jnp.float32) for n in itertools.compress(live, mine)), jnp.float32(0))
+        total = x.total.astype(jnp.float32)
+        before = (x.target + x.gap) * total
+        known = (x.count > 0) & (before > 0)
+        total = jnp.where(known, jnp.round(total * now / before).astype(jnp.uint32), x.total)
+        return x._replace(total=total)
 
     return jax.tree.map(adapted, state, is_leaf=lambda x: isinstance(x, SteerState))
 

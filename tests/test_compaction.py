@@ -153,7 +153,9 @@ def test_weights_without_effect_go_and_none_wake_in_their_place(params, regulari
     assert int(small.total) == round(288 * after / before)
     assert int(bregjax.unshrink_state(tx, small, shrunk, state).total) == 288
     _, next_state = trained(tx, shrunk.network, small, 1)
-    assert next_state.strength_scale > 0.8 * small.strength_scale  # a twentieth of it with 288
+    # It would be a twentieth of it with 288; with groups it falls no further than it has to.
+    least = 0.8 if regularizer == bregjax.l1() else 1.0
+    assert next_state.strength_scale >= least * small.strength_scale
 
 
 def test_what_dead_units_put_out_is_folded_and_the_outputs_stay(params):
