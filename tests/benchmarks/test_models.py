@@ -352,7 +352,9 @@ def test_the_small_conv_net_against_numpy(normalized):
         return relu(x)
 
     expected = layer(layer(images, net.conv1, 1), net.conv2, 2).reshape(3, -1)
-    np.testing.assert_allclose(apply(net, images), affine(expected, net.linear), rtol=2e-5)
+    # Up to 7 in size; one is 0.008 where they cancel, and float32 rounds at the size of the terms.
+    expected = affine(expected, net.linear)
+    np.testing.assert_allclose(apply(net, images), expected, rtol=2e-5, atol=1e-6)
 
 
 def test_the_transformer_looks_back_and_not_ahead():
