@@ -1,7 +1,6 @@
 """Training on after a network was shrunk, and the way back to its old shapes."""
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,7 +41,7 @@ def shrink_state(optimizer: optax.GradientTransformation, state: Any, shrunk: Sh
     nothing reads. They go, too, and ``steer(…, exact=True)`` wakes no others in their place: λ
     would fall at once, and all weights jump. Its target is from then on a share of a total N that
     is smaller by the same factor as the number n of weights that live,
-    :math:`N \leftarrow N\, n_{	ext{after}} / n_{	ext{before}}`. The density thus counts what it
+    :math:`N \leftarrow N\, n_{\text{after}} / n_{\text{before}}`. The density thus counts what it
     would count without compaction.
 
     Each compaction changes shapes, so the step is compiled again: do it only a few times, with
@@ -122,29 +121,23 @@ def gather_state(
         # Live groups have lost the weights that read dead units, so their norms have changed.
         reader = DualReader(optimizer, before_last_step(state), params, {})
         groups = zip(jax.tree.leaves(params), reader.evidence_of_groups(), strict=True)
-        live = [_entries_of_live_groups(x, evidence.shape) for x, evidence in groups]
+        live = [_entries_of_live_groups(x, evidence) for x, evidence in groups]
         state = with_duals_of(state, reader.state_of_parameters())
         return _with_totals(state, params, live)
 
     return _in_one_program(smaller, state, params)
 
 
-def _entries_of_live_groups(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """How many entries they have; the shape of the groups' evidence has ones along their axes."""
-    axes = [
-        axis
-        for axis, (n, of_groups) in enumerate(zip(x.shape, shape, strict=True))
-        if n > of_groups
-    ]
-    return jnp.count_nonzero(x.any(axis=axes)) * (x.size // max(math.prod(shape), 1))
+def _entries_of_live_groups(x: jax.Array, evidence: jax.Array) -> jax.Array:
+    """How many entries they have; the groups' evidence has ones along their axes."""
+    axes = tuple(axis for axis, n in enumerate(evidence.shape) if n == 1)
+    return jnp.count_nonzero(jnp.broadcast_to(x.any(axis=axes, keepdims=True), x.shape))
 
 
 def _with_totals(state: Any, params: Any, live: Sequence[jax.Array]) -> Any:
     """The state whose targets are met by as many entries as live now, so that λ stays."""
 
-    def adapted(x: Any) -> Any:
-        if not isinstance(x, SteerState):
-            return x
+    def adapted(x: SteerState) -> SteerState:
         mine = leaves_with_dual(x.inner_state, params)
         now = sum((n.astype(jnp.float32) for n in itertools.compress(live, mine)), jnp.float32(0))
         total = x.total.astype(jnp.float32)
@@ -153,7 +146,17 @@ def _with_totals(state: Any, params: Any, live: Sequence[jax.Array]) -> Any:
         total = jnp.where(known, jnp.round(total * now / before).astype(jnp.uint32), x.total)
         return x._replace(total=total)
 
-    return jax.tree.map(adapted, state, is_leaf=lambda x: isinstance(x, SteerState))
+    return _map_steering(adapted, state)
+
+
+def _map_steering(function: Callable[..., SteerState], state: Any, *rest: Any) -> Any:
+    """Map over the states of `steer` in ``state``, and leave the others as they are."""
+    return jax.tree.map(
+        lambda x, *others: function(x, *others) if isinstance(x, SteerState) else x,
+        state,
+        *rest,
+        is_leaf=lambda x: isinstance(x, SteerState),
+    )
 
 
 def unshrink_state(
@@ -194,12 +197,7 @@ def unshrink_state(
         state = _map_named(
             lambda x, name, old: _scatter(x, name, shrunk, old), params, state, before
         )
-        return jax.tree.map(
-            lambda x, old: x._replace(total=old.total) if isinstance(x, SteerState) else x,
-            state,
-            before,
-            is_leaf=lambda x: isinstance(x, SteerState),
-        )
+        return _map_steering(lambda x, old: x._replace(total=old.total), state, before)
 
     return _in_one_program(larger, params, state, before)
 

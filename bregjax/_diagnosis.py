@@ -188,7 +188,7 @@ def _of_strength(
     steering: list[SteerState],
 ) -> Iterator[str]:
     total = sum(x.size for x in weights.values())
-    # Exact steering counts the weights that there were before a compaction, too.
+    # After a compaction there are fewer weights than the targets of exact steering are shares of.
     total = max(total, *(int(state.total) for state in steering), 0)
     alive = sum(int(np.count_nonzero(x)) for x in weights.values())
     if evidence is None or alive == total:

@@ -1,6 +1,7 @@
 """Which units go, what is folded into biases for them, and whether the outputs stay."""
 
 import dataclasses
+import functools
 import math
 import textwrap
 from collections import Counter
@@ -251,6 +252,12 @@ class _Plan:
             math.prod(map(len, self._keeps(goes, index))) for index in range(len(self._flow.leaves))
         )
 
+    @functools.cached_property
+    def _numbers_before(self) -> set[float]:
+        """The real numbers in the program of the whole network."""
+        traced = self._run.trace([leaf.array for leaf in self._flow.leaves])
+        return _numbers(traced.jaxpr.jaxpr)
+
     def fault(self, goes: set[int]) -> str:
         """Why the network without these does not do; empty if it has the same outputs."""
         try:
@@ -261,8 +268,7 @@ class _Plan:
             said = textwrap.shorten(str(error) or repr(error), 120, placeholder=" …")
             return f"the program does not run without them: {said}"
         # The example may not show it: attention is scaled by 1/√n, and all scores are small.
-        before = self._run.trace([leaf.array for leaf in self._flow.leaves])
-        if more := _numbers(traced.jaxpr.jaxpr) - _numbers(before.jaxpr.jaxpr):
+        if more := _numbers(traced.jaxpr.jaxpr) - self._numbers_before:
             return f"the program computes with their number: {min(more):.6g} is new"
         expected = [value.array for value in self._flow.outputs]
         for new, old in zip(jax.tree.leaves(outputs), expected, strict=True):
