@@ -23,14 +23,14 @@ class MirrorState(NamedTuple):
     strength: jax.Array | None = None
     """the λ that the dual stands for, shape (), default float; None unless ``keep_weights``"""
     count: jax.Array | None = None
-    """steps done, shape (), int32; None unless the strength is a schedule"""
+    """steps done, shape (), int32; None unless the strength or ``keep_weights`` is a schedule"""
 
 
 def points_of_dual(
     regularizer: Regularizer,
     strength: optax.ScalarOrSchedule,
     delta: float | jax.Array,
-    keep_weights: bool,
+    keep_weights: bool | optax.Schedule,
 ) -> tuple[Callable, Callable]:
     """The ``init_fn`` of `mirror_step`, and a function from updates to the points δ·v and a state.
 
@@ -42,7 +42,8 @@ def points_of_dual(
     check_regularizer(regularizer)
     check_range("strength", strength, at_least=0, schedule=True)
     check_range("delta", delta, above=0)
-    check_flag("keep_weights", keep_weights)
+    check_flag("keep_weights", keep_weights, schedule=True)
+    counts = callable(strength) or callable(keep_weights)
     if keep_weights and has_state(regularizer):
         raise ValueError(
             f"keep_weights needs a regularizer without a state, got regularizer={regularizer!r}."
@@ -58,7 +59,7 @@ def points_of_dual(
         initial = value_at(strength, jnp.zeros([], jnp.int32))
         dual = jax.tree.map(lambda x: dual_of(x, initial), params)
         known = jnp.array(initial, jnp.result_type(float)) if keep_weights else None
-        return MirrorState(dual, known, jnp.zeros([], jnp.int32) if callable(strength) else None)
+        return MirrorState(dual, known, jnp.zeros([], jnp.int32) if counts else None)
 
     def collect(update: jax.Array, dual: jax.Array, hold: bool) -> jax.Array:
         if dual.shape != jnp.shape(update):
@@ -86,7 +87,9 @@ def points_of_dual(
         if renew_dual:
             duals = jax.tree.map(lambda v, x: jnp.where(x != 0, dual_of(x, now), v), duals, params)
         elif keep_weights and not evidence:
-            change = _keeping_weights(regularizer, delta, state.strength, now)
+            keeps = value_at(keep_weights, state.count)
+            before = jnp.where(keeps, state.strength, now)
+            change = _keeping_weights(regularizer, delta, before, now)
             duals = jax.tree.map(lambda v: v + change(v), duals)
         count = None if state.count is None else jnp.asarray(optax.safe_increment(state.count))
         points = jax.tree.map(lambda v: jnp.asarray(delta, v.dtype) * v, duals)
@@ -120,7 +123,7 @@ def mirror_step(
     strength: optax.ScalarOrSchedule,
     delta: float | jax.Array = 1.0,
     *,
-    keep_weights: bool = False,
+    keep_weights: bool | optax.Schedule = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Collect the updates in a dual variable and move to the point that it stands for.
 
@@ -153,8 +156,10 @@ def mirror_step(
 
         wherever a weight lives before and after it. A rising λ puts some weights to sleep, a
         falling one wakes some, and all others stay as they are. Without it live weights shrink by
-        δ times the rise, and grow by δ times the fall. Only for regularizers without a state. Where
-        entries of a live sparse group come or go, its other entries follow the group's norm.
+        δ times the rise, and grow by δ times the fall. A schedule says at which steps: it takes the
+        number of steps done and returns a boolean array of shape (). Only for regularizers without
+        a state. Where entries of a live sparse group come or go, its other entries follow the
+        group's norm.
 
     Returns:
         An `optax.GradientTransformation` with a `MirrorState`.
@@ -208,7 +213,7 @@ def bregman_step(
     strength: optax.ScalarOrSchedule,
     delta: float | jax.Array = 1.0,
     *,
-    keep_weights: bool = False,
+    keep_weights: bool | optax.Schedule = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Do `mirror_step` and `prox_step` in one pass.
 

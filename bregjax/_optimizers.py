@@ -62,7 +62,7 @@ def linbreg(
     delta: float | jax.Array = 1.0,
     momentum: float | jax.Array | None = None,
     nesterov: bool = False,
-    keep_weights: bool = False,
+    keep_weights: bool | optax.Schedule = False,
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""LinBreg: linearized Bregman iterations, the sparse counterpart of SGD.
@@ -153,7 +153,7 @@ def adabreg(
     b2: float | jax.Array = 0.999,
     eps: float | jax.Array = 1e-8,
     weight_decay: float | jax.Array = 0.0,
-    keep_weights: bool = False,
+    keep_weights: bool | optax.Schedule = False,
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaBreg: Bregman iterations on Adam's updates, the sparse counterpart of Adam.

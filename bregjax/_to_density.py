@@ -2,6 +2,7 @@
 
 import math
 
+import jax.numpy as jnp
 import optax
 
 from bregjax._leaves import Mask
@@ -30,7 +31,7 @@ def adabreg_to_density(
     regularizer: Regularizer | None = None,
     *,
     initial_density: float = 1.0,
-    keep_weights: bool | None = None,
+    keep_weights: bool | optax.Schedule | None = None,
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaBreg that ends with the wanted share of the weights, without a strength to choose.
@@ -48,8 +49,8 @@ def adabreg_to_density(
     ``initial_density``.
 
     It is ``steer(adabreg(…, keep_weights=True), optax.polynomial_schedule(…), exact=True)``; where
-    weights live and die in groups, λ shrinks them, ``keep_weights=False``, so that little is left
-    of a group when it dies. Build this yourself if you want another ramp or `linbreg`.
+    weights live and die in groups, λ shrinks them until the ramp ends, so that little is left of a
+    group when it dies. Build this yourself if you want another ramp or `linbreg`.
 
     In front of batch norm groups need ``keep_weights=True``. Batch norm makes up for any shrinkage,
     so λ may shrink filters to almost nothing, and its running variance, which falls by a share of
@@ -68,7 +69,8 @@ def adabreg_to_density(
         classes die.
       initial_density: d₀, where the ramp begins, at least ``density`` and at most 1.
       keep_weights: whether live weights keep their values when λ changes, as in `adabreg`. The
-        default is True for single weights and False for groups.
+        default is True for single weights; for groups it is a schedule, False during the ramp and
+        True from its end on.
       mask: which leaves are regularized and counted, as in `linbreg`.
 
     Returns:
@@ -115,10 +117,17 @@ def adabreg_to_density(
         least, most = (min(distance / math.sqrt(steps), _LARGEST_RATE) for distance in _DISTANCES)
         rate = most if regularizer.has_groups else min(max(_RATE, least), most)
         learning_rate = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, max(steps, 2))
-    target = optax.polynomial_schedule(
-        first, density, power=3, transition_steps=round(_RAMP * steps)
-    )
-    # Entries that die are next to zero anyway. Groups are not, their norms are much alike.
-    keep = not regularizer.has_groups if keep_weights is None else keep_weights
-    inner = adabreg(learning_rate, regularizer, _UNIT, keep_weights=keep, mask=mask)
+    ramp = round(_RAMP * steps)
+    target = optax.polynomial_schedule(first, density, power=3, transition_steps=ramp)
+    if keep_weights is None:
+        # Entries that die are next to zero anyway. Groups are not, their norms are much alike. But
+        # a live group is the small difference of its dual and λ times the root of its size: after
+        # the ramp each change of λ would do damage that the small learning rate cannot repair.
+        keep_weights = _after(ramp) if regularizer.has_groups else True
+    inner = adabreg(learning_rate, regularizer, _UNIT, keep_weights=keep_weights, mask=mask)
     return steer(inner, target, exact=True)
+
+
+def _after(last: int) -> optax.Schedule:
+    """False up to the step with this count, then True."""
+    return lambda count: jnp.asarray(count) > last

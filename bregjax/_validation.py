@@ -193,9 +193,14 @@ def check_whole(name: str, value: object, *, at_least: int = 0) -> None:
         raise ValueError(f"{name} must be at most {_LARGEST_COUNT}, got {name}={value!r}.")
 
 
-def check_flag(name: str, value: object) -> None:
-    """Raises `ValueError` unless ``value`` is True or False."""
-    if not isinstance(value, (bool, np.bool_)):
+def check_flag(name: str, value: object, *, schedule: bool = False) -> None:
+    """Raises `ValueError` unless ``value`` is True or False, or a schedule of these if allowed."""
+    if schedule and callable(value):
+        with raised_by(f"{name}={value!r}"):
+            at_start = jax.numpy.asarray(value(jax.numpy.int32(0)))
+        if at_start.shape != () or at_start.dtype != bool:
+            raise ValueError(f"{name} must be True or False at step 0, got {name}(0)={at_start!r}.")
+    elif not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name} must be True or False, got {name}={value!r}.")
 
 

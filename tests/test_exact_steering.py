@@ -96,6 +96,34 @@ def test_mirror_step_and_prox_step_do_what_bregman_step_does(name):
     np.testing.assert_allclose(one, two, rtol=0, atol=1e-12)
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("chained", [False, True])
+def test_a_schedule_says_at_which_steps_the_weights_are_kept(chained):
+    """λ rises by 0.2 at the steps 1 and 3 and falls by as much at 4; they are kept from 3 on."""
+    values = jnp.array([1.0, 1.2, 1.2, 1.4, 1.2])
+
+    def strength(count):
+        return values[count]
+
+    def keep(count):
+        return count >= 3
+
+    steps = (
+        [bregjax.bregman_step(bregjax.l1(), strength, 0.5, keep_weights=keep)]
+        if not chained
+        else [
+            bregjax.mirror_step(bregjax.l1(), strength, 0.5, keep_weights=keep),
+            bregjax.prox_step(bregjax.l1(), strength, 0.5),
+        ]
+    )
+    tx = optax.chain(*steps)
+    start = params = {"w": 1 + jnp.abs(draw(0)["w"])}  # no rise puts any of them to sleep
+    state, step = tx.init(params), jax.jit(step_with(tx))
+    for shrunk_by in (0.0, 0.1, 0.1, 0.1, 0.1):
+        params, state = step(params, state, {"w": jnp.zeros((20, 30))})
+        np.testing.assert_allclose(params["w"], start["w"] - shrunk_by, rtol=0, atol=1e-12)
+
+
 def test_a_strength_that_stays_leaves_no_trace_of_the_option():
     params, gradient = draw(0), draw(1)
     got = []

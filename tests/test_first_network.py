@@ -411,6 +411,29 @@ def test_groups_keep_their_weights_if_that_is_asked_for(keep_weights):
     assert np.allclose(params[:, 2:], before[:, 2:], rtol=1e-5) == bool(keep_weights)
 
 
+@jax.numpy_dtype_promotion("standard")  # as Optax's schedules need
+def test_after_the_ramp_the_strength_no_longer_changes_live_groups():
+    """Two sleeping neurons collect evidence until one takes the place of the weaker live one."""
+    regularizer = bregjax.per_neuron()
+    tx = bregjax.adabreg_to_density(
+        0.5, 100, 1.0, regularizer=regularizer, mask=lambda params: True
+    )
+    params: Any = jnp.ones((3, 4)) * jnp.array([1.0, 2.0, 5.0, 50.0])
+    state, update = tx.init(params), jax.jit(tx.update)
+    nothing = jnp.zeros_like(params)
+    for _ in range(82):
+        updates, state = update(nothing, state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_array_equal(bregjax.live_groups(params, regularizer), [0, 0, 1, 1])
+    before, strength = params, optax.tree.get(state, "strength_scale")
+    for _ in range(18):
+        updates, state = update(nothing.at[:, :2].set(-1.0), state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_array_equal(jnp.count_nonzero(params, 0), [0, 3, 0, 3])
+    assert optax.tree.get(state, "strength_scale") > 1.2 * strength
+    np.testing.assert_allclose(params[:, 3], before[:, 3], rtol=1e-5)
+
+
 def test_layers_of_one_shape_draw_different_biases():
     params = {name: {"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3)} for name in ("a", "b")}
     drawn = bregjax.positive_biases(KEY, params)
