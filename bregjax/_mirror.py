@@ -87,8 +87,8 @@ def points_of_dual(
         if renew_dual:
             duals = jax.tree.map(lambda v, x: jnp.where(x != 0, dual_of(x, now), v), duals, params)
         elif keep_weights and not evidence:
-            keeps = value_at(keep_weights, state.count)
-            before = jnp.where(keeps, state.strength, now)
+            known: Any = state.strength
+            before = jnp.where(value_at(keep_weights, state.count), known, now)
             change = _keeping_weights(regularizer, delta, before, now)
             duals = jax.tree.map(lambda v: v + change(v), duals)
         count = None if state.count is None else jnp.asarray(optax.safe_increment(state.count))
