@@ -256,12 +256,8 @@ def quality_and_speed(runs: Sequence[Run], title: str) -> Figure:
             low, high = np.transpose([f["speedup_quartiles"] for f in found])
             spread = (medians - low, high - medians)
             right.errorbar(medians, qualities, xerr=spread, capsize=2, **look)
-        for axes in (left, right):
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_minor_formatter(NullFormatter())
+        left.set_xlim(left=0)
         left.xaxis.set_major_formatter(_percent())
-        right.xaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 3, 5)))
         right.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g} ×"))
         left.set_xlabel("multiply-adds left")
         right.set_xlabel("as fast as the dense network")
