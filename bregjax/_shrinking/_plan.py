@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from bregjax._shrinking._dataflow import Bias, Dataflow, Sum
+from bregjax._shrinking._dataflow import Dataflow
 from bregjax._shrinking._units import ANY
+from bregjax._shrinking._values import Bias, Sum
 
 _TOLERANCE = 1e-4
 """by how much of the largest output a wrong cut is told from rounding"""

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bregjax._leaves import leaf_name
-from bregjax._shrinking._dataflow import Dataflow, Product
+from bregjax._shrinking._dataflow import Dataflow
 from bregjax._shrinking._traced import trace
 from bregjax._shrinking._units import ANY
+from bregjax._shrinking._values import Product
 from bregjax._validation import check_choice
 
 Currency = Literal["parameters", "multiply_adds", "bytes"]
