@@ -53,6 +53,8 @@ class CifarResNet(Experiment):
     """Shares of the weights that stay, for methods that can be told; several make a curve."""
     rate: float | None = None
     """Largest learning rate of AdaBreg and of Adam in --preset best; by default our optimizer's."""
+    baseline_rate: float | None = None
+    """Largest learning rate of SGD, and of pruning and RigL around it, in --preset best: 0.1."""
     epochs: int = 100
     seeds: int = 1
 
@@ -64,10 +66,13 @@ class CifarResNet(Experiment):
     def methods(self) -> list[Recipe]:
         """What the preset compares."""
         methods.check_shares("--density", self.density)
-        if self.rate is not None:
-            methods.check_rate("--rate", self.rate)
-            if self.preset != "best":
-                raise BenchmarkError(f"--rate is for --preset best, got --preset {self.preset}.")
+        for option, rate in {"--rate": self.rate, "--baseline-rate": self.baseline_rate}.items():
+            if rate is not None:
+                methods.check_rate(option, rate)
+                if self.preset != "best":
+                    raise BenchmarkError(
+                        f"{option} is for --preset best, got --preset {self.preset}."
+                    )
         if self.all_images and (self.select == "best" or self.patience is not None):
             raise BenchmarkError(
                 "with --all-images there are no validation images: neither --select best nor"
@@ -120,7 +125,7 @@ class CifarResNet(Experiment):
 
     def _best(self) -> list[Recipe]:
         warmup, decay = self._warmup_epochs, 5e-4
-        sgd = Cosine(0.1, warmup_epochs=warmup)
+        sgd = Cosine(self.baseline_rate or 0.1, warmup_epochs=warmup)
         # By default Adam has the learning rate of `adabreg_to_density` for 625 steps and more.
         given = None if self.rate is None else Cosine(self.rate, warmup_epochs=warmup)
         adam = given or Cosine(1e-2, warmup_epochs=warmup, distance=0.5)

@@ -271,11 +271,28 @@ def test_densities_of_cifar_are_checked(density):
 @pytest.mark.parametrize("rate", [0.0, -0.1, math.inf, math.nan])
 @pytest.mark.parametrize(
     ("experiment", "option"),
-    [(CifarResNet, "rate"), (FromDense, "rate"), (FromDense, "pruning_rate")],
+    [
+        (CifarResNet, "rate"),
+        (CifarResNet, "baseline_rate"),
+        (FromDense, "rate"),
+        (FromDense, "pruning_rate"),
+    ],
 )
 def test_learning_rates_are_checked(experiment, option, rate):
     with pytest.raises(BenchmarkError, match=rf"--{option.replace('_', '-')} .* got {rate}"):
         experiment(**{option: rate}).methods()
+
+
+def test_the_rate_of_the_baselines_is_that_of_sgd_and_what_is_around_it():
+    def rates(**options):
+        recipes = CifarResNet(preset="best", **options).methods()
+        return {r.name: r.record().get("learning_rate") for r in recipes}
+
+    before, after = rates(), rates(baseline_rate=0.3)
+    changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+    assert changed == dict.fromkeys(("SGD+m", "RigL 3.4%", "gradual pruning 3.4%"), (0.1, 0.3))
+    with pytest.raises(BenchmarkError, match="--baseline-rate is for --preset best, got .* paper"):
+        CifarResNet(baseline_rate=0.3).methods()
 
 
 def test_a_rate_is_that_of_adabreg_and_adam_by_default_that_of_adabreg_to_density():
