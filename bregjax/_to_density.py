@@ -14,6 +14,8 @@ from bregjax._validation import check_whole, known_number
 
 _RAMP = 0.8
 """the share of the steps after which the density is reached"""
+_SHRINKING = 0.5
+"""the share of the steps in which λ shrinks live groups"""
 _RATE, _LARGEST_RATE = 1e-2, 2e-2
 _DISTANCES = 0.25, 0.5
 """what a weight travels over the steps if the signs of its gradients are random, rate · √steps: at
@@ -49,8 +51,8 @@ def adabreg_to_density(
     ``initial_density``.
 
     It is ``steer(adabreg(…, keep_weights=True), optax.polynomial_schedule(…), exact=True)``; where
-    weights live and die in groups, λ shrinks them until the ramp ends, so that little is left of a
-    group when it dies. Build this yourself if you want another ramp or `linbreg`.
+    weights live and die in groups, λ shrinks them in the first half of the steps, so that little is
+    left of a group when it dies. Build this yourself if you want another ramp or `linbreg`.
 
     In front of batch norm groups need ``keep_weights=True``. Batch norm makes up for any shrinkage,
     so λ may shrink filters to almost nothing, and its running variance, which falls by a share of
@@ -69,8 +71,8 @@ def adabreg_to_density(
         classes die.
       initial_density: d₀, where the ramp begins, at least ``density`` and at most 1.
       keep_weights: whether live weights keep their values when λ changes, as in `adabreg`. The
-        default is True for single weights; for groups it is a schedule, False during the ramp and
-        True from its end on.
+        default is True for single weights; for groups it is a schedule, False for half of the
+        steps and then True.
       mask: which leaves are regularized and counted, as in `linbreg`.
 
     Returns:
@@ -121,9 +123,9 @@ def adabreg_to_density(
     target = optax.polynomial_schedule(first, density, power=3, transition_steps=ramp)
     if keep_weights is None:
         # Entries that die are next to zero anyway. Groups are not, their norms are much alike. But
-        # a live group is the small difference of its dual and λ times the root of its size: after
-        # the ramp each change of λ would do damage that the small learning rate cannot repair.
-        keep_weights = _after(ramp) if regularizer.has_groups else True
+        # a live group is the small difference of its dual and λ times the root of its size: a
+        # change of λ does damage that a small learning rate cannot repair.
+        keep_weights = _after(round(_SHRINKING * steps)) if regularizer.has_groups else True
     inner = adabreg(learning_rate, regularizer, _UNIT, keep_weights=keep_weights, mask=mask)
     return steer(inner, target, exact=True)
 
