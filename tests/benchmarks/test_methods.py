@@ -291,7 +291,7 @@ def test_the_rate_of_the_baselines_is_that_of_sgd_and_what_is_around_it():
     before, after = rates(), rates(baseline_rate=0.3)
     changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
     assert changed == dict.fromkeys(("SGD+m", "RigL 3.4%", "gradual pruning 3.4%"), (0.1, 0.3))
-    with pytest.raises(BenchmarkError, match="--baseline-rate is for --preset best, got .* paper"):
+    with pytest.raises(BenchmarkError, match=r"--baseline-rate is for --preset best, got .* paper"):
         CifarResNet(baseline_rate=0.3).methods()
 
 
