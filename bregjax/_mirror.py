@@ -34,10 +34,10 @@ def points_of_dual(
 ) -> tuple[Callable, Callable]:
     """The ``init_fn`` of `mirror_step`, and a function from updates to the points δ·v and a state.
 
-    This function understands four extra arguments of ``update``. ``strength_scale`` is a factor on
+    This function understands five extra arguments of ``update``. ``strength_scale`` is a factor on
     the strength. With ``hold_dual`` the dual does not collect the updates. With ``evidence`` it
-    does not follow a change of the strength. With ``renew_dual`` it is recomputed from the
-    parameters wherever they live.
+    does not follow a change of the strength, and with ``defer_strength`` not before the next call.
+    With ``renew_dual`` it is recomputed from the parameters wherever they live.
     """
     check_regularizer(regularizer)
     check_range("strength", strength, at_least=0, schedule=True)
@@ -78,6 +78,7 @@ def points_of_dual(
         hold_dual: bool = False,
         evidence: str | None = None,
         renew_dual: bool = False,
+        defer_strength: bool = False,
         **_: Any,
     ) -> tuple[Any, MirrorState]:
         duals = jax.tree.map(lambda u, v: collect(u, v, hold_dual), updates, state.dual)
@@ -86,14 +87,15 @@ def points_of_dual(
             now = now * jnp.asarray(strength_scale, now.dtype)
         if renew_dual:
             duals = jax.tree.map(lambda v, x: jnp.where(x != 0, dual_of(x, now), v), duals, params)
-        elif keep_weights and not evidence:
+        elif keep_weights and not evidence and not defer_strength:
             known: Any = state.strength
             before = jnp.where(value_at(keep_weights, state.count), known, now)
             change = _keeping_weights(regularizer, delta, before, now)
             duals = jax.tree.map(lambda v: v + change(v), duals)
         count = None if state.count is None else jnp.asarray(optax.safe_increment(state.count))
         points = jax.tree.map(lambda v: jnp.asarray(delta, v.dtype) * v, duals)
-        return points, MirrorState(duals, now if keep_weights else None, count)
+        followed = state.strength if defer_strength else now
+        return points, MirrorState(duals, followed if keep_weights else None, count)
 
     return init_fn, apply_fn
 
@@ -110,10 +112,7 @@ def _keeping_weights(
 
     def change(dual: jax.Array) -> jax.Array:
         step, threshold_before, threshold_now, rise = numbers(dual.dtype)
-        points = step * dual
-        weights = regularizer.prox(points, threshold_before)
-        stays = regularizer.prox(points, threshold_now) != 0
-        return rise * jnp.where(stays, regularizer.subgradient(weights), 0)
+        return rise * regularizer.lasting_subgradient(step * dual, threshold_before, threshold_now)
 
     return change
 

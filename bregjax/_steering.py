@@ -333,7 +333,11 @@ def steer(
     ) -> tuple[Any, SteerState]:
         # First a step at the old strength, then the strength at which the wanted number lives.
         moved, inner_state = inner.update(
-            updates, state.inner_state, params, **scaled_by(state.strength_scale, extra_args)
+            updates,
+            state.inner_state,
+            params,
+            **scaled_by(state.strength_scale, extra_args),
+            defer_strength=True,
         )
         landed = leaves_with_dual(inner_state, params)
         reader = DualReader(inner, before_last_step(inner_state), params, extra_args)

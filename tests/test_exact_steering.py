@@ -208,7 +208,7 @@ def test_exactly_so_many_live_after_each_step(name, keep):
 def test_a_strength_with_a_schedule_only_changes_the_factor(keep):
     """The mirror step's count is that of the prox step, so both are at one strength.
 
-    With ``keep`` a weight that dies between two strengths has lost its value if it comes back.
+    With ``keep`` weights that wake at the first step keep what they have at the first strength.
     """
     schedules = (0.01, optax.linear_schedule(0.01, 1.0, 60), optax.linear_schedule(1.0, 0.01, 60))
     ends = []
@@ -220,7 +220,7 @@ def test_a_strength_with_a_schedule_only_changes_the_factor(keep):
         ends.append(params["w"])
         (mirror,) = bregjax.states_of(state, bregjax.MirrorState)
         assert mirror.count is None or mirror.count == 30
-    for other in [] if keep else ends[1:]:
+    for other in ends[1:2] if keep else ends[1:]:
         np.testing.assert_allclose(other, ends[0], rtol=0, atol=1e-4)
 
 

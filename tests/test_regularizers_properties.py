@@ -57,6 +57,12 @@ class Numbers(NamedTuple):
         assert (p.dtype, p.shape) == (self.dtype, x.shape)
         return np.asarray(p, np.float64)
 
+    def lasting(self, case: Case, x: np.ndarray, before: float, now: float) -> np.ndarray:
+        lasting = jitted(case.regularizer.lasting_subgradient)
+        p = lasting(self._array(x), self.scale * before, self.scale * now)
+        assert (p.dtype, p.shape) == (self.dtype, x.shape)
+        return np.asarray(p, np.float64)
+
     def tolerance(self, *arrays: np.ndarray) -> float:
         """Rounding error of inner products of these arrays, with room for an SVD."""
         inside = "float32" if self.dtype == "bfloat16" else self.dtype
@@ -158,6 +164,22 @@ def test_subgradient_is_one(case, dtype, data):
     p = numbers.subgradient(case, x)
     assert case.excess(p) <= numbers.tolerance(p)
     np.testing.assert_allclose(np.sum(p * x), case.value(x), atol=numbers.tolerance(p, x))
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if not c.name.startswith("nuclear")], ids=str)
+@over_dtypes
+@few
+@given(data=st.data(), before=steps | st.just(0.0), now=steps | st.just(0.0))
+def test_lasting_subgradient_is_one_of_what_lives_at_both_steps(case, dtype, data, before, now):
+    x, numbers = data.draw(arrays(case, dtype)), data.draw(scales(dtype))
+    p = numbers.lasting(case, x, before, now)
+    y, lives = numbers.prox(case, x, before), numbers.prox(case, x, now) != 0
+    if before == now == 0:  # there is no change that could be multiplied by it
+        assert np.isfinite(p).all()
+        return
+    expected = np.where(lives, numbers.subgradient(case, y), 0)
+    np.testing.assert_array_equal(p == 0, expected == 0)
+    np.testing.assert_allclose(p, expected, atol=numbers.tolerance(p))
 
 
 @over_cases

@@ -92,6 +92,14 @@ class Regularizer(abc.ABC):
         bits = lax.fori_loop(0, 31, set_bit, jnp.zeros(shape, jnp.uint32))
         return lax.bitcast_convert_type(bits, jnp.float32).astype(x.dtype)
 
+    def lasting_subgradient(self, x: jax.Array, before: ArrayLike, now: ArrayLike) -> jax.Array:
+        """A subgradient at ``prox(x, before)``, where ``prox(x, now)`` is not zero either.
+
+        Elsewhere it is zero. ``keep_weights`` uses it when the strength changes.
+        """
+        weights = self.prox(x, before)
+        return jnp.where(self.prox(x, now) != 0, self.subgradient(weights), 0)
+
     def init_state(self, x: jax.Array, index: int) -> Any:
         """The initial state for the parameter ``x``, leaf number ``index`` of the tree.
 

@@ -48,6 +48,10 @@ class Batched(Regularizer):
     def evidence(self, x: jax.Array) -> jax.Array:
         return jax.vmap(self.inner.evidence, self.axis, self.axis)(x)
 
+    def lasting_subgradient(self, x: jax.Array, before: ArrayLike, now: ArrayLike) -> jax.Array:
+        axes = (self.axis, None, None)
+        return jax.vmap(self.inner.lasting_subgradient, axes, self.axis)(x, before, now)
+
     def _steps(self, x: jax.Array, step: ArrayLike) -> tuple[jax.Array, int | None]:
         """The step, and the axis along which layers have their own; None if all have the same."""
         step = jnp.asarray(step)

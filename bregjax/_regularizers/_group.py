@@ -52,11 +52,24 @@ class _GroupL2(Regularizer):
 
     def factor(self, x: jax.Array, step: ArrayLike, of: Pointwise = jnp.asarray) -> jax.Array:
         """By what the prox of of(x) multiplies each group: max(1 − s·weight/‖of(x)_g‖, 0)."""
+        return jnp.maximum(1 - self._quotient(x, step, of), 0)
+
+    def _quotient(self, x: jax.Array, step: ArrayLike, of: Pointwise = jnp.asarray) -> jax.Array:
+        """s·weight/‖of(x)_g‖ of each group, but at most 2."""
         threshold = jnp.minimum(jnp.asarray(step, x.dtype) * self.weight(x), jnp.finfo(x.dtype).max)
         norm, threshold = norms_beside(threshold, x, self.group_axes(x.ndim), of)
         # The floor keeps values and derivatives finite. Every group with a norm below the
         # threshold has a quotient above one, hence a factor of exactly zero.
-        return jnp.maximum(1 - threshold / jnp.maximum(norm, threshold / 2), 0)
+        return threshold / jnp.maximum(norm, threshold / 2)
+
+    def lasting_subgradient(self, x: jax.Array, before: ArrayLike, now: ArrayLike) -> jax.Array:
+        # The prox leaves a group's direction as it is, so one norm serves both steps.
+        wide = widened(x)
+        step = jnp.maximum(jnp.asarray(before, wide.dtype), jnp.asarray(now, wide.dtype))
+        quotient = self._quotient(wide, step)
+        lives = (1 - quotient > 0) & (step > 0)
+        weight_per_norm = jnp.where(lives, quotient / jnp.where(step > 0, step, 1), 0)
+        return (wide * weight_per_norm).astype(x.dtype)
 
     def subgradient(self, x: jax.Array) -> jax.Array:
         direction = directions(widened(x), self.group_axes(x.ndim))
