@@ -99,8 +99,8 @@ def _comparisons() -> list[Comparison]:
         "sparse_group(per_neuron)": bregjax.sparse_group(bregjax.per_neuron()),
     }
 
-    def steered(name: str, regularizer: bregjax.Regularizer, keep_weights: bool) -> Comparison:
-        inner = bregjax.adabreg(1e-3, regularizer, 0.01, keep_weights=keep_weights)
+    def steered(name: str, regularizer: bregjax.Regularizer) -> Comparison:
+        inner = bregjax.adabreg(1e-3, regularizer, 0.01, keep_weights=True)
         step = f"AdaBreg {name}, steered exactly", bregjax.steer(inner, 0.05, exact=True)
         return step, adabreg(name, regularizer)
 
@@ -109,8 +109,8 @@ def _comparisons() -> list[Comparison]:
         (l1[linbreg], ("SGD, momentum", optax.sgd(0.1, momentum=0.9))),
         (l1[adabreg], ("Adam", optax.adam(1e-3))),
         *((make(name, groups[name]), l1[make]) for make in l1 for name in groups),
-        steered("ℓ1", bregjax.l1(), keep_weights=True),
-        steered("per_neuron", groups["per_neuron"], keep_weights=False),
+        steered("ℓ1", bregjax.l1()),
+        steered("per_neuron", groups["per_neuron"]),
     ]
 
 
