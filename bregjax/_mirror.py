@@ -155,10 +155,9 @@ def mirror_step(
 
         wherever a weight lives before and after it. A rising λ puts some weights to sleep, a
         falling one wakes some, and all others stay as they are. Without it live weights shrink by
-        δ times the rise, and grow by δ times the fall. A schedule says at which steps: it takes the
-        number of steps done and returns a boolean array of shape (). Only for regularizers without
-        a state. Where entries of a live sparse group come or go, its other entries follow the
-        group's norm.
+        δ times the rise, and grow by δ times the fall. A schedule of booleans says at which steps,
+        such as ``lambda step: step >= 1000``. Only for regularizers without a state. Where entries
+        of a live sparse group come or go, its other entries follow the group's norm.
 
     Returns:
         An `optax.GradientTransformation` with a `MirrorState`.

@@ -101,7 +101,8 @@ def linbreg(
     Returns:
         The optimizer. With ``optax.inject_hyperparams(linbreg)(…)`` its current values can be
         changed and read: ``optax.tree.get(state, "hyperparams")["strength"]``. With a mask add
-        ``static_args=("mask",)``, or it is taken for a schedule.
+        ``static_args=("mask",)``, or it is taken for a schedule; the same with a schedule for
+        ``keep_weights``.
 
     Raises:
         TypeError: if ``regularizer`` is not a `Regularizer`.
