@@ -94,15 +94,19 @@ class DualReader:
 
         Of leaves without a dual it is something else.
         """
-        return jax.tree.leaves(self._read(self._extra_args | {"evidence": "entries"})[0])
+        return self._evidence_of("entries")
 
     def evidence_of_groups(self) -> list[jax.Array]:
         """The same, but arrays may have ones along the axes of groups, see `Regularizer`."""
-        return jax.tree.leaves(self._read(self._extra_args | {"evidence": "groups"})[0])
+        return self._evidence_of("groups")
 
     def state_of_parameters(self) -> Any:
         """The state with duals that stand for the parameters, wherever these live."""
         return self._read(self._extra_args | {"renew_dual": True})[1]
+
+    def _evidence_of(self, what: str) -> list[jax.Array]:
+        asked = {"evidence": what, "defer_strength": True}
+        return jax.tree.leaves(self._read(self._extra_args | asked)[0])
 
     def _read(self, extra_args: dict[str, Any]) -> tuple[Any, Any]:
         return self._update(self._nothing, self._state, self._params, **extra_args)

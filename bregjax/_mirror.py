@@ -34,10 +34,10 @@ def points_of_dual(
 ) -> tuple[Callable, Callable]:
     """The ``init_fn`` of `mirror_step`, and a function from updates to the points δ·v and a state.
 
-    This function understands five extra arguments of ``update``. ``strength_scale`` is a factor on
-    the strength. With ``hold_dual`` the dual does not collect the updates. With ``evidence`` it
-    does not follow a change of the strength, and with ``defer_strength`` not before the next call.
-    With ``renew_dual`` it is recomputed from the parameters wherever they live.
+    This function understands four extra arguments of ``update``. ``strength_scale`` is a factor on
+    the strength. With ``hold_dual`` the dual does not collect the updates. With ``defer_strength``
+    it follows a change of the strength at the next call. With ``renew_dual`` it is recomputed from
+    the parameters wherever they live.
     """
     check_regularizer(regularizer)
     check_range("strength", strength, at_least=0, schedule=True)
@@ -76,7 +76,6 @@ def points_of_dual(
         /,
         strength_scale: ArrayLike | None = None,
         hold_dual: bool = False,
-        evidence: str | None = None,
         renew_dual: bool = False,
         defer_strength: bool = False,
         **_: Any,
@@ -87,7 +86,7 @@ def points_of_dual(
             now = now * jnp.asarray(strength_scale, now.dtype)
         if renew_dual:
             duals = jax.tree.map(lambda v, x: jnp.where(x != 0, dual_of(x, now), v), duals, params)
-        elif keep_weights and not evidence and not defer_strength:
+        elif keep_weights and not defer_strength:
             known: Any = state.strength
             before = jnp.where(value_at(keep_weights, state.count), known, now)
             change = _keeping_weights(regularizer, delta, before, now)
