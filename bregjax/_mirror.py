@@ -34,10 +34,12 @@ def points_of_dual(
 ) -> tuple[Callable, Callable]:
     """The ``init_fn`` of `mirror_step`, and a function from updates to the points δ·v and a state.
 
-    This function understands four extra arguments of ``update``. ``strength_scale`` is a factor on
+    This function understands five extra arguments of ``update``. ``strength_scale`` is a factor on
     the strength. With ``hold_dual`` the dual does not collect the updates. With ``defer_strength``
     it follows a change of the strength at the next call. With ``renew_dual`` it is recomputed from
-    the parameters wherever they live.
+    the parameters wherever they live. ``evidence_decay`` γ is what the dual keeps of its
+    subgradient p before it collects the updates, θ/δ + λp ← θ/δ + γλp: it then stands for the same
+    parameters at the strength γλ.
     """
     check_regularizer(regularizer)
     check_range("strength", strength, at_least=0, schedule=True)
@@ -61,6 +63,10 @@ def points_of_dual(
         known = jnp.array(initial, jnp.result_type(float)) if keep_weights else None
         return MirrorState(dual, known, jnp.zeros([], jnp.int32) if counts else None)
 
+    def forget(dual: jax.Array, x: jax.Array, decay: float) -> jax.Array:
+        share = jnp.asarray((1 - decay) / delta, dual.dtype)
+        return jnp.asarray(decay, dual.dtype) * dual + share * jnp.asarray(x, dual.dtype)
+
     def collect(update: jax.Array, dual: jax.Array, hold: bool) -> jax.Array:
         if dual.shape != jnp.shape(update):
             raise ValueError(
@@ -78,8 +84,13 @@ def points_of_dual(
         hold_dual: bool = False,
         renew_dual: bool = False,
         defer_strength: bool = False,
+        evidence_decay: float = 1.0,
         **_: Any,
     ) -> tuple[Any, MirrorState]:
+        if evidence_decay != 1:
+            duals = jax.tree.map(lambda v, x: forget(v, x, evidence_decay), state.dual, params)
+            kept = None if state.strength is None else evidence_decay * state.strength
+            state = state._replace(dual=duals, strength=kept)
         duals = jax.tree.map(lambda u, v: collect(u, v, hold_dual), updates, state.dual)
         now = jnp.asarray(value_at(strength, state.count), jnp.result_type(float))
         if strength_scale is not None:

@@ -16,6 +16,8 @@ _RAMP = 0.8
 """the share of the steps after which the density is reached"""
 _SHRINKING = 0.5
 """the share of the steps in which λ shrinks live groups"""
+_MEMORY = 0.05
+"""the share of the steps after which 1/e of the evidence for groups is left"""
 _RATE, _LARGEST_RATE = 1e-2, 2e-2
 _DISTANCES = 0.25, 0.5
 """what a weight travels over the steps if the signs of its gradients are random, rate · √steps: at
@@ -34,6 +36,7 @@ def adabreg_to_density(
     *,
     initial_density: float = 1.0,
     keep_weights: bool | optax.Schedule | None = None,
+    evidence_decay: float | None = None,
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaBreg that ends with the wanted share of the weights, without a strength to choose.
@@ -52,7 +55,9 @@ def adabreg_to_density(
 
     It is ``steer(adabreg(…, keep_weights=True), optax.polynomial_schedule(…), exact=True)``; where
     weights live and die in groups, λ shrinks them in the first half of the steps, so that little is
-    left of a group when it dies. Build this yourself if you want another ramp or `linbreg`.
+    left of a group when it dies, and the dual forgets old evidence, so that λ stays small enough
+    for live groups to learn (see `steer`). Build this yourself if you want another ramp or
+    `linbreg`.
 
     In front of batch norm groups need ``keep_weights=True``. Batch norm makes up for any shrinkage,
     so λ may shrink filters to almost nothing, and its running variance, which falls by a share of
@@ -73,15 +78,17 @@ def adabreg_to_density(
       keep_weights: whether live weights keep their values when λ changes, as in `adabreg`. The
         default is True for single weights; for groups it is a schedule, False for half of the
         steps and then True.
+      evidence_decay: what is left of the evidence after a step, as in `steer`. The default is 1 for
+        single weights and exp(−20/T) for groups.
       mask: which leaves are regularized and counted, as in `linbreg`.
 
     Returns:
         The optimizer, with a `SteerState`. Put clipping in front of it, in an `optax.chain`.
 
     Raises:
-        ValueError: if ``density``, ``steps`` or ``initial_density`` is out of range, or the
-          regularizer is `none` or has a state, as `nuclear`; at ``init``, if ``mask`` marks no
-          leaf.
+        ValueError: if ``density``, ``steps``, ``initial_density`` or ``evidence_decay`` is out of
+          range, or the regularizer is `none` or has a state, as `nuclear`; at ``init``, if ``mask``
+          marks no leaf.
         TypeError: if ``regularizer`` is not a `Regularizer`.
 
     Example:
@@ -126,8 +133,10 @@ def adabreg_to_density(
         # a live group is the small difference of its dual and λ times the root of its size: a
         # change of λ does damage that a small learning rate cannot repair.
         keep_weights = _after(round(_SHRINKING * steps)) if regularizer.has_groups else True
+    if evidence_decay is None:
+        evidence_decay = math.exp(-1 / (_MEMORY * steps)) if regularizer.has_groups else 1.0
     inner = adabreg(learning_rate, regularizer, _UNIT, keep_weights=keep_weights, mask=mask)
-    return steer(inner, target, exact=True)
+    return steer(inner, target, exact=True, evidence_decay=evidence_decay)
 
 
 def _after(last: int) -> optax.Schedule:

@@ -43,6 +43,7 @@ TRANSFORMATIONS = {
     "freeze_support": bregjax.freeze_support(optax.adam(0.1)),
     "multilevel": bregjax.multilevel(linbreg(bregjax.l1()), 2),
     "adabreg_to_density": bregjax.adabreg_to_density(0.3, 4, 0.1),
+    "adabreg_to_density, groups": bregjax.adabreg_to_density(0.3, 4, 0.1, NEURONS),
     "steer": bregjax.steer(linbreg(bregjax.l1()), 0.3),
     "steer, exact": bregjax.steer(linbreg(bregjax.l1()), 0.3, exact=True),
     "steer, exact, groups": bregjax.steer(linbreg(NEURONS), 0.3, exact=True),

@@ -28,6 +28,7 @@ STEPS: dict[str, Any] = {
     ),
     "to_density": bregjax.adabreg_to_density(0.1, 1000),
     "exact groups": bregjax.steer(PER_NEURON, 0.1, exact=True),
+    "to_density groups": bregjax.adabreg_to_density(0.1, 1000, None, bregjax.per_neuron()),
     "magnitude_pruning": bregjax.baselines.magnitude_pruning(
         optax.adam(1e-3), optax.linear_schedule(1.0, 0.1, 10)
     ),

@@ -14,6 +14,9 @@ OTHERS: dict[str, Any] = {
     "steer, adaptive": bregjax.steer(bregjax.linbreg(0.2, bregjax.l1(), 1.0), 0.3),
     "steer, exact": bregjax.steer(bregjax.linbreg(0.2, bregjax.l1(), 1.0), 0.3, exact=True),
     "adabreg_to_density": bregjax.adabreg_to_density(0.3, STEPS),
+    "adabreg_to_density, groups": bregjax.adabreg_to_density(
+        0.3, STEPS, regularizer=bregjax.per_neuron()
+    ),
     "keep_weights": bregjax.adabreg(
         0.2, bregjax.l1(), optax.linear_schedule(0.1, 0.5, STEPS), keep_weights=True
     ),

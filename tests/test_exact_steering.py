@@ -329,3 +329,119 @@ def test_a_target_of_zero_puts_all_weights_to_sleep(keep):
     assert counts == [0] * 5
     assert np.isfinite(optax.tree.get(state, "strength_scale"))
     assert np.all(params["b"] != 0)
+
+
+# ---- evidence that is forgotten
+
+
+def forgetting(
+    regularizer: Any, decay: float, target: Any = 0.4, **kwargs: Any
+) -> optax.GradientTransformationExtraArgs:
+    inner = bregjax.linbreg(0.1, regularizer, 1.0, delta=0.5, keep_weights=True)
+    return bregjax.steer(inner, target, exact=True, evidence_decay=decay, **kwargs)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("name", ["l1", "nonneg_l1", "per_neuron"])
+def test_weights_stay_as_they_are_while_their_evidence_is_forgotten(name, every):
+    """Of sparse groups the last entries die first, as what fades is not the same for all."""
+    tx = forgetting(REGULARIZERS[name], 0.9, every=every)
+    params: Any = jax.tree.map(jnp.abs, draw(0))
+    state = tx.init(params)
+    step = jax.jit(step_with(tx))
+    for i in range(10):
+        params, state = step(params, state, draw(i + 1))
+    before, dual = params["w"], optax.tree.get(state, "dual")["w"]
+    for _ in range(20):
+        params, state = step(params, state, jax.tree.map(jnp.zeros_like, params))
+    asleep = np.asarray(before == 0)
+    assert 100 < asleep.sum() < 500
+    np.testing.assert_array_equal(params["w"] == 0, asleep)
+    np.testing.assert_allclose(params["w"], before, rtol=0, atol=1e-9)
+    faded = optax.tree.get(state, "dual")["w"]
+    assert np.abs(dual[asleep]).max() > 0.1
+    np.testing.assert_allclose(faded[asleep], 0.9**20 * dual[asleep], rtol=1e-9)
+    # The dual stands for the weights at a strength that has faded with it.
+    (mirror,) = bregjax.states_of(state, bregjax.MirrorState)
+    assert mirror.strength is not None
+    stands_for = REGULARIZERS[name].prox(0.5 * faded, 0.5 * mirror.strength)
+    np.testing.assert_allclose(stands_for, params["w"], rtol=0, atol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_step_that_forgets_is_that_of_its_formula():
+    tx = forgetting(bregjax.l1(), 0.8)
+    params, gradient = draw(0), draw(1)
+    state = tx.init(params)
+    params, state = step_with(tx)(params, state, gradient)
+    old, dual = np.asarray(params["w"]), np.asarray(optax.tree.get(state, "dual")["w"])
+    params, state = step_with(tx)(params, state, gradient)
+    evidence = 0.8 * dual + 0.2 * old / 0.5 - 0.1 * np.asarray(gradient["w"])
+    new = np.asarray(params["w"])
+    # The 240 with the most evidence live, with what plain descent would have made of them.
+    live = np.zeros(600, bool)
+    live[np.argsort(-np.abs(evidence), axis=None)[:240]] = True
+    np.testing.assert_array_equal(new != 0, live.reshape(20, 30))
+    both = (old != 0) & (new != 0)
+    moved = old - 0.5 * 0.1 * np.asarray(gradient["w"])
+    np.testing.assert_allclose(new[both], moved[both], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        optax.tree.get(state, "dual")["w"][~live.reshape(20, 30)],
+        evidence[~live.reshape(20, 30)],
+        rtol=0,
+        atol=1e-12,
+    )
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_live_group_turns_the_less_the_larger_the_strength():
+    """As `steer` says, by ‖θ‖ / (‖θ‖ + δ·λ·√n) of the update."""
+    for strength in (0.0, 1.0, 100.0):
+        tx = bregjax.linbreg(1.0, bregjax.per_neuron(), strength, delta=0.5)
+        params: Any = {"w": jnp.array([[2.0], [0.0]])}
+        sideways = {"w": jnp.array([[0.0], [-1e-6]])}
+        after, _ = step_with(tx)(params, tx.init(params), sideways)
+        share = 2.0 / (2.0 + 0.5 * strength * np.sqrt(2))
+        np.testing.assert_allclose(after["w"][1, 0], 0.5e-6 * share, rtol=1e-5)
+
+
+def test_groups_that_forget_learn_after_a_long_training():
+    """The noise lets λ grow, and then the solution changes: only they follow it in time."""
+    solutions = draw(7)["w"], draw(8)["w"]
+    errors = {}
+    for decay in (1.0, 0.98):
+        inner = bregjax.adabreg(0.01, bregjax.per_neuron(), 1e-3, keep_weights=True)
+        tx = bregjax.steer(inner, 0.5, exact=True, evidence_decay=decay)
+        params: Any = {"w": jnp.zeros((20, 30))}
+        state, step = tx.init(params), jax.jit(step_with(tx))
+        for i in range(900):
+            noise = jax.random.normal(jax.random.key(i), (20, 30))
+            gradient = params["w"] - solutions[i >= 600] + noise
+            params, state = step(params, state, {"w": gradient})
+        live = np.asarray(params["w"] != 0)
+        assert live.sum() == 300
+        errors[decay] = float(jnp.abs(params["w"] - solutions[1])[live].mean())
+    assert errors[0.98] < 0.5 * errors[1.0]
+
+
+def test_narrow_weights_lose_nothing_by_forgetting():
+    """The dual keeps what bfloat16 cannot hold: small updates add up."""
+    tx = forgetting(bregjax.l1(), 0.9, target=1.0)
+    params: Any = {"w": jnp.full((1, 8), 1.0, jnp.bfloat16)}
+    state, step = tx.init(params), jax.jit(step_with(tx))
+    for _ in range(400):
+        params, state = step(params, state, {"w": jnp.full((1, 8), 0.01, jnp.bfloat16)})
+    np.testing.assert_allclose(params["w"].astype(jnp.float32), 1 - 400 * 0.0005, atol=0.01)
+
+
+def test_what_forgets_wrongly_raises():
+    inner = bregjax.linbreg(0.1, bregjax.per_neuron(), 1.0)
+    for decay in (0.0, 1.1, -0.5, float("nan")):
+        with pytest.raises(ValueError, match="evidence_decay must be"):
+            bregjax.steer(inner, 0.1, exact=True, evidence_decay=decay)
+    with pytest.raises(ValueError, match="evidence_decay below 1 needs exact=True"):
+        bregjax.steer(inner, 0.1, evidence_decay=0.9)
+    resting = bregjax.steer(bregjax.multilevel(inner, 2), 0.1, exact=True, evidence_decay=0.9)
+    with pytest.raises(ValueError, match=r"inner has a multilevel.*evidence_decay=0.9 must be 1"):
+        resting.init(draw(0))

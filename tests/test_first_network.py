@@ -411,6 +411,25 @@ def test_groups_keep_their_weights_if_that_is_asked_for(keep_weights):
     assert np.allclose(params[:, 2:], before[:, 2:], rtol=1e-5) == bool(keep_weights)
 
 
+@pytest.mark.parametrize(
+    ("regularizer", "decay"), [(bregjax.l1(), 1.0), (bregjax.per_neuron(), np.exp(-20 / 50))]
+)
+@jax.numpy_dtype_promotion("standard")  # as Optax's schedules need
+def test_only_groups_forget_by_default_in_a_twentieth_of_the_steps(regularizer, decay):
+    duals = []
+    for given in (None, decay):
+        tx = bregjax.adabreg_to_density(0.5, 50, 0.1, regularizer, evidence_decay=given)
+        params: Any = jax.random.normal(KEY, (6, 8))
+        state, update = tx.init(params), jax.jit(tx.update)
+        for i in range(5):
+            gradient = jax.random.normal(jax.random.key(i), (6, 8))
+            updates, state = update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+        duals.append(optax.tree.get(state, "dual"))
+    np.testing.assert_allclose(duals[0], duals[1], rtol=1e-6)
+    assert 1 <= np.abs(duals[0]).max() < 50
+
+
 @jax.numpy_dtype_promotion("standard")  # as Optax's schedules need
 def test_in_the_second_half_the_strength_no_longer_changes_live_groups():
     """Two sleeping neurons collect evidence until one takes the place of the weaker live one."""

@@ -202,6 +202,7 @@ def _wrappers():
         "steer": bregjax.steer(inner, 0.5),
         "exact": bregjax.steer(inner, 0.5, exact=True),
         "to_density": bregjax.adabreg_to_density(0.5, 10),
+        "to_density, groups": bregjax.adabreg_to_density(0.5, 10, None, bregjax.per_neuron()),
         "landing": bregjax.landing(inner, sgd, 5, count=2),
         "multilevel": bregjax.multilevel(inner, 2),
         "freeze_support": bregjax.freeze_support(sgd),
