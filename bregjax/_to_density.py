@@ -47,9 +47,9 @@ def adabreg_to_density(
 
     .. math:: d_t = d + (d_0 - d)\,\bigl(1 - \min(t / 0.8\,T,\, 1)\bigr)^3.
 
-    The network begins as it is: with random weights, or trained. Fine-tune single weights with a
-    smaller learning rate, but groups with no smaller one than the default: λ shrinks all groups
-    until the weakest die, and the network has to learn that again. The dual starts at the weights.
+    The network begins as it is: with random weights, or trained. Fine-tune with a smaller learning
+    rate, but groups with no less than half of the default: λ shrinks all groups until the weakest
+    die, and the network has to learn that again. The dual starts at the weights.
     To train sparsely from the first step, prepare the network by `sparse_start` and set
     ``initial_density``.
 
