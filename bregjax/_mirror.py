@@ -51,10 +51,13 @@ def points_of_dual(
             f"keep_weights needs a regularizer without a state, got regularizer={regularizer!r}."
         )
 
+    def quadratic_part(x: jax.Array) -> jax.Array:
+        wide = widened(x)
+        return wide / jnp.asarray(delta, wide.dtype)
+
     def dual_of(x: jax.Array, strength: ArrayLike) -> jax.Array:
         wide = widened(x)
-        quadratic = wide / jnp.asarray(delta, wide.dtype)
-        return quadratic + jnp.asarray(strength, wide.dtype) * regularizer.subgradient(wide)
+        return quadratic_part(x) + jnp.asarray(strength, wide.dtype) * regularizer.subgradient(wide)
 
     def init_fn(params: Any) -> MirrorState:
         jax.tree_util.tree_map_with_path(check_floating, params)
@@ -62,10 +65,6 @@ def points_of_dual(
         dual = jax.tree.map(lambda x: dual_of(x, initial), params)
         known = jnp.array(initial, jnp.result_type(float)) if keep_weights else None
         return MirrorState(dual, known, jnp.zeros([], jnp.int32) if counts else None)
-
-    def forget(dual: jax.Array, x: jax.Array, decay: float) -> jax.Array:
-        share = jnp.asarray((1 - decay) / delta, dual.dtype)
-        return jnp.asarray(decay, dual.dtype) * dual + share * jnp.asarray(x, dual.dtype)
 
     def collect(update: jax.Array, dual: jax.Array, hold: bool) -> jax.Array:
         if dual.shape != jnp.shape(update):
@@ -88,7 +87,8 @@ def points_of_dual(
         **_: Any,
     ) -> tuple[Any, MirrorState]:
         if evidence_decay != 1:
-            duals = jax.tree.map(lambda v, x: forget(v, x, evidence_decay), state.dual, params)
+            quadratic = jax.tree.map(quadratic_part, params)
+            duals = optax.incremental_update(quadratic, state.dual, 1 - evidence_decay)
             kept = None if state.strength is None else evidence_decay * state.strength
             state = state._replace(dual=duals, strength=kept)
         duals = jax.tree.map(lambda u, v: collect(u, v, hold_dual), updates, state.dual)

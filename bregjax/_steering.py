@@ -226,7 +226,7 @@ def steer(
     In a long training λ grows far beyond the weights. A live group is then the small difference of
     two large numbers, its dual and :math:`\lambda\sqrt n` (`group_l2`), and an update turns it by
     :math:`\|\theta_g\| / (\|\theta_g\| + \delta\lambda\sqrt n)` of what it would turn the same
-    weights of a plain optimizer: the network stops to learn. With an ``evidence_decay`` γ below 1
+    weights of a plain optimizer: the network stops learning. With an ``evidence_decay`` γ below 1
     the dual forgets. Before each step
 
     .. math:: v \leftarrow \gamma v + (1-\gamma)\,\theta/\delta, \qquad
