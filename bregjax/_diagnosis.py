@@ -1,5 +1,6 @@
 """What is wrong with a sparse training, in words."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,12 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bregjax._evidence import DualReader, before_last_step, check_trained, duals_of_leaves
+from bregjax._evidence import (
+    DualReader,
+    before_last_step,
+    check_trained,
+    duals_of_leaves,
+    leaves_with_dual,
+)
 from bregjax._landing import LandingState
 from bregjax._leaves import Layout, layouts_of, leaf_name, without_variables
 from bregjax._plateau import PlateauState
 from bregjax._prox import ProxState
 from bregjax._regularizers._spectral import NuclearState
+from bregjax._scope import LayerCounts
 from bregjax._states import states_of
 from bregjax._steering import SteerState
 from bregjax._validation import check_array
@@ -115,6 +123,7 @@ def diagnose(
         *_of_layers(
             weights, duals, layouts_of(dict(zip(names, jax.tree.leaves(params), strict=True)))
         ),
+        *_of_floors(weights, steering, params, names),
         *_of_strength(weights, evidence, steering),
         *_of_steering(steering),
         *_of_outputs(outputs),
@@ -179,6 +188,34 @@ def _of_layers(
             "Some units have no live weight and have never had a gradient, so that they sleep for"
             f" ever: {_some(list(unreached.values()))}. Start with sparse_start, which gives them"
             " positive biases."
+        )
+
+
+def _of_floors(
+    weights: dict[str, np.ndarray], steering: list[SteerState], params: Any, names: list[str]
+) -> Iterator[str]:
+    """Finds layers that only the floor of exact steering keeps alive."""
+    starving = []
+    for state in steering:
+        if state.layer_scales is None:
+            continue
+        has_dual = leaves_with_dual(state.inner_state, params)
+        mine = list(itertools.compress(names, has_dual))
+        alive = {name: int(np.count_nonzero(weights[name])) for name in mine if name in weights}
+        shapes = [weights[name].shape for name in alive]
+        numbers = LayerCounts(shapes).floors(jnp.uint32(sum(alive.values()))) if shapes else []
+        floors = dict(zip(alive, map(int, numbers), strict=True))
+        scales = zip(mine, np.asarray(state.layer_scales), strict=True)
+        starving += [
+            f"{name} ({alive[name]:,} of {weights[name].size:,})"
+            for name, scale in scales
+            if name in alive and scale < state.strength_scale and alive[name] <= floors[name] + 1
+        ]
+    if starving:
+        yield (
+            f"Few weights of {_some(starving)} live, and they live only because each layer keeps"
+            " some: the layer is about to starve. Use scope='erdos_renyi', a smaller learning rate,"
+            " or leave it out by a mask."
         )
 
 

@@ -5,12 +5,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from bregjax._mirror import MirrorState
 from bregjax._prox import ProxState, scaled_by
+from bregjax._scope import LayerCounts, Scope
 from bregjax._states import states_of
 from bregjax._top_k import Pool
 from bregjax._validation import check_arrays, check_state, check_transformation
+from bregjax._when_due import when_due
 
 
 def check_trained(optimizer: Any, state: Any, params: Any) -> None:
@@ -58,14 +61,53 @@ _MARGIN = 2.0**-20
 """by how much a factor has to differ from those of entries, or rounding might decide"""
 
 
-def factor_with_count(factors: Pool, k: jax.Array, least: jax.Array | float = 0.0) -> jax.Array:
+def factor_with_count(
+    pool: Pool, k: jax.Array, floors: jax.Array | float = 0, least: jax.Array | float = 0.0
+) -> jax.Array:
     """The factor on the strength that ``k`` of the entries exceed.
 
-    It lies halfway to the next entry, or above that at ``least``, as far as the count allows.
+    It lies halfway to the next entry, or above that at ``least``, as far as the count allows. Of
+    each array at least ``floors`` entries are counted.
     """
-    last = factors.kth_largest(k)
-    halfway = (last + factors.largest_below(last)) / 2
-    factor = jnp.maximum(halfway, jnp.minimum(least, last * (1 - _MARGIN)))
+    last = pool.kth_largest(k, floors)
+    return _factor_between(last, jnp.max(pool.largest_below(last)), k, least)
+
+
+def factors_of_layers(
+    pool: Pool, layers: LayerCounts, k: jax.Array, scope: Scope, least: jax.Array
+) -> jax.Array:
+    """For each layer the factor on its strength, shape (layers,): ``k`` entries exceed theirs.
+
+    Where all compete it is the same for all layers, but for those that would starve; ``least`` is
+    as in `factor_with_count`, one for each.
+    """
+
+    def of_each(counts: jax.Array) -> jax.Array:
+        last = pool.kth_largest_of_each(counts)
+        return _factor_between(last, pool.largest_below(last), counts, least)
+
+    if scope != "global":
+        return of_each(layers.counts(k, scope))
+    floors = layers.floors(k)
+    common = factor_with_count(pool, k, floors, jnp.max(least))
+    same = jnp.full(floors.shape, common)
+    if len(floors) == 1:
+        return same
+    starve = pool.count_above(common) < floors
+
+    def feed(same: jax.Array) -> jax.Array:
+        return jnp.where(starve, of_each(floors), same)
+
+    return lax.platform_dependent(
+        same, cpu=lambda same: when_due(jnp.any(starve), feed, same), default=feed
+    )
+
+
+def _factor_between(
+    last: jax.Array, below: jax.Array, k: jax.Array, least: jax.Array | float
+) -> jax.Array:
+    """The factor that the k-th entry ``last`` exceeds, and the next one, ``below``, does not."""
+    factor = jnp.maximum((last + below) / 2, jnp.minimum(least, last * (1 - _MARGIN)))
     # Among millions of entries the next one may be the next float, or nothing may be below.
     between = jnp.minimum(factor, jnp.nextafter(last, jnp.float32(0)))
     return jnp.where(k == 0, last * (1 + _MARGIN), between)
@@ -85,8 +127,11 @@ class DualReader:
         self._nothing = jax.tree.map(jnp.zeros_like, params)
         self._extra_args = extra_args | {"hold_dual": True}
 
-    def updates_at(self, scale: jax.Array) -> tuple[Any, Any]:
-        """The updates to where the strength is ``scale`` times what it is, and the state there."""
+    def updates_at(self, scale: Any) -> tuple[Any, Any]:
+        """The updates to where the strength is ``scale`` times what it is, and the state there.
+
+        The scale is a number, or a tree of numbers, one for each parameter.
+        """
         return self._read(scaled_by(scale, self._extra_args))
 
     def evidence(self) -> list[jax.Array]:

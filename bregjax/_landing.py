@@ -1,6 +1,6 @@
 """Exact landing: exactly as many weights as were asked for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,8 +21,9 @@ from bregjax._numerics import add_updates, wide_dtype, widened
 from bregjax._regularizers._base import Regularizer, axes_of_groups, check_regularizer
 from bregjax._regularizers._elementwise import l1
 from bregjax._regularizers._norms import group_norms
+from bregjax._scope import LayerCounts, Scope, check_scope
 from bregjax._support import freeze_support
-from bregjax._top_k import top_k
+from bregjax._top_k import Pool, count_true, top_k
 from bregjax._validation import (
     check_function,
     check_range,
@@ -43,6 +44,7 @@ def land(
     density: float | None = None,
     count: int | None = None,
     groups: Regularizer | None = None,
+    scope: Scope = "global",
     mask: Mask | None = None,
     measure: Callable[[Any], jax.Array] | None = None,
     **extra_args: Any,
@@ -68,6 +70,8 @@ def land(
       density: the share of the entries, or groups, that stay: exactly ``round(density * n)`` of n.
       count: their number, instead of ``density``.
       groups: what is counted, as in `live_groups`; by default entries. Give the regularizer's own.
+      scope: who competes for staying, as in `steer`: all of them, but each layer keeps a few, or
+        those of each layer for a number of its own.
       mask: which of the regularized leaves are counted, and landed; by default all with a dual.
       measure: what ``density`` is of, in another currency than entries or groups: from parameters
         to a number that grows with how many live, such as `shrunk_share`. The most entries or
@@ -95,7 +99,7 @@ def land(
         >>> print(bregjax.land(tx, state, params, count=3) != 0)
         [[ True  True  True False]]
     """
-    _check_goal(density, count, groups)
+    _check_goal(density, count, groups, scope)
     check_trained(optimizer, *without_variables((state, params)))
     if measure is not None:
         check_function("measure", measure)
@@ -107,11 +111,13 @@ def land(
                 return measure(landed) <= density
 
         return _landed_below(
-            lambda count: _landed(optimizer, state, params, None, count, groups, mask, extra_args),
+            lambda count: _landed(
+                optimizer, state, params, None, count, groups, scope, mask, extra_args
+            ),
             fits,
         )
     landed, wanted, kept = _landed(
-        optimizer, state, params, density, count, groups, mask, extra_args
+        optimizer, state, params, density, count, groups, scope, mask, extra_args
     )
     if not isinstance(kept, Tracer) and kept < wanted:
         raise ValueError(
@@ -145,6 +151,7 @@ def _landed(
     density: float | None,
     count: int | jax.Array | None,
     groups: Regularizer | None,
+    scope: Scope,
     mask: Mask | None,
     extra_args: dict[str, Any],
 ) -> tuple[Any, jax.Array, jax.Array]:
@@ -180,24 +187,59 @@ def _landed(
     total = sum(x.size for x in scores)
     density = known_number("density", density)
     goal = jnp.uint32(0 if count is None else count)
-    goal = goal if density is None else round(density * total)
+    goal = jnp.uint32(goal if density is None else round(density * total))
 
     # Equal evidence, as of the entries of a group, or without a strength, where all of it is
     # infinite: then those with the largest duals stay.
     sizes = [size(widened(dual)) for dual in duals if dual is not None]
-    staying = top_k([scores, sizes], goal)
-
-    # The factor nearest to 1 at which all that stay live, and nothing else: with too many, what
-    # goes is next to zero; with too few, what comes. A little below, where the last ones that stay
-    # are certain to be above zero.
-    below = 1 - 2.0**-21
-    scale = jnp.clip(1.0, staying.next * below, staying.last * below)
-    updates, _ = reader.updates_at(jnp.minimum(scale, jnp.finfo(jnp.float32).max))
+    layers = LayerCounts([leaves[i].shape for i in chosen], [x.size for x in scores])
+    masks, scales = _staying(scores, sizes, layers, goal, scope)
+    factors = iter(jnp.unstack(scales))
+    tree = [jnp.float32(1) if dual is None else next(factors) for dual in duals]
+    updates, _ = reader.updates_at(treedef.unflatten(tree))
     moves = jax.tree.leaves(updates)
-    for i, stays in zip(chosen, staying.masks, strict=True):
+    for i, stays in zip(chosen, masks, strict=True):
         live = jnp.expand_dims(stays, axes_of(leaves[i]))
         leaves[i] = jnp.where(live, add_updates(leaves[i], moves[i]), 0)
-    return treedef.unflatten(leaves), jnp.uint32(goal), staying.count
+    return treedef.unflatten(leaves), goal, count_true(masks)
+
+
+def _staying(
+    scores: Sequence[jax.Array],
+    sizes: Sequence[jax.Array],
+    layers: LayerCounts,
+    goal: jax.Array,
+    scope: Scope,
+) -> tuple[Sequence[jax.Array], jax.Array]:
+    """Which entries or groups of each layer stay, and the factors on the layers' strengths.
+
+    These are nearest to 1 of those at which all that stay live, and nothing else: with too many,
+    what goes is next to zero; with too few, what comes. Where all compete they are the same but
+    for the layers that would starve.
+    """
+    pool, common = Pool(scores), jnp.float32(1)
+    if scope != "global":
+        counts = layers.counts(goal, scope)
+        pairs = zip(scores, sizes, counts, strict=True)
+        masks = [top_k([[x], [y]], k).masks[0] for x, y, k in pairs]
+    elif len(scores) == 1:
+        masks = top_k([scores, sizes], goal).masks
+    else:
+        floors = layers.floors(goal)
+        least = jnp.where(floors > 0, pool.kth_largest_of_each(floors), jnp.inf)
+        fed = [x >= y for x, y in zip(scores, jnp.unstack(least), strict=True)]
+        keys = [[x.astype(jnp.float32) for x in fed], scores, sizes]
+        masks = top_k(keys, goal, among=[x != 0 for x in scores]).masks
+        competing = [~stays | mine for stays, mine in zip(masks, fed, strict=True)]
+        bounds = jnp.max(pool.largest_outside(masks)), jnp.min(pool.smallest_outside(competing))
+        common = jnp.clip(common, *(_BELOW * x for x in bounds))
+    bounds = pool.largest_outside(masks), pool.smallest_outside([~stays for stays in masks])
+    scales = jnp.clip(common, *(_BELOW * x for x in bounds))
+    return masks, jnp.minimum(scales, jnp.finfo(jnp.float32).max).astype(jnp.float32)
+
+
+_BELOW = 1 - 2.0**-21
+"""so far below the factor at which it falls asleep an entry is certain to be above zero"""
 
 
 class LandingState(NamedTuple):
@@ -222,6 +264,7 @@ def landing(
     density: float | None = None,
     count: int | None = None,
     groups: Regularizer | None = None,
+    scope: Scope = "global",
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Train, land on exactly the wanted number of weights, and tune those: all in one optimizer.
@@ -244,6 +287,7 @@ def landing(
       density: as in `land`.
       count: as in `land`.
       groups: as in `land`.
+      scope: as in `land`.
       mask: as in `land`; these leaves have a support.
 
     Returns:
@@ -269,7 +313,7 @@ def landing(
         [[3. 0. 2. 0.]]
     """
     check_whole("step", step, at_least=1)
-    _check_goal(density, count, groups)
+    _check_goal(density, count, groups, scope)
     inner = check_transformation("inner", inner)
     check_transformation("tuner", tuner)
 
@@ -304,7 +348,7 @@ def landing(
 
         def land_on_goal(_: Any, inner_state: Any, params: Any) -> tuple[Any, ...]:
             landed, wanted, kept = _landed(
-                inner, inner_state, params, density, count, groups, mask, extra_args
+                inner, inner_state, params, density, count, groups, scope, mask, extra_args
             )
             moved = jax.tree.map(jnp.subtract, _widened(landed, params), _widened(params, params))
             return moved, tuner.init(landed), wanted, kept
@@ -322,7 +366,10 @@ def landing(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _check_goal(density: float | None, count: int | None, groups: Regularizer | None) -> None:
+def _check_goal(
+    density: float | None, count: int | None, groups: Regularizer | None, scope: Scope
+) -> None:
+    check_scope(scope)
     if (density is None) == (count is None):
         raise ValueError(f"give either density or count, got density={density}, count={count}.")
     if density is not None:

@@ -1,6 +1,5 @@
 """The mirror step: a dual variable collects the updates, and the parameters are read off it."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import optax
 from jax.typing import ArrayLike
 
 from bregjax._numerics import value_at, widened
-from bregjax._prox import prox_of_points, updates_to
+from bregjax._prox import prox_of_points, scales_of_leaves, updates_to
 from bregjax._regularizers._base import Regularizer, check_regularizer, has_state
 from bregjax._validation import check_flag, check_floating, check_range, check_updates
 
@@ -21,7 +20,8 @@ class MirrorState(NamedTuple):
     dual: Any
     """v, shaped like the parameters, in their dtype or float32 where that is narrower"""
     strength: jax.Array | None = None
-    """the λ that the dual stands for, shape (), default float; None unless ``keep_weights``"""
+    """the λ that each dual stands for, shape (arrays,), default float; None unless
+    ``keep_weights``"""
     count: jax.Array | None = None
     """steps done, shape (), int32; None unless the strength or ``keep_weights`` is a schedule"""
 
@@ -35,11 +35,11 @@ def points_of_dual(
     """The ``init_fn`` of `mirror_step`, and a function from updates to the points δ·v and a state.
 
     This function understands five extra arguments of ``update``. ``strength_scale`` is a factor on
-    the strength. With ``hold_dual`` the dual does not collect the updates. With ``defer_strength``
-    it follows a change of the strength at the next call. With ``renew_dual`` it is recomputed from
-    the parameters wherever they live. ``evidence_decay`` γ is what the dual keeps of its
-    subgradient p before it collects the updates, θ/δ + λp ← θ/δ + γλp: it then stands for the same
-    parameters at the strength γλ.
+    the strength, a number or one for each parameter in a tree like them. With ``hold_dual`` the
+    dual does not collect the updates. With ``defer_strength`` it follows a change of the strength
+    at the next call. With ``renew_dual`` it is recomputed from the parameters wherever they live.
+    ``evidence_decay`` γ is what the dual keeps of its subgradient p before it collects the updates,
+    θ/δ + λp ← θ/δ + γλp: it then stands for the same parameters at the strength γλ.
     """
     check_regularizer(regularizer)
     check_range("strength", strength, at_least=0, schedule=True)
@@ -63,7 +63,8 @@ def points_of_dual(
         jax.tree_util.tree_map_with_path(check_floating, params)
         initial = value_at(strength, jnp.zeros([], jnp.int32))
         dual = jax.tree.map(lambda x: dual_of(x, initial), params)
-        known = jnp.array(initial, jnp.result_type(float)) if keep_weights else None
+        arrays = len(jax.tree.leaves(params))
+        known = jnp.full(arrays, initial, jnp.result_type(float)) if keep_weights else None
         return MirrorState(dual, known, jnp.zeros([], jnp.int32) if counts else None)
 
     def collect(update: jax.Array, dual: jax.Array, hold: bool) -> jax.Array:
@@ -79,7 +80,7 @@ def points_of_dual(
         params: Any,
         state: MirrorState,
         /,
-        strength_scale: ArrayLike | None = None,
+        strength_scale: Any = None,
         hold_dual: bool = False,
         renew_dual: bool = False,
         defer_strength: bool = False,
@@ -92,16 +93,23 @@ def points_of_dual(
             kept = None if state.strength is None else evidence_decay * state.strength
             state = state._replace(dual=duals, strength=kept)
         duals = jax.tree.map(lambda u, v: collect(u, v, hold_dual), updates, state.dual)
-        now = jnp.asarray(value_at(strength, state.count), jnp.result_type(float))
-        if strength_scale is not None:
-            now = now * jnp.asarray(strength_scale, now.dtype)
+        leaves, treedef = jax.tree.flatten(duals)
+        nominal = jnp.asarray(value_at(strength, state.count), jnp.result_type(float))
+        scales = scales_of_leaves(strength_scale, duals)
+        strengths = [nominal if x is None else nominal * x.astype(nominal.dtype) for x in scales]
+        now = jnp.stack(strengths) if strengths else jnp.zeros(0, nominal.dtype)
         if renew_dual:
-            duals = jax.tree.map(lambda v, x: jnp.where(x != 0, dual_of(x, now), v), duals, params)
+            weights = treedef.flatten_up_to(params)
+            renewed = zip(leaves, weights, strengths, strict=True)
+            leaves = [jnp.where(x != 0, dual_of(x, mine), v) for v, x, mine in renewed]
         elif keep_weights and not defer_strength:
             known: Any = state.strength
             before = jnp.where(value_at(keep_weights, state.count), known, now)
-            change = _keeping_weights(regularizer, delta, before, now)
-            duals = jax.tree.map(lambda v: v + change(v), duals)
+            changes = zip(leaves, jnp.unstack(before), strengths, strict=True)
+            leaves = [
+                v + _keeping_weights(regularizer, delta, v, then, mine) for v, then, mine in changes
+            ]
+        duals = treedef.unflatten(leaves)
         count = None if state.count is None else jnp.asarray(optax.safe_increment(state.count))
         points = jax.tree.map(lambda v: jnp.asarray(delta, v.dtype) * v, duals)
         followed = state.strength if defer_strength else now
@@ -111,20 +119,11 @@ def points_of_dual(
 
 
 def _keeping_weights(
-    regularizer: Regularizer, delta: Any, before: Any, now: Any
-) -> Callable[[jax.Array], jax.Array]:
-    """How duals change with λ where weights that live before and after it keep their values."""
-
-    @functools.cache  # otherwise they would be traced again for each array
-    def numbers(dtype: jnp.dtype) -> tuple[jax.Array, ...]:
-        wide = [jnp.asarray(x, dtype) for x in (delta, before, now)]
-        return wide[0], wide[0] * wide[1], wide[0] * wide[2], wide[2] - wide[1]
-
-    def change(dual: jax.Array) -> jax.Array:
-        step, threshold_before, threshold_now, rise = numbers(dual.dtype)
-        return rise * regularizer.lasting_subgradient(step * dual, threshold_before, threshold_now)
-
-    return change
+    regularizer: Regularizer, delta: Any, dual: jax.Array, before: jax.Array, now: jax.Array
+) -> jax.Array:
+    """How a dual changes with λ where weights that live before and after it keep their values."""
+    step, before, now = (jnp.asarray(x, dual.dtype) for x in (delta, before, now))
+    return (now - before) * regularizer.lasting_subgradient(step * dual, step * before, step * now)
 
 
 def mirror_step(

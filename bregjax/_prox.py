@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from bregjax._numerics import add_widened, value_at
 from bregjax._regularizers._base import Regularizer, check_regularizer, has_state
@@ -62,8 +61,9 @@ def prox_of_points(
     """The ``init_fn`` of `prox_step`, and a function from points to their prox and a new state.
 
     This function understands two extra arguments of ``update``: ``strength_scale`` is a factor on
-    the strength; with ``evidence`` it returns, instead of the prox, the largest factor on the
-    strength at which each entry lives, or one number for each group where it is ``"groups"``.
+    the strength, a number or one for each parameter in a tree like them; with ``evidence`` it
+    returns, instead of the prox, the largest factor on the strength at which each entry lives, or
+    one number for each group where it is ``"groups"``.
     """
     check_regularizer(regularizer)
     check_range("strength", strength, at_least=0, schedule=True)
@@ -79,19 +79,24 @@ def prox_of_points(
         points: Any,
         state: ProxState,
         /,
-        strength_scale: ArrayLike | None = None,
+        strength_scale: Any = None,
         evidence: Literal["entries", "groups"] | None = None,
         **_: Any,
     ) -> tuple[Any, ProxState]:
         numbers = [value_at(step_size, state.count), value_at(strength, state.count)]
-        if strength_scale is not None:
-            numbers.append(strength_scale)
 
         @functools.cache
         def threshold(dtype: jnp.dtype) -> jax.Array:
             return functools.reduce(jnp.multiply, [jnp.asarray(x, dtype) for x in numbers])
 
-        thresholds = jax.tree.map(lambda x: threshold(x.dtype), points)
+        scales = scales_of_leaves(strength_scale, points)
+        leaves, treedef = jax.tree.flatten(points)
+        thresholds = treedef.unflatten(
+            [
+                threshold(x.dtype) if scale is None else threshold(x.dtype) * scale.astype(x.dtype)
+                for x, scale in zip(leaves, scales, strict=True)
+            ]
+        )
         count = None if state.count is None else jnp.asarray(optax.safe_increment(state.count))
         if evidence:
             factors = jax.tree.map(
@@ -108,10 +113,28 @@ def prox_of_points(
     return init_fn, apply_fn
 
 
-def scaled_by(scale: ArrayLike, extra_args: dict[str, Any]) -> dict[str, Any]:
-    """The extra arguments with a further factor on the strength."""
+def scaled_by(scale: Any, extra_args: dict[str, Any]) -> dict[str, Any]:
+    """The extra arguments with the strength scaled by a further factor, or one a parameter."""
     outer = extra_args.get("strength_scale")
-    return extra_args | {"strength_scale": scale if outer is None else outer * scale}
+    if outer is not None and jax.tree.structure(outer) == jax.tree.structure(scale):
+        scale = jax.tree.map(jnp.multiply, outer, scale)
+    elif outer is not None:
+        one, many = (outer, scale) if jax.tree.structure(outer) == _NUMBER else (scale, outer)
+        scale = jax.tree.map(lambda x: one * x, many)
+    return extra_args | {"strength_scale": scale}
+
+
+_NUMBER = jax.tree.structure(0)
+
+
+def scales_of_leaves(scale: Any, tree: Any) -> list[jax.Array | None]:
+    """The factor on the strength of each leaf of ``tree``, which may be masked."""
+    leaves = jax.tree.leaves(tree)
+    if scale is None or jax.tree.structure(scale) == _NUMBER:
+        return [None if scale is None else jnp.asarray(scale)] * len(leaves)
+    nodes, treedef = jax.tree.flatten(tree, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
+    places = zip(nodes, treedef.flatten_up_to(scale), strict=True)
+    return [mine for node, mine in places if not isinstance(node, optax.MaskedNode)]
 
 
 def prox_step(

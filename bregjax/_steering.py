@@ -1,6 +1,7 @@
 """Steering: the strength λ is adjusted until the sparsity is the wanted one."""
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from bregjax._evidence import (
     DualReader,
     before_last_step,
     check_steps_through,
-    factor_with_count,
+    factors_of_layers,
     leaves_with_dual,
     with_duals_of,
 )
@@ -20,6 +21,7 @@ from bregjax._measures import density
 from bregjax._mirror import MirrorState
 from bregjax._numerics import value_at
 from bregjax._prox import ProxState, scaled_by
+from bregjax._scope import LayerCounts, Scope, check_scope
 from bregjax._states import states_of
 from bregjax._support import MultilevelState
 from bregjax._top_k import Pool, count_entries
@@ -71,7 +73,12 @@ class SteerState(NamedTuple):
     count: jax.Array
     """steps done, shape (), int32"""
     strength_scale: jax.Array
-    """the factor on every strength, shape (), float32"""
+    """the factor on the strengths, shape (), float32; the largest one where layers have their own
+    """
+    layer_scales: jax.Array | None
+    """with ``exact`` the factor on the strength of each array that has a dual, shape (arrays,),
+    float32: all are the same but those of layers that would starve, or all differ, as the scope
+    wants"""
     target: jax.Array
     """what the last step aimed at, shape (), float32"""
     moved: jax.Array
@@ -209,6 +216,7 @@ def steer(
     rule: SteeringRule | None = None,
     every: int = 1,
     exact: bool = False,
+    scope: Scope = "global",
     evidence_decay: float = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adjust the strength until the sparsity is the one that is asked for.
@@ -254,6 +262,12 @@ def steer(
         than it has to. ``inner`` needs a mirror step, and no
         regularizer may be `nuclear`. Build ``inner`` with ``keep_weights=True``, because λ may jump
         and each rise would shrink every live weight.
+      scope: who competes, with ``exact=True``. ``"global"``: all entries together, so that layers
+        get what they need; but each keeps a tenth of what ``"erdos_renyi"`` would give it, so that
+        none dies. ``"layer"``: those of each array, and each gets the same density.
+        ``"erdos_renyi"``: those of each array, and small layers are denser, see
+        `bregjax.baselines.erdos_renyi_densities`. In all three the number of the whole network is
+        exact.
       evidence_decay: γ in (0, 1], the share of the evidence that is left after a step; only with
         ``exact=True``, and not around `multilevel`, whose duals rest at times. Use it for groups,
         with 1/(1 − γ) about a twentieth of the steps. For single weights, which have no direction,
@@ -299,6 +313,9 @@ def steer(
     check_flag("exact", exact)
     if exact and (rule is not None or measure is not density):
         raise ValueError(f"exact=True needs neither measure nor rule, got {measure=}, {rule=}.")
+    check_scope(scope)
+    if scope != "global" and not exact:
+        raise ValueError(f"a scope for each layer needs exact=True, got {scope=}.")
     decay = known_number("evidence_decay", evidence_decay, above=0, at_most=1)
     if decay < 1 and not exact:
         raise ValueError(f"evidence_decay below 1 needs exact=True, got {evidence_decay=}.")
@@ -327,6 +344,7 @@ def steer(
             inner_state=inner_state,
             count=jnp.zeros([], jnp.int32),
             strength_scale=jnp.ones([], jnp.float32),
+            layer_scales=jnp.ones(sum(has_dual), jnp.float32) if exact else None,
             target=jnp.asarray(value_at(target, jnp.zeros([], jnp.int32)), jnp.float32),
             moved=jnp.zeros([], jnp.int32),
             gap=jnp.zeros([], jnp.float32),
@@ -361,12 +379,12 @@ def steer(
         updates: Any, state: SteerState, params: Any, aim: jax.Array, extra_args: dict[str, Any]
     ) -> tuple[Any, SteerState]:
         # First a step at the old strength, then the strength at which the wanted number lives.
-        state = state._replace(strength_scale=decay * state.strength_scale)
+        faded = decay * state.layer_scales
         moved, inner_state = inner.update(
             updates,
             state.inner_state,
             params,
-            **scaled_by(state.strength_scale, extra_args),
+            **scaled_by(scales_like(params, state.inner_state, faded), extra_args),
             defer_strength=True,
             evidence_decay=decay,
         )
@@ -374,24 +392,26 @@ def steer(
         reader = DualReader(inner, before_last_step(inner_state), params, extra_args)
         # Of groups one number each, as the search reads them all many times.
         numbers = list(itertools.compress(reader.evidence_of_groups(), landed))
-        weights = itertools.compress(jax.tree.leaves(params), landed)
-        sizes = [w.size // max(x.size, 1) for w, x in zip(weights, numbers, strict=True)]
-        factors = Pool(numbers, sizes)
+        shapes = [x.shape for x in itertools.compress(jax.tree.leaves(params), landed)]
+        sizes = [math.prod(s) // max(x.size, 1) for s, x in zip(shapes, numbers, strict=True)]
+        pool = Pool(numbers, sizes)
         # Groups are few, and the gap between two of them wide. A λ that fell without need, as there
         # are no others after a compaction, would swell all live ones.
-        least = state.strength_scale if any(size > 1 for size in sizes) else 0.0
+        least = faded if any(size > 1 for size in sizes) else jnp.zeros_like(faded)
         total = state.total.astype(jnp.float32)
         wanted = jnp.round(aim * total).astype(jnp.uint32)
-        scale = factor_with_count(factors, wanted, least)
-        scale = jnp.where(state.count % every == 0, scale, state.strength_scale)
-        read_off, followed = reader.updates_at(scale)
+        found = factors_of_layers(pool, LayerCounts(shapes), wanted, scope, least)
+        scales = jnp.where(state.count % every == 0, found, faded)
+        read_off, followed = reader.updates_at(scales_like(params, inner_state, scales))
         leaves, treedef = jax.tree.flatten(moved)
         chosen = zip(jax.tree.leaves(read_off), leaves, landed, strict=True)
         moved = treedef.unflatten([new if mine else old for new, old, mine in chosen])
+        live = jnp.sum(pool.count_above(scales), dtype=jnp.uint32)
         state = state._replace(
             inner_state=with_duals_of(inner_state, followed),
-            strength_scale=scale,
-            gap=factors.count_above(scale).astype(jnp.float32) / total - aim,
+            strength_scale=jnp.max(scales),
+            layer_scales=scales,
+            gap=live.astype(jnp.float32) / total - aim,
         )
         return moved, state
 
@@ -401,7 +421,8 @@ def steer(
         check_update(updates, state, params, SteerState)
         if exact and extra_args.get("hold_dual", False):
             # This is no step: the dual is read at the strength of the last step, see DualReader.
-            read = scaled_by(state.strength_scale, extra_args)
+            scales = scales_like(params, state.inner_state, state.layer_scales)
+            read = scaled_by(scales, extra_args)
             updates, inner_state = inner.update(updates, state.inner_state, params, **read)
             return updates, state._replace(inner_state=inner_state)
         aim = jnp.asarray(value_at(target, state.count), jnp.float32)
@@ -413,3 +434,11 @@ def steer(
         return updates, state._replace(count=count, target=aim, moved=moved)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def scales_like(params: Any, inner_state: Any, scales: jax.Array) -> Any:
+    """The factors of the arrays that have a dual as a tree like the parameters."""
+    mine = iter(jnp.unstack(scales))
+    has_dual = leaves_with_dual(inner_state, params)
+    every = [next(mine) if dual else jnp.ones([], scales.dtype) for dual in has_dual]
+    return jax.tree.structure(params).unflatten(every)

@@ -21,10 +21,6 @@ class TopK(NamedTuple):
     """boolean arrays, True for them"""
     count: jax.Array
     """how many they are, shape (), uint32"""
-    last: jax.Array
-    """the smallest first key among them, shape (), float32; infinite if there are none"""
-    next: jax.Array
-    """the largest first key of the other entries, shape (), float32; 0 if there are none"""
 
 
 def top_k(
@@ -45,10 +41,10 @@ def top_k(
         zero; where ``k`` is more, all of them are.
 
     Returns:
-        Which they are, and where the boundary to the others is.
+        Which they are.
     """
     if not keys[0]:
-        return TopK([], jnp.uint32(0), jnp.float32(jnp.inf), jnp.float32(0))
+        return TopK([], jnp.uint32(0))
     count_entries(x.size for x in keys[0])
     kinds = _alike(keys[0])
     firsts = list(itertools.accumulate((x.size for x in keys[0]), initial=0))
@@ -58,15 +54,12 @@ def top_k(
     undecided = allowed
     found = k = jnp.minimum(jnp.asarray(k, jnp.uint32), count_true(allowed))
     marked = [jnp.zeros_like(x) for x in allowed]
-    ranked, lasts = [], []
     for key in keys:
         ranks = [_rank(jnp.abs(x)) for x in _stacked(key, kinds)]
         last, above = _kth_largest_rank(_reaching(lambda ranks=ranks: ranks, undecided), k)
         marked = [m | (u & (x > last)) for m, u, x in zip(marked, undecided, ranks, strict=True)]
         undecided = [u & (x == last) for u, x in zip(undecided, ranks, strict=True)]
         k -= above
-        ranked.append(ranks)
-        lasts.append(last)
 
     # No two entries have the same place: all down to the last one are marked.
     def places() -> list[jax.Array]:
@@ -75,14 +68,7 @@ def top_k(
 
     last, _ = _kth_largest_rank(_reaching(places, undecided), k)
     marked = [m | (u & (x >= last)) for m, u, x in zip(marked, undecided, places(), strict=True)]
-    others = zip(ranked[0], allowed, marked, strict=True)
-    rests = [jnp.max(jnp.where(a & ~m, x, 0), initial=0) for x, a, m in others]
-    return TopK(
-        masks=_unstacked(marked, kinds),
-        count=found,
-        last=jnp.where(found == 0, jnp.inf, _unranked(lasts[0])),
-        next=_unranked(jnp.max(jnp.stack(rests))),
-    )
+    return TopK(_unstacked(marked, kinds), found)
 
 
 def count_true(masks: Iterable[jax.Array]) -> jax.Array:
@@ -124,15 +110,6 @@ def _alike(arrays: Sequence[jax.Array]) -> list[list[int]]:
 def _stacked(arrays: Sequence[jax.Array], kinds: list[list[int]]) -> list[jax.Array]:
     """The arrays of each kind as one along a new first axis, split over devices as before."""
     return [jnp.stack([arrays[i] for i in kind]) for kind in kinds]
-
-
-def _merged(arrays: Sequence[jax.Array], smaller_than: float = math.inf) -> list[jax.Array]:
-    """The entries of the arrays in few: those of the small ones are copied into one."""
-    if any(map(may_be_split, arrays)):
-        return _stacked(arrays, _alike(arrays))
-    small = [x.ravel() for x in arrays if x.size < smaller_than]
-    large = [x.ravel() for x in arrays if x.size >= smaller_than]
-    return [*large, jnp.concatenate(small)] if small else large
 
 
 def _unstacked(stacks: Sequence[jax.Array], kinds: list[list[int]]) -> list[jax.Array]:
@@ -187,49 +164,36 @@ def _reaching(
 
 
 def _counts(conditions: Iterable[Sequence[jax.Array]]) -> list[jax.Array]:
-    """In how many entries of all arrays each of several conditions holds, in one pass.
-
-    XLA's CPU backend makes a reduction of several arrays one vectorized kernel, which is nine times
-    as fast as a sum for each of them. Over several devices it would gather the arrays.
-    """
-    conditions = list(conditions)
-    if any(may_be_split(x) for several in conditions for x in several):
-        return [count_true(each) for each in zip(*conditions, strict=True)]
-
-    def add(one: Sequence[jax.Array], other: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
-        return tuple(a + b for a, b in zip(one, other, strict=True))
-
-    totals = [
-        lax.reduce(
-            tuple(x.astype(jnp.uint32) for x in several),
-            (jnp.uint32(0),) * len(several),
-            add,
-            range(several[0].ndim),
-        )
-        for several in conditions
-    ]
-    return [jnp.sum(jnp.stack(each), dtype=jnp.uint32) for each in zip(*totals, strict=True)]
+    """In how many entries of all arrays each of several conditions holds."""
+    totals = [_sums(jnp.stack(several)[:, None])[:, 0] for several in conditions]
+    return list(jnp.sum(jnp.stack(totals), axis=0, dtype=jnp.uint32))
 
 
 _LARGE = 2**18  # entries: copying so many takes longer than a kernel of their own
 
 
 class Pool:
-    """Non-negative numbers of several arrays taken together, not all empty.
+    """Non-negative numbers of several arrays, counted in each array and taken together.
 
     Each number may stand for several entries, such as those of a group: then ``sizes`` says for how
     many in each array. NaN is above all numbers.
     """
 
     def __init__(self, values: Sequence[jax.Array], sizes: Sequence[int] | None = None):
-        sizes = [1] * len(values) if sizes is None else sizes
-        self._total = count_entries(n * x.size for x, n in zip(values, sizes, strict=True))
-        by_size: dict[int, list[jax.Array]] = {}
-        for x, size in zip(values, sizes, strict=True):
-            by_size.setdefault(size, []).append(x.astype(jnp.float32))
-        self._values = {size: _merged(xs, _LARGE) for size, xs in by_size.items()}
+        sizes = [1] * len(values) if sizes is None else list(sizes)
+        entries = [n * x.size for x, n in zip(values, sizes, strict=True)]
+        self._total = count_entries(entries)
+        self._sizes, self._entries = np.array(sizes, np.uint32), np.array(entries, np.uint32)
+        values = [x.astype(jnp.float32) for x in values]
+        split = any(map(may_be_split, values))
+        self._kinds = [
+            kind
+            for alike in _alike(values)
+            for kind in ([alike] if split or values[alike[0]].size < _LARGE else _singly(alike))
+        ]
+        self._stacks = _stacked(values, self._kinds)
 
-    def kth_largest(self, k: jax.Array) -> jax.Array:
+    def kth_largest(self, k: ArrayLike, least: ArrayLike = 0) -> jax.Array:
         """The number that ``k`` entries reach, exactly, shape (), float32.
 
         The order of non-negative floats is that of their bits read as integers, which are found
@@ -239,52 +203,118 @@ class Pool:
 
         Args:
           k: below 1 it is taken for 1, above the number of entries for that.
+          least: of each array at least so many entries are counted, a number or one an array.
         """
-        k = jnp.clip(k.astype(jnp.uint32), 1, jnp.uint32(self._total))
-        ranks = {size: [_rank(x) for x in xs] for size, xs in self._values.items()}
+        k = jnp.clip(jnp.asarray(k, jnp.uint32), 1, jnp.uint32(self._total))
+        least = jnp.asarray(least, jnp.uint32)
 
-        def in_turns(ranks: dict[int, list[jax.Array]], k: jax.Array) -> jax.Array:
-            def reaching(candidates: Sequence[jax.Array]) -> list[jax.Array]:
-                totals = [jnp.uint32(0)] * len(candidates)
-                for size, xs in ranks.items():
-                    counts = _counts([x >= y for y in candidates] for x in xs)
-                    totals = [
-                        total + jnp.uint32(size) * count
-                        for total, count in zip(totals, counts, strict=True)
-                    ]
-                return totals
+        def reached(counts: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.maximum(counts, least), axis=-1, dtype=jnp.uint32)
 
-            return _kth_largest_rank(reaching, k)[0]
+        return self._largest(k, reached)
 
-        def without_loop(ranks: dict[int, list[jax.Array]], k: jax.Array) -> jax.Array:
-            ranks = {size: _merged(xs) for size, xs in ranks.items()}  # as each counts 120 times
-            found = jnp.uint32(0)
+    def kth_largest_of_each(self, k: jax.Array) -> jax.Array:
+        """The numbers that ``k[i]`` entries of array i reach, shape (arrays,), float32."""
+        k = jnp.clip(jnp.asarray(k, jnp.uint32), 1, jnp.maximum(self._entries, 1))
+        return self._largest(k, lambda counts: counts)
+
+    def count_above(self, bounds: jax.Array) -> jax.Array:
+        """How many entries of each array are above its bound, or above one for all."""
+        bounds = jnp.broadcast_to(bounds, self._entries.shape)[None]
+        return self._sizes * self._count(jnp.greater, bounds, self._stacks)[0]
+
+    def largest_below(self, bounds: jax.Array) -> jax.Array:
+        """The largest number of each array below its bound, 0 where there is none, float32."""
+        spread = self._by_stack(jnp.broadcast_to(bounds, self._entries.shape)[None])
+        masks = [x >= y[0] for x, y in zip(self._stacks, spread, strict=True)]
+        return self._of_each(jnp.max, masks, 0)
+
+    def largest_outside(self, masks: Sequence[jax.Array]) -> jax.Array:
+        """The largest number of each array where its mask is False, 0 where there is none."""
+        return self._of_each(jnp.max, _stacked(masks, self._kinds), 0)
+
+    def smallest_outside(self, masks: Sequence[jax.Array]) -> jax.Array:
+        """The smallest number of each array where its mask is False, infinite without any."""
+        return self._of_each(jnp.min, _stacked(masks, self._kinds), jnp.inf)
+
+    def _of_each(
+        self, extreme: Callable[..., jax.Array], masks: Sequence[jax.Array], otherwise: float
+    ) -> jax.Array:
+        found = [
+            extreme(jnp.where(mask, otherwise, x), axis=range(1, x.ndim), initial=otherwise)
+            for x, mask in zip(self._stacks, masks, strict=True)
+        ]
+        return self._of_arrays(found)
+
+    def _largest(self, k: jax.Array, reached: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        """The largest numbers that so many reach, where ``reached`` adds the arrays' counts up."""
+        ranks = [_rank(x) for x in self._stacks]
+
+        def search(bits: int, found: jax.Array, shift: Any, ranks: list[jax.Array]) -> jax.Array:
+            digits = jnp.arange(1, 2**bits, dtype=jnp.uint32)
+            candidates = found + jnp.expand_dims(digits << shift, range(1, 1 + found.ndim))
+            bounds = candidates if found.ndim else candidates[:, None]
+            bounds = jnp.broadcast_to(bounds, (len(digits), *self._entries.shape))
+            enough = reached(self._sizes * self._count(jnp.greater_equal, bounds, ranks)) >= k
+            return found + (jnp.sum(enough, axis=0, dtype=jnp.uint32) << shift)
+
+        def in_turns(found: jax.Array, ranks: list[jax.Array]) -> jax.Array:
+            def two_bits(i: jax.Array, found: jax.Array) -> jax.Array:
+                return search(2, found, jnp.asarray(30 - 2 * i, jnp.uint32), ranks)
+
+            return lax.fori_loop(0, 16, two_bits, found)
+
+        def without_loop(found: jax.Array, ranks: list[jax.Array]) -> jax.Array:
             for shift in range(28, -1, -4):
-                candidates = [found + jnp.uint32(digit << shift) for digit in range(1, 16)]
-                enough = [_count(ranks, lambda x, y=y: x >= y) >= k for y in candidates]
-                digit = sum((one.astype(jnp.uint32) for one in enough), jnp.uint32(0))
-                found = found + digit * jnp.uint32(2**shift)
+                found = search(4, found, jnp.uint32(shift), ranks)
             return found
 
-        found = lax.platform_dependent(ranks, k, cpu=in_turns, default=without_loop)
+        found = jnp.zeros_like(k)
+        found = lax.platform_dependent(found, ranks, cpu=in_turns, default=without_loop)
         return _unranked(found)
 
-    def count_above(self, bound: jax.Array) -> jax.Array:
-        """How many entries are above ``bound``, shape (), uint32."""
-        return _count(self._values, lambda x: x > bound)
+    def _count(
+        self,
+        holds: Callable[[jax.Array, jax.Array], jax.Array],
+        bounds: jax.Array,
+        stacks: Sequence[jax.Array],
+    ) -> jax.Array:
+        """In how many numbers of each array it holds with each of its bounds, in one pass."""
+        spread = zip(stacks, self._by_stack(bounds), strict=True)
+        return self._of_arrays([_sums(holds(x, ys)) for x, ys in spread])
 
-    def largest_below(self, bound: jax.Array) -> jax.Array:
-        """The largest number below ``bound``, 0 where there is none, shape (), float32."""
-        arrays = itertools.chain.from_iterable(self._values.values())
-        below = [jnp.max(jnp.where(x < bound, x, 0), initial=0) for x in arrays]
-        return jnp.max(jnp.stack(below))
+    def _by_stack(self, bounds: jax.Array) -> list[jax.Array]:
+        """Bounds of shape (n, arrays) as each stack compares its numbers with them."""
+        return [
+            jnp.expand_dims(bounds[:, np.array(kind)], tuple(range(2, x.ndim + 1)))
+            for kind, x in zip(self._kinds, self._stacks, strict=True)
+        ]
+
+    def _of_arrays(self, of_stacks: Sequence[jax.Array]) -> jax.Array:
+        """From numbers of each stack, the arrays being last, to those of all in their order."""
+        order = np.argsort(list(itertools.chain.from_iterable(self._kinds)))
+        return jnp.concatenate(of_stacks, axis=-1)[..., order]
 
 
-def _count(
-    arrays: dict[int, list[jax.Array]], holds: Callable[[jax.Array], jax.Array]
-) -> jax.Array:
-    """For how many entries it holds, where each number stands for as many as its key says."""
-    total = jnp.uint32(0)
-    for size, xs in arrays.items():
-        total += jnp.uint32(size) * count_true(map(holds, xs))
-    return total
+def _singly(indices: Iterable[int]) -> list[list[int]]:
+    return [[i] for i in indices]
+
+
+def _sums(conditions: jax.Array) -> jax.Array:
+    """In how many entries behind the first two axes the conditions of the first hold, in one pass.
+
+    XLA's CPU backend makes a reduction of several arrays one vectorized kernel, which is nine times
+    as fast as a sum for each of them. Over several devices it would gather the arrays.
+    """
+    several, arrays, *entries = conditions.shape
+    if may_be_split(conditions):
+        rows = conditions.reshape(several * arrays, *entries)
+        sums = jnp.sum(rows, axis=range(1, rows.ndim), dtype=jnp.uint32)
+        return sums.reshape(several, arrays)
+
+    def add(one: Sequence[jax.Array], other: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+        return tuple(a + b for a, b in zip(one, other, strict=True))
+
+    numbers = tuple(conditions.astype(jnp.uint32))
+    zeros = (jnp.uint32(0),) * len(numbers)
+    return jnp.stack(lax.reduce(numbers, zeros, add, range(1, numbers[0].ndim)))

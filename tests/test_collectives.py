@@ -108,7 +108,7 @@ def operations(tx: Any, leaves: int) -> int:
 
 
 @jax.numpy_dtype_promotion("standard")
-@pytest.mark.parametrize(("name", "at_most"), [("landing", 5), ("to_density", 6)])
+@pytest.mark.parametrize(("name", "at_most"), [("landing", 6), ("to_density", 6)])
 def test_a_step_grows_in_proportion_to_the_number_of_arrays(name, at_most):
     tx = STEPS[name]
     few, more, many = (operations(tx, leaves) for leaves in (10, 30, 100))

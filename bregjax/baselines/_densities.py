@@ -7,6 +7,7 @@ import jax
 
 from bregjax._initializers import sparsify
 from bregjax._leaves import Mask, selected_leaves
+from bregjax._scope import ErdosRenyi
 from bregjax._validation import check_flag, check_key, known_number
 
 
@@ -53,22 +54,15 @@ def erdos_renyi_densities(
     check_flag("kernel", kernel)
     shapes = {path: x.shape for path, x in selected_leaves(params, mask) if x.size}
     sizes = {path: math.prod(shape) for path, shape in shapes.items()}
-    counted = {path: shape if kernel else shape[-2:] for path, shape in shapes.items()}
-    raw = {path: sum(shape) / math.prod(shape) for path, shape in counted.items()}
-
-    budget = density * sum(sizes.values())
-    densities = {}
-    thinned = set(shapes)
-    while thinned:
-        scale = budget / sum(raw[path] * sizes[path] for path in thinned)
-        dense = {path for path in thinned if scale * raw[path] >= 1}
-        if not dense:
-            densities |= {path: scale * raw[path] for path in thinned}
-            break
-        # The others get what a dense layer cannot take, which raises their scale.
-        densities |= dict.fromkeys(dense, 1.0)
-        budget -= sum(sizes[path] for path in dense)
-        thinned -= dense
+    # Without the kernel's size the number of a layer is that of one place of its kernel, times the
+    # places.
+    sums = [
+        sum(shape) if kernel else sum(shape[-2:]) * math.prod(shape[:-2])
+        for shape in shapes.values()
+    ]
+    numbers = ErdosRenyi(list(sizes.values()), sums).numbers(density * sum(sizes.values()))
+    shares = zip(sizes.items(), numbers, strict=True)
+    densities = {path: float(number / size) for (path, size), number in shares}
     return jax.tree_util.tree_map_with_path(lambda path, _: densities.get(path, 1.0), params)
 
 
