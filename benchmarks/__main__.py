@@ -16,6 +16,7 @@ try:
     from benchmarks.experiments.fashion_convnet import FashionConvNet
     from benchmarks.experiments.first_network import FirstNetwork
     from benchmarks.experiments.from_dense import FromDense
+    from benchmarks.experiments.lenet import LeNet
     from benchmarks.experiments.lowrank_convnet import LowrankConvnet
     from benchmarks.experiments.lowrank_mlp import LowrankMlp
     from benchmarks.experiments.mnist_mlp import MnistMlp
@@ -23,6 +24,7 @@ try:
     from benchmarks.experiments.shrink import Shrink
     from benchmarks.experiments.sparsity_path import SparsityPath
     from benchmarks.experiments.target_sparsity import TargetSparsity
+    from benchmarks.experiments.training_length import TrainingLength
     from benchmarks.speed.lowrank_speed import LowrankSpeed
     from benchmarks.speed.peers import Peers
     from benchmarks.speed.shrink_speed import ShrinkSpeed
@@ -46,7 +48,9 @@ COMMANDS = {
         DenoisingAutoencoder,
         DenseNetSearch,
         CifarResNet,
+        LeNet,
         TargetSparsity,
+        TrainingLength,
         SparsityPath,
         Shrink,
         Multilevel,

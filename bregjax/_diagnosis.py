@@ -228,7 +228,8 @@ def _of_strength(
     # After a compaction there are fewer weights than the targets of exact steering are shares of.
     total = max(total, *(int(state.total) for state in steering), 0)
     alive = sum(int(np.count_nonzero(x)) for x in weights.values())
-    if evidence is None or alive == total:
+    exact = any(state.layer_scales is not None for state in steering)
+    if evidence is None or alive == total or exact:  # exact steering sets λ by the count
         nearest = None
     else:
         asleep = (evidence[name][x == 0] for name, x in weights.items())

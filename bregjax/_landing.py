@@ -217,6 +217,7 @@ def _staying(
     what goes is next to zero; with too few, what comes. Where all compete they are the same but
     for the layers that would starve.
     """
+    scores = [x.astype(jnp.float32) for x in scores]
     pool, common = Pool(scores), jnp.float32(1)
     if scope != "global":
         counts = layers.counts(goal, scope)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from bregjax._numerics import value_at, widened
 from bregjax._prox import prox_of_points, scales_of_leaves, updates_to
 from bregjax._regularizers._base import Regularizer, check_regularizer, has_state
-from bregjax._validation import check_flag, check_floating, check_range, check_updates
+from bregjax._validation import check_floating, check_range, check_share, check_updates
 
 
 class MirrorState(NamedTuple):
@@ -30,7 +30,7 @@ def points_of_dual(
     regularizer: Regularizer,
     strength: optax.ScalarOrSchedule,
     delta: float | jax.Array,
-    keep_weights: bool | optax.Schedule,
+    keep_weights: optax.ScalarOrSchedule,
 ) -> tuple[Callable, Callable]:
     """The ``init_fn`` of `mirror_step`, and a function from updates to the points δ·v and a state.
 
@@ -44,7 +44,7 @@ def points_of_dual(
     check_regularizer(regularizer)
     check_range("strength", strength, at_least=0, schedule=True)
     check_range("delta", delta, above=0)
-    check_flag("keep_weights", keep_weights, schedule=True)
+    check_share("keep_weights", keep_weights)
     counts = callable(strength) or callable(keep_weights)
     if keep_weights and has_state(regularizer):
         raise ValueError(
@@ -104,7 +104,8 @@ def points_of_dual(
             leaves = [jnp.where(x != 0, dual_of(x, mine), v) for v, x, mine in renewed]
         elif keep_weights and not defer_strength:
             known: Any = state.strength
-            before = jnp.where(value_at(keep_weights, state.count), known, now)
+            kept = jnp.asarray(value_at(keep_weights, state.count), now.dtype)
+            before = kept * known + (1 - kept) * now
             changes = zip(leaves, jnp.unstack(before), strengths, strict=True)
             leaves = [
                 v + _keeping_weights(regularizer, delta, v, then, mine) for v, then, mine in changes
@@ -131,7 +132,7 @@ def mirror_step(
     strength: optax.ScalarOrSchedule,
     delta: float | jax.Array = 1.0,
     *,
-    keep_weights: bool | optax.Schedule = False,
+    keep_weights: optax.ScalarOrSchedule = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Collect the updates in a dual variable and move to the point that it stands for.
 
@@ -157,16 +158,16 @@ def mirror_step(
         step 0 is used here.
       delta: δ > 0, a number or an array, the step from the dual to the parameters. A larger δ
         makes the live weights larger; the threshold λ of the dual stays the same.
-      keep_weights: whether live weights keep their values when the strength changes by Δλ. Their
-        duals then follow the change,
+      keep_weights: whether live weights keep their values when the strength changes by Δλ: True,
+        False, or a share κ of the change that they do not feel. Their duals follow it,
 
-        .. math:: v \leftarrow v + \Delta\lambda\, p, \qquad p \in \partial J(\theta),
+        .. math:: v \leftarrow v + \kappa\,\Delta\lambda\, p, \qquad p \in \partial J(\theta),
 
-        wherever a weight lives before and after it. A rising λ puts some weights to sleep, a
-        falling one wakes some, and all others stay as they are. Without it live weights shrink by
-        δ times the rise, and grow by δ times the fall. A schedule of booleans says at which steps,
-        such as ``lambda step: step >= 1000``. Only for regularizers without a state. Where entries
-        of a live sparse group come or go, its other entries follow the group's norm.
+        wherever a weight lives before and after it. With κ = 1 a rising λ puts some weights to
+        sleep, a falling one wakes some, and all others stay as they are. With κ = 0 live weights
+        shrink by δ times the rise, and grow by δ times the fall. A schedule says what holds at
+        which steps, such as ``lambda step: step >= 1000``. Only for regularizers without a state.
+        Where entries of a live sparse group come or go, its other entries follow the group's norm.
 
     Returns:
         An `optax.GradientTransformation` with a `MirrorState`.
@@ -220,7 +221,7 @@ def bregman_step(
     strength: optax.ScalarOrSchedule,
     delta: float | jax.Array = 1.0,
     *,
-    keep_weights: bool | optax.Schedule = False,
+    keep_weights: optax.ScalarOrSchedule = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Do `mirror_step` and `prox_step` in one pass.
 
@@ -236,7 +237,7 @@ def bregman_step(
       regularizer: J, such as `l1` or ``per_kernel()``.
       strength: λ ≥ 0, a number, an array or a schedule.
       delta: δ > 0, a number or an array.
-      keep_weights: whether live weights keep their values when λ changes, as in `mirror_step`.
+      keep_weights: how far live weights keep their values when λ changes, as in `mirror_step`.
 
     Returns:
         An `optax.GradientTransformation`; the state is a pair of `MirrorState` and `ProxState`.

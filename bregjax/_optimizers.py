@@ -62,7 +62,7 @@ def linbreg(
     delta: float | jax.Array = 1.0,
     momentum: float | jax.Array | None = None,
     nesterov: bool = False,
-    keep_weights: bool | optax.Schedule = False,
+    keep_weights: optax.ScalarOrSchedule = False,
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""LinBreg: linearized Bregman iterations, the sparse counterpart of SGD.
@@ -91,7 +91,8 @@ def linbreg(
         τ < 2/(δL) with L the Lipschitz constant of its gradient.
       momentum: β in [0, 1), or None.
       nesterov: whether the momentum is Nesterov's.
-      keep_weights: whether the live weights stay as they are when λ changes, see `mirror_step`.
+      keep_weights: how far live weights stay as they are when λ changes: False, True or a share
+        in between, see `mirror_step`.
       mask: which leaves are regularized: a tree of booleans shaped like the parameters or a prefix
         of that, or a function that makes one of them. The default is all arrays of two or more
         dimensions, without biases and norms, see `weight_mask`. The other leaves get plain SGD and
@@ -154,7 +155,7 @@ def adabreg(
     b2: float | jax.Array = 0.999,
     eps: float | jax.Array = 1e-8,
     weight_decay: float | jax.Array = 0.0,
-    keep_weights: bool | optax.Schedule = False,
+    keep_weights: optax.ScalarOrSchedule = False,
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaBreg: Bregman iterations on Adam's updates, the sparse counterpart of Adam.

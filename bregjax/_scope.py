@@ -41,9 +41,9 @@ class ErdosRenyi:
 
     def traced_numbers(self, k: jax.Array) -> jax.Array:
         """The same of a number that may be traced, in float32."""
-        epsilon = jnp.interp(k.astype(jnp.float32), self._totals, self._fulls)
-        sizes, sums = (jnp.asarray(x, jnp.float32) for x in (self._sizes, self._sums))
-        return jnp.minimum(sizes, epsilon * sums)
+        totals, fulls = np.float32(self._totals), np.float32(self._fulls)
+        epsilon = jnp.interp(k.astype(jnp.float32), totals, fulls)
+        return jnp.minimum(np.float32(self._sizes), epsilon * np.float32(self._sums))
 
 
 _FLOOR = 0.1

@@ -1,7 +1,9 @@
 """Sparse training that needs to know only the density and the number of steps."""
 
 import math
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -9,21 +11,43 @@ from bregjax._leaves import Mask
 from bregjax._optimizers import adabreg
 from bregjax._regularizers._base import Regularizer, check_regularizer, has_state
 from bregjax._regularizers._elementwise import l1, none
+from bregjax._scope import Scope
 from bregjax._steering import steer
 from bregjax._validation import check_whole, known_number
 
-_RAMP = 0.8
-"""the share of the steps after which the density is reached"""
-_SHRINKING = 0.5
-"""the share of the steps in which λ shrinks live groups"""
-_MEMORY = 0.05
-"""the share of the steps after which 1/e of the evidence for groups is left"""
-_RATE, _LARGEST_RATE = 1e-2, 2e-2
-_DISTANCES = 0.25, 0.5
-"""what a weight travels over the steps if the signs of its gradients are random, rate · √steps: at
-least, and at most"""
-_WARMUP = 0.1
-"""the share of the steps after which the learning rate is largest"""
+
+class Defaults(NamedTuple):
+    """What `adabreg_to_density` does in a training of T steps where it is not told otherwise.
+
+    `benchmarks` writes it beside its results.
+    """
+
+    rate: float
+    """the largest learning rate"""
+    warmup: float
+    """the share of the steps after which it is reached"""
+    kept: float
+    """the share of a change of λ that live weights do not feel while it shrinks them"""
+    shrinking: float = 0.5
+    """the share of the steps in which λ shrinks live weights"""
+    ramp: float = 0.8
+    """the share of the steps after which the density is reached"""
+    memory: float = 0.05
+    """the share of the steps after which 1/e of the evidence is left"""
+
+
+def defaults_for(steps: int, regularizer: Regularizer) -> Defaults:
+    """The same for groups and for single weights, which feel less of λ, but at their rates."""
+    if regularizer.has_groups:
+        return Defaults(rate=min(0.02, 0.5 / math.sqrt(steps)), warmup=0.1, kept=0.0)
+    # What is taken of live weights is in proportion to a step of theirs at every length: the random
+    # walk of evidence, and with it λ, grows like the root of the steps that are remembered.
+    kept = max(0.0, 1 - math.sqrt(steps / _ALL_IS_FELT))
+    return Defaults(rate=min(0.02, 0.085 / math.cbrt(steps)), warmup=0.3, kept=kept)
+
+
+_ALL_IS_FELT = 25_000
+"""the steps from which on single weights feel all of a change of λ"""
 _UNIT = 1e-3
 """the strength that steering multiplies; its value does not matter"""
 
@@ -35,7 +59,9 @@ def adabreg_to_density(
     regularizer: Regularizer | None = None,
     *,
     initial_density: float = 1.0,
-    keep_weights: bool | optax.Schedule | None = None,
+    weight_decay: float | jax.Array = 0.0,
+    scope: Scope = "global",
+    keep_weights: optax.ScalarOrSchedule | None = None,
     evidence_decay: float | None = None,
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -48,16 +74,25 @@ def adabreg_to_density(
     .. math:: d_t = d + (d_0 - d)\,\bigl(1 - \min(t / 0.8\,T,\, 1)\bigr)^3.
 
     The network begins as it is: with random weights, or trained. Fine-tune with a smaller learning
-    rate, but groups with no less than half of the default: λ shrinks all groups until the weakest
+    rate, but groups with no less than half of the default: λ shrinks all of them until the weakest
     die, and the network has to learn that again. The dual starts at the weights.
     To train sparsely from the first step, prepare the network by `sparse_start` and set
     ``initial_density``.
 
-    It is ``steer(adabreg(…, keep_weights=True), optax.polynomial_schedule(…), exact=True)``; where
-    weights live and die in groups, λ shrinks them in the first half of the steps, so that little is
-    left of a group when it dies, and the dual forgets old evidence, so that λ stays small enough
-    for live groups to learn (see `steer`). Build this yourself if you want another ramp or
-    `linbreg`.
+    In the first half of the steps live weights feel some of each rise of λ: it takes the same from
+    all of them, and only the gradient of the loss gives it back. A weight that the loss can do
+    without is not pulled back, however large it was, and dies. So the support is chosen as along
+    the path of the lasso, where entries compete by what they are worth for the loss, and not as in
+    pruning by their size at some moment. They feel all of it in trainings of 25,000 steps and more,
+    and :math:`\sqrt{T/25000}` of it in shorter ones, which is always about a tenth of a step: λ is
+    as large as what sleeping weights have collected of late, and where that is noise it grows like
+    the root of the steps. (Were it no noise, as with one batch for all steps, λ would take as much
+    as Adam gives back, also from the weights that matter.) In the second half live weights keep
+    their values, which takes the shrinkage back, as one refits the lasso on its support. All the
+    while the dual forgets old evidence, so that λ is no larger in long trainings.
+
+    It is ``steer(adabreg(…, keep_weights=…), optax.polynomial_schedule(…), exact=True,
+    evidence_decay=…)``. Build this yourself if you want another ramp or `linbreg`.
 
     In front of batch norm groups need ``keep_weights=True``. Batch norm makes up for any shrinkage,
     so λ may shrink filters to almost nothing, and its running variance, which falls by a share of
@@ -67,19 +102,22 @@ def adabreg_to_density(
     Args:
       density: d, the share of the regularized entries that live in the end, in (0, 1].
       steps: T, the number of updates of the whole training, at least 1.
-      learning_rate: a number or a schedule; the default rises over the first tenth of the steps
-        and falls to zero as a cosine. Its largest value is 0.01, but at least 0.25/√T and at most
-        0.5/√T, and never above 0.02. With groups it is min(0.02, 0.5/√T), because λ shrinks the
-        live ones, which have to be learnt again.
+      learning_rate: a number or a schedule; the default rises over the first 30 % of the steps to
+        :math:`0.085/\sqrt[3]{T}`, such as 0.0085 for 1,000 steps and 0.0039 for 10,000, but at most
+        0.02, and falls to zero as a cosine. With groups it rises over the first tenth to
+        :math:`0.5/\sqrt T`, but at most 0.02, because λ takes more from the live ones.
       regularizer: its groups live or die whole; `l1` by default. The last group may exceed the
         share. With ``per_neuron()`` and the like leave the output layer out by ``mask``, or whole
         classes die.
       initial_density: d₀, where the ramp begins, at least ``density`` and at most 1.
-      keep_weights: whether live weights keep their values when λ changes, as in `adabreg`. The
-        default is True for single weights; for groups it is a schedule, False for half of the
-        steps and then True.
-      evidence_decay: what is left of the evidence after a step, as in `steer`. The default is 1 for
-        single weights and exp(−20/T) for groups.
+      weight_decay: ω ≥ 0, the decoupled decay of live weights, as in `optax.adamw`.
+      scope: which weights compete, as in `steer`: all of them, but each layer keeps a few, or those
+        of each layer for a number of its own.
+      keep_weights: the share of a change of λ that live weights do not feel, as in `mirror_step`.
+        The default is a schedule: :math:`\max(0, 1 - \sqrt{T/25000})`, or 0 with groups, for half
+        of the steps, and then 1.
+      evidence_decay: what is left of the evidence after a step, as in `steer`. The default is
+        exp(−20/T).
       mask: which leaves are regularized and counted, as in `linbreg`.
 
     Returns:
@@ -93,7 +131,7 @@ def adabreg_to_density(
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, bregjax
-        >>> inputs = jax.random.normal(jax.random.key(0), (30, 50))
+        >>> inputs = jax.random.normal(jax.random.key(0), (100, 50))
         >>> targets = inputs[:, 3] - 2 * inputs[:, 7]
         >>> loss = lambda w: jnp.mean((inputs @ w[:, 0] - targets) ** 2)
         >>> tx = bregjax.adabreg_to_density(0.04, steps=300, learning_rate=0.02)
@@ -121,24 +159,29 @@ def adabreg_to_density(
             "regularizer must put entries or groups to sleep, each at a strength of its own, got"
             f" {regularizer=}. Ranks follow steer(…, measure=relative_rank)."
         )
+    defaults = defaults_for(steps, regularizer)
     if learning_rate is None:
-        warmup = max(1, round(_WARMUP * steps))
-        least, most = (min(distance / math.sqrt(steps), _LARGEST_RATE) for distance in _DISTANCES)
-        rate = most if regularizer.has_groups else min(max(_RATE, least), most)
-        learning_rate = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, max(steps, 2))
-    ramp = round(_RAMP * steps)
+        warmup = max(1, round(defaults.warmup * steps))
+        learning_rate = optax.warmup_cosine_decay_schedule(
+            0.0, defaults.rate, warmup, max(steps, 2)
+        )
+    ramp = round(defaults.ramp * steps)
     target = optax.polynomial_schedule(first, density, power=3, transition_steps=ramp)
     if keep_weights is None:
-        # Entries that die are next to zero anyway. Groups are not, their norms are much alike. But
-        # a live group is the small difference of its dual and λ times the root of its size: a
-        # change of λ does damage that a small learning rate cannot repair.
-        keep_weights = _after(round(_SHRINKING * steps)) if regularizer.has_groups else True
+        keep_weights = _after(round(defaults.shrinking * steps), defaults.kept)
     if evidence_decay is None:
-        evidence_decay = math.exp(-1 / (_MEMORY * steps)) if regularizer.has_groups else 1.0
-    inner = adabreg(learning_rate, regularizer, _UNIT, keep_weights=keep_weights, mask=mask)
-    return steer(inner, target, exact=True, evidence_decay=evidence_decay)
+        evidence_decay = math.exp(-1 / (defaults.memory * steps))
+    inner = adabreg(
+        learning_rate,
+        regularizer,
+        _UNIT,
+        weight_decay=weight_decay,
+        keep_weights=keep_weights,
+        mask=mask,
+    )
+    return steer(inner, target, exact=True, scope=scope, evidence_decay=evidence_decay)
 
 
-def _after(last: int) -> optax.Schedule:
-    """False up to the step with this count, then True."""
-    return lambda count: jnp.asarray(count) > last
+def _after(last: int, before: float) -> optax.Schedule:
+    """A share up to the step with this count, then 1."""
+    return lambda count: jnp.where(jnp.asarray(count) > last, 1.0, before)

@@ -193,15 +193,21 @@ def check_whole(name: str, value: object, *, at_least: int = 0) -> None:
         raise ValueError(f"{name} must be at most {_LARGEST_COUNT}, got {name}={value!r}.")
 
 
-def check_flag(name: str, value: object, *, schedule: bool = False) -> None:
-    """Raises `ValueError` unless ``value`` is True or False, or a schedule of these if allowed."""
-    if schedule and callable(value):
-        with raised_by(f"{name}={value!r}"):
-            at_start = jax.numpy.asarray(value(jax.numpy.int32(0)))
-        if at_start.shape != () or at_start.dtype != bool:
-            raise ValueError(f"{name} must be True or False at step 0, got {name}(0)={at_start!r}.")
-    elif not isinstance(value, (bool, np.bool_)):
+def check_flag(name: str, value: object) -> None:
+    """Raises `ValueError` unless ``value`` is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name} must be True or False, got {name}={value!r}.")
+
+
+def check_share(name: str, value: Any) -> None:
+    """Raises `ValueError` unless it is True, False, a number in [0, 1], or a schedule of these."""
+    if callable(value):
+        with raised_by(f"{name}={value!r}"):
+            value = jax.numpy.asarray(value(jax.numpy.int32(0)))
+        name = f"{name}(0)"
+    if isinstance(value, (bool, np.bool_)) or (_is_array(value) and value.dtype == bool):
+        value = float(value) if np.size(value) == 1 else value
+    check_range(name, value, at_least=0, at_most=1)
 
 
 def check_transformation(name: str, value: Any) -> optax.GradientTransformationExtraArgs:

@@ -102,12 +102,13 @@ def test_other_objects_of_a_wrong_kind():
         bregjax.per_neuron(size_weighted="False")  # pyright: ignore[reportArgumentType]
 
 
-def test_when_weights_are_kept_is_a_flag_or_a_schedule_of_flags():
-    number: Any = 0.5
-    with pytest.raises(ValueError, match=r"keep_weights must be True or False, got .*=0.5"):
-        bregjax.linbreg(0.1, L1, 1.0, keep_weights=number)
-    for schedule in (lambda count: count + 1, lambda count: jnp.ones(3, bool)):
-        with pytest.raises(ValueError, match=r"True or False at step 0, got keep_weights\(0\)="):
+def test_how_far_weights_are_kept_is_a_flag_a_share_or_a_schedule_of_them():
+    wrong: Any = "often"
+    for share in (1.5, -0.1, wrong):
+        with pytest.raises(ValueError, match=r"keep_weights must be .*got keep_weights="):
+            bregjax.linbreg(0.1, L1, 1.0, keep_weights=share)
+    for schedule in (lambda count: count + 2, lambda count: jnp.ones(3, bool)):
+        with pytest.raises(ValueError, match=r"keep_weights\(0\) must be .*got keep_weights\(0\)="):
             bregjax.bregman_step(L1, 1.0, keep_weights=schedule)
 
 

@@ -124,6 +124,20 @@ def test_a_schedule_says_at_which_steps_the_weights_are_kept(chained):
         np.testing.assert_allclose(params["w"], start["w"] - shrunk_by, rtol=0, atol=1e-12)
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_live_weights_feel_the_rest_of_a_change_of_the_strength(share, scheduled):
+    keep: Any = (lambda count: jnp.where(count < 2, 1.0, share)) if scheduled else share
+    strength = optax.piecewise_constant_schedule(1.0, {2: 1.4})
+    tx = bregjax.linbreg(0.1, bregjax.l1(), strength, delta=0.5, keep_weights=keep)
+    start = params = {"w": 1 + jnp.abs(draw(0)["w"])}  # nothing falls asleep
+    state, step = tx.init(params), jax.jit(step_with(tx))
+    for _ in range(4):
+        params, state = step(params, state, {"w": jnp.zeros((20, 30))})
+    np.testing.assert_allclose(params["w"], start["w"] - 0.5 * 0.4 * (1 - share), atol=1e-12)
+
+
 def test_a_strength_that_stays_leaves_no_trace_of_the_option():
     params, gradient = draw(0), draw(1)
     got = []

@@ -77,6 +77,16 @@ class Dataset:
         shown = Split(*self.test[: len(self.validation)])
         return dataclasses.replace(self, train=train, validation=shown)
 
+    def hold_out(self, images: int) -> "Dataset":
+        """The dataset with that many of its training images, the last ones, for validation too."""
+        kept = len(self.train) - images
+        validation = zip(self.validation[:], self.train[kept:], strict=True)
+        return dataclasses.replace(
+            self,
+            train=Split(*self.train[:kept]),
+            validation=Split(*map(np.concatenate, validation)),
+        )
+
     def normalize(self, inputs: jax.Array) -> jax.Array:
         """(x − mean) / std in float32, where x is ``inputs`` scaled to [0, 1] if they are uint8.
 

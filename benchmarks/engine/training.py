@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from benchmarks.cli.errors import BenchmarkError
+from benchmarks.cli.errors import DivergenceError
 from benchmarks.cli.interruption import Interrupted
 from benchmarks.cli.progress import Progress
 from benchmarks.data.batches import epoch_orders
@@ -256,7 +256,7 @@ def _check_finite(metrics: EpochMetrics, label: str, epoch: int, seeds: Sequence
     finite = np.isfinite(metrics.train_loss) & np.isfinite(metrics.validation_loss)
     if not finite.all():
         lost = ", ".join(str(seed) for seed, fine in zip(seeds, finite, strict=True) if not fine)
-        raise BenchmarkError(
+        raise DivergenceError(
             f"{label} diverged in epoch {epoch}: the loss is not finite any more (seed"
             f" {lost}). Lower its learning rate. What was saved before is kept."
         )

@@ -42,6 +42,8 @@ class Experiment(TrainingOptions):
     """whether to make every core of the CPU a device, see `devices.one_per_core`"""
     seed_by_seed: ClassVar[bool] = False
     """whether seeds are trained one after the other instead of side by side"""
+    may_diverge: ClassVar[bool] = False
+    """whether a training that diverges is left out instead of ending the experiment"""
 
     def cases(self) -> Iterator[Case]:
         """Everything that is trained: for each case its name, network and data, and method."""

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.cli.errors import BenchmarkError
+from benchmarks.cli.errors import BenchmarkError, DivergenceError
 from benchmarks.cli.interruption import Interrupted, Interruption
 from benchmarks.cli.options import TrainingOptions, named_by
+from benchmarks.cli.progress import console
 from benchmarks.engine.checkpoints import Checkpoints
 from benchmarks.engine.task import Task
 from benchmarks.engine.training import Result, network_of, train
@@ -44,7 +45,8 @@ class Training:
         share = self.strength_share
         images = {"batch_size": self.task.batch_size, "images": len(self.task.dataset.train)}
         scaled = {} if share == 1 else {"strength_share": share}
-        return member.record() | images | self.task.settings | scaled
+        defaults = member.defaults(self.epochs * self.task.steps)
+        return member.record() | defaults | images | self.task.settings | scaled
 
 
 def train_all(
@@ -59,7 +61,12 @@ def train_all(
         trainer = Trainer(experiment.name, folder, experiment.checkpoint_seconds, stop)
         for training in trainings:
             trainer.check(f"before {training.name}, and saved")
-            _train(experiment, training, trainer, archive)
+            try:
+                _train(experiment, training, trainer, archive)
+            except DivergenceError as error:
+                if not experiment.may_diverge or (training is trainings[-1] and not archive.new):
+                    raise
+                console.print(f"Left out: {error}", markup=False)
     trainer.discard()
     return archive
 
@@ -70,7 +77,7 @@ class Trainer:
     def __init__(self, experiment: str, folder: Path, seconds: float, stop: Interruption):
         self._experiment, self._folder = experiment, folder
         self._seconds, self._stop = seconds, stop
-        self._done: list[Path] = []
+        self._begun: list[Path] = []
 
     def check(self, where: str) -> None:
         """Raise `Interrupted` if a signal has come."""
@@ -98,6 +105,7 @@ class Trainer:
             "steps_per_call": task.steps_per_call,
         }
         checkpoints = Checkpoints(folder, about | settings, seconds=self._seconds)
+        self._begun.append(folder)
         try:
             result = train(
                 task,
@@ -111,12 +119,11 @@ class Trainer:
             )
         except Interrupted as error:
             raise Interrupted(f"{name} {error}", self._stop.signal) from None
-        self._done.append(folder)
         return result
 
     def discard(self) -> None:
-        """Delete the checkpoints of the trainings that were done; others' stay."""
-        for folder in self._done:
+        """Delete the checkpoints of the trainings that are over; others' stay."""
+        for folder in self._begun:
             shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # it is not empty, or was never made
             self._folder.rmdir()

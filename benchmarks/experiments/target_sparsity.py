@@ -13,9 +13,6 @@ from benchmarks.methods import Recipe, Steered, Targeted, ToDensity
 from benchmarks.methods.schedules import Cosine
 from benchmarks.report import figures, results
 
-_SGD = {"mlp": 0.05, "convnet": 0.05, "resnet20": 0.1}
-"""learning rates of the baselines, with momentum 0.9"""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TargetSparsity(ExperimentOnNetworks):
@@ -42,7 +39,9 @@ class TargetSparsity(ExperimentOnNetworks):
         warmup = min(1.0, 0.1 * self.epochs)
         from_dense = methods.exactly_steerable(warmup)
         adabreg, linbreg = methods.steerable()
-        sgd = Cosine(_SGD[self.network], warmup_epochs=warmup)
+        rate = self.networks[self.network].sgd_rate
+        assert rate is not None
+        sgd = Cosine(rate, warmup_epochs=warmup)
         densities = [round(1 - sparsity, 6) for sparsity in self.sparsities]
         return [
             method

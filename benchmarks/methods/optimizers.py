@@ -11,7 +11,7 @@ import optax
 
 import bregjax
 from benchmarks.cli.errors import BenchmarkError
-from benchmarks.methods.recipes import Length, Make, Method
+from benchmarks.methods.recipes import Length, Make, Method, in_percent
 from benchmarks.methods.regularization import Regularization, everywhere
 from benchmarks.methods.schedules import Cosine, LearningRate
 from benchmarks.methods.starts import ErdosRenyiStart, SparseStart, Start
@@ -20,10 +20,10 @@ from bregjax import baselines
 
 def check_shares(option: str, shares: Sequence[float]) -> None:
     """Raises `BenchmarkError` unless shares are between 0 and 1, and differ in methods' names."""
-    names = {f"{share:.1%}" for share in shares}
+    names = {in_percent(share) for share in shares}
     if any(not 0 < share < 1 for share in shares) or len(names) < len(shares):
         raise BenchmarkError(
-            f"{option} must be between 0 and 1, and several must differ by 0.001, got"
+            f"{option} must be between 0 and 1, and several must differ by 0.0001, got"
             f" {' '.join(map(str, shares))}."
         )
 
@@ -121,7 +121,9 @@ def _regularized(
 
 
 def decayed(method: Method, weight_decay: float) -> Method:
-    """The method with weight decay in front, only on the weights."""
+    """The method with weight decay in front, only on the weights; with none it is as it was."""
+    if not weight_decay:
+        return method
     decay = optax.add_decayed_weights(weight_decay, bregjax.weight_mask)
     return _chained(decay, method, {"weight_decay": weight_decay})
 
@@ -190,9 +192,32 @@ def sgd(
     )
 
 
-def adam(learning_rate: LearningRate, *, start: Start | None = None) -> Method:
-    """Adam."""
-    return Method("Adam", learning_rate, lambda rate, _: optax.adam(rate), {"strength": 0.0}, start)
+def adam(
+    learning_rate: LearningRate, *, start: Start | None = None, weight_decay: float = 0.0
+) -> Method:
+    """Adam, with decoupled weight decay if there is any."""
+    settings = {"strength": 0.0} | _unless_zero(weight_decay=weight_decay)
+    return Method("Adam", learning_rate, lambda rate, _: _adam(rate, weight_decay), settings, start)
+
+
+def _adam(rate: optax.ScalarOrSchedule, weight_decay: float) -> optax.GradientTransformation:
+    if not weight_decay:
+        return optax.adam(rate)
+    return optax.adamw(rate, weight_decay=weight_decay, mask=bregjax.weight_mask)
+
+
+def _sgd(
+    rate: optax.ScalarOrSchedule, momentum: float | None, weight_decay: float
+) -> optax.GradientTransformation:
+    sgd = optax.sgd(rate, momentum=momentum)
+    if not weight_decay:
+        return sgd
+    return optax.chain(optax.add_decayed_weights(weight_decay, bregjax.weight_mask), sgd)
+
+
+def _unless_zero(**settings: float) -> dict[str, float]:
+    """What is recorded of settings that older results do not have."""
+    return {name: value for name, value in settings.items() if value}
 
 
 def lasso(learning_rate: LearningRate, strength: float, *, momentum: float | None = None) -> Method:
@@ -240,23 +265,32 @@ def gradual_pruning(
     stop: float = 0.7,
     momentum: float | None = None,
     adaptive: bool = False,
+    weight_decay: float = 0.0,
+    l1_penalty: float = 0.0,
 ) -> Method:
     """Gradual magnitude pruning from the share ``start`` of the training to ``stop``.
 
-    It is done with SGD, or with Adam if it is ``adaptive``.
+    It is done with SGD, or with Adam if it is ``adaptive``. The gradient g of the weights θ becomes
+    g + λ·sign(θ) until the pruning stops, with the ``l1_penalty`` λ, and SGD's g + μ·θ throughout,
+    with the ``weight_decay`` μ. That of Adam is decoupled. Biases have neither.
     """
     if adaptive and momentum is not None:
         raise ValueError(f"Adam has its own momentum, got {momentum=} and {adaptive=}.")
 
     def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
         every = max(1, round((stop - start) * length.steps / 50))
+        last = round(stop * length.steps)
         schedule = baselines.cubic_density_schedule(
-            density, round(start * length.steps), round(stop * length.steps), every=every
+            density, round(start * length.steps), last, every=every
         )
-        inner = optax.adam(rate) if adaptive else optax.sgd(rate, momentum=momentum)
+        inner = _adam(rate, weight_decay) if adaptive else _sgd(rate, momentum, weight_decay)
+        if l1_penalty:
+            strength = optax.piecewise_constant_schedule(l1_penalty, {last: 0.0})
+            inner = optax.chain(baselines.add_penalty(bregjax.l1(), strength), inner)
         return baselines.magnitude_pruning(inner, schedule)
 
     own = {"optimizer": "Adam"} if adaptive else {"momentum": momentum}
+    own |= _unless_zero(weight_decay=weight_decay, l1_penalty=l1_penalty)
     settings = {"start": start, "stop": stop} | own
     family = "gradual pruning, Adam" if adaptive else "gradual pruning"
     return _told(family, density, learning_rate, make, settings, late=True)

@@ -12,6 +12,7 @@ import bregjax
 from benchmarks.cli.errors import BenchmarkError
 from benchmarks.methods.schedules import Cosine, LearningRate
 from benchmarks.methods.starts import Start
+from bregjax._to_density import defaults_for
 
 
 class Length(NamedTuple):
@@ -40,6 +41,11 @@ class _Single:
         """The parameters of the optimizer that differ from run to run."""
         del seeds
         return ()
+
+    def defaults(self, steps: int) -> dict[str, Any]:
+        """What the library chooses in a training of this length, for summary.json."""
+        del steps
+        return {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +105,12 @@ def _start_of(start: Start | None) -> dict[str, Any]:
 def _label(family: str, strength: str = "", note: str = "", target: float | None = None) -> str:
     words = f"{family} {strength}" if strength else family
     words = f"{words}, {note}" if note else words
-    return words if target is None else f"{words} {target:.1%}"
+    return words if target is None else f"{words} {in_percent(target)}"
+
+
+def in_percent(share: float) -> str:
+    """Such as ``5.0%``, or ``1.67%`` where one decimal is not enough."""
+    return f"{share:.2%}".replace("0%", "%")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,6 +287,20 @@ class ToDensity(_Single):
         labels = bregjax.label_by_path({pattern: pattern for pattern in self.groups}, default=first)
         return optax.partition(optimizers, labels)
 
+    def defaults(self, steps: int) -> dict[str, Any]:
+        """See `Method`."""
+        given = {"rate", "warmup"} if self.learning_rate else set()
+        given |= {"kept", "shrinking"} if self.keep_weights is not None else set()
+        chosen = {
+            pattern: {
+                name: value
+                for name, value in defaults_for(steps, groups)._asdict().items()
+                if name not in given
+            }
+            for pattern, groups in (self.groups or {"*": bregjax.l1()}).items()
+        }
+        return {"defaults": chosen}
+
     def record(self) -> dict[str, Any]:
         """See `Method`."""
         groups = {p: str(groups).lstrip("_") for p, groups in (self.groups or {}).items()}
@@ -320,6 +345,10 @@ class Path:
     ) -> Callable[[Any], optax.GradientTransformation]:
         """From a strength to the optimizer."""
         return lambda strength: self.at(strength).optimizer(epochs, steps_per_epoch, strength_share)
+
+    def defaults(self, steps: int) -> dict[str, Any]:
+        """See `Method`."""
+        return self.members[0].defaults(steps)
 
     def record(self) -> dict[str, Any]:
         """See `Method`."""

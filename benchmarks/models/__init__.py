@@ -1,7 +1,7 @@
 """The networks of the experiments, in Flax NNX, built dense: one family a file."""
 
 from benchmarks.models.autoencoder import Autoencoder
-from benchmarks.models.convnet import ConvNet, SmallConvNet
+from benchmarks.models.convnet import ConvNet, LeNet5, SmallConvNet
 from benchmarks.models.densenet import DenseNet
 from benchmarks.models.mlp import MLP
 from benchmarks.models.resnet import ResNet, resnet18, resnet20
@@ -12,6 +12,7 @@ __all__ = [
     "Autoencoder",
     "ConvNet",
     "DenseNet",
+    "LeNet5",
     "ResNet",
     "SmallConvNet",
     "Transformer",

@@ -38,6 +38,33 @@ class ConvNet(nnx.Module):
         return self.linear2(x).astype(jnp.float32)
 
 
+class LeNet5(nnx.Module):
+    """LeNet-5 as Caffe has it: convolutions of 20 and 50 channels, then 800-500-classes.
+
+    The convolutions have 5×5 kernels, no padding and 2×2 max-pooling; the only ReLU is that of the
+    500 neurons. For 28×28 images of one channel and ten classes it has 430,500 weights and 580
+    biases.
+
+    Args:
+      classes: the number of logits.
+      dtype: the dtype of the computation; by default that of images and parameters.
+      rngs: the random streams.
+    """
+
+    def __init__(self, *, classes: int = 10, dtype: DTypeLike | None = None, rngs: nnx.Rngs):
+        self.conv1 = conv(1, 20, 5, dtype=dtype, rngs=rngs)
+        self.conv2 = conv(20, 50, 5, dtype=dtype, rngs=rngs)
+        self.linear1 = linear(4 * 4 * 50, 500, dtype=dtype, rngs=rngs)
+        self.linear2 = linear(500, classes, dtype=dtype, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Logits (n, classes) of images (n, 28, 28, 1)."""
+        x = max_pool(self.conv1(images))
+        x = max_pool(self.conv2(x))
+        x = nnx.relu(self.linear1(x.reshape(x.shape[0], -1)))
+        return self.linear2(x).astype(jnp.float32)
+
+
 class SmallConvNet(nnx.Module):
     """Convolutions of 16 and 32 channels, the second of stride 2, and one layer to the logits.
 

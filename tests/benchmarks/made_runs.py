@@ -10,6 +10,7 @@ def made_run(
     kind: str = "",
     seed: int = 0,
     target: float | None = None,
+    validation: float | None = None,
 ) -> Run:
     return Run(
         experiment="digits",
@@ -28,4 +29,5 @@ def made_run(
         versions={},
         device="cpu",
         commit=None,
+        validation_accuracy=validation,
     )

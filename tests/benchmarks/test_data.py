@@ -84,6 +84,20 @@ def test_the_split_is_the_same_each_time():
     np.testing.assert_array_equal(first.validation.inputs, second.validation.inputs)
 
 
+def test_held_out_images_are_no_more_for_training():
+    digits = data.load("digits")
+    fewer = digits.hold_out(63)
+    assert [len(split) for split in (fewer.train, fewer.validation, fewer.test)] == [1237, 200, 360]
+    for name in ("inputs", "targets"):
+        before, after = (
+            np.concatenate([getattr(split, name) for split in splits])
+            for splits in ((digits.validation, digits.train), (fewer.validation, fewer.train))
+        )
+        np.testing.assert_array_equal(before[:137], after[:137])
+        np.testing.assert_array_equal(before[-63:], after[137:200])
+        np.testing.assert_array_equal(before[137:-63], after[200:])
+
+
 def test_normalize_scales_bytes_but_not_floats():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 4, 4, 3)).astype(np.uint8)

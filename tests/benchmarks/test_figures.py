@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 from typing import Any
 
@@ -184,6 +185,38 @@ def test_densities_of_a_method_are_points_of_its_line():
     np.testing.assert_allclose(lines["AdaBreg"], [(1, 60), (10, 80)])
 
 
+def test_error_is_drawn_over_the_weights_beside_dense_lines_and_stars_with_names_apart():
+    runs = [
+        made_run("Adam", 0.98),
+        made_run("AdaBreg 10.0%", 0.98, kind="AdaBreg", target=0.1),
+        made_run("AdaBreg 0.36%", 0.96, kind="AdaBreg", seed=0, target=0.0036),
+        made_run("AdaBreg 0.36%", 0.94, kind="AdaBreg", seed=1, target=0.0036),
+    ]
+    stars = {"first 2015": [(8.3, 1.6)], "second 2017": [(8.3, 1.6), (1.0, 3.0)]}
+    figure = figures.error_and_weights(runs, "title", stars)
+    (axes,) = figure.axes
+    drawn: Any = axes.containers
+    ((bars),) = drawn
+    points = np.transpose(np.asarray(bars[0].get_data(), float))
+    np.testing.assert_allclose(points, [(0.36, 5), (10, 2)])
+    (dense,) = (line for line in axes.lines if line.get_label() == "Adam, dense")
+    np.testing.assert_allclose(np.asarray(dense.get_ydata()), 2)
+    assert dense.get_linestyle() == "--"
+    (published,) = (line for line in axes.lines if line.get_marker() == "*")
+    drawn_stars = np.transpose(np.asarray(published.get_data(), float))
+    np.testing.assert_allclose(drawn_stars, [(8.3, 1.6), (8.3, 1.6), (1.0, 3.0)])
+    figure.draw_without_rendering()
+    texts: Any = axes.texts
+    names = {text: text.get_text() for text in texts}
+    expected = ["AdaBreg", "Adam, dense", "first 2015", "second 2017", "second 2017"]
+    assert sorted(names.values()) == expected
+    boxes = {text: Text.get_window_extent(text) for text in names}
+    for one, other in itertools.combinations(boxes.values(), 2):
+        assert not one.overlaps(other)
+    for star in axes.transData.transform(drawn_stars):
+        assert not any(box.contains(*star) for box in boxes.values())
+
+
 def test_of_an_ablation_each_row_is_a_method_and_each_family_has_a_line_at_its_first():
     runs = [
         made_run("AdaBreg, first 1.0%", 0.5, kind="AdaBreg, first"),
@@ -202,3 +235,46 @@ def test_of_an_ablation_each_row_is_a_method_and_each_family_has_a_line_at_its_f
     np.testing.assert_allclose(points[1], [(50, 0), (60, 0)])
     np.testing.assert_allclose(points[2], [(70, 1)])
     np.testing.assert_allclose(points[3], [(40, 1.6), (40, 2.4)])
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_at_each_density_methods_have_their_lines_beside_that_of_the_dense_network(classes):
+    def run(kind: str, steps: int, quality: float, target: float | None = None, seed: int = 0):
+        made = made_run(f"{kind} {target}, {steps} steps", kind=kind, target=target, seed=seed)
+        settings = made.settings | {"steps": steps}
+        measured = {"test_accuracy": quality if classes else None, "test_loss": 100 * quality}
+        return dataclasses.replace(made, settings=settings, **measured)
+
+    runs = [
+        run("RigL", 10, 0.5, 0.01),
+        run("Adam", 100, 0.99),
+        run("Adam", 10, 0.9),
+        run("AdaBreg", 10, 0.8, 0.1, seed=0),
+        run("AdaBreg", 10, 0.9, 0.1, seed=1),
+        run("AdaBreg", 10, 0.6, 0.01),
+    ]
+    figure = figures.quality_at_densities(runs, "title")
+    assert figure.get_suptitle() == "title (mean ± deviation over 1 to 2 seeds)"
+    expected = {
+        "density 10 %": [("-", [85]), ("--", [90, 99])],
+        "density 1 %": [("-", [60]), ("-", [50]), ("--", [90, 99])],
+    }
+    assert [axes.get_title() for axes in figure.axes] == list(expected)
+    for axes in figure.axes:
+        bars: Any = axes.containers
+        for (line, *_), (style, values) in zip(bars, expected[axes.get_title()], strict=True):
+            steps, qualities = np.asarray(line.get_data(), float)
+            np.testing.assert_allclose(steps, [10, 100][: len(values)], rtol=0.05)
+            np.testing.assert_allclose(qualities, values)
+            assert line.get_linestyle() == style
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["AdaBreg", "RigL", "Adam, dense"]
+
+
+def test_a_figure_of_dense_networks_alone_has_one_panel_even_if_one_makes_no_mistake():
+    runs = [made_run(f"Adam, {steps} steps", 1.0, kind="Adam") for steps in (10, 100)]
+    for run, steps in zip(runs, (10, 100), strict=True):
+        run.settings["steps"] = steps
+    (axes,) = figures.quality_at_densities(runs, "title").axes
+    assert axes.get_title() == "density 100 %"
+    assert axes.get_ylim()[1] > 99.9

@@ -16,6 +16,7 @@ from benchmarks import methods
 from benchmarks.cli.errors import BenchmarkError
 from benchmarks.experiments.cifar_resnet import CifarResNet
 from benchmarks.experiments.from_dense import FromDense
+from benchmarks.experiments.lenet import LeNet
 from benchmarks.experiments.lowrank_convnet import LowrankConvnet
 from benchmarks.experiments.lowrank_mlp import LowrankMlp
 from benchmarks.experiments.mnist_mlp import MnistMlp
@@ -170,6 +171,65 @@ def test_baselines_end_with_the_density_they_are_told(method):
     assert abs(live - 0.1 * total) <= 2
 
 
+def test_names_have_a_second_decimal_of_the_density_where_the_first_is_not_enough():
+    densities = (0.25, 0.1, 0.05, 0.034, 0.0169, 0.0167, 0.01, 0.0036, 0.002)
+    names = [methods.rigl(Constant(0.1), density).name for density in densities]
+    assert " ".join(name.removeprefix("RigL ") for name in names) == (
+        "25.0% 10.0% 5.0% 3.4% 1.69% 1.67% 1.0% 0.36% 0.2%"
+    )
+    methods.check_shares("--densities", densities)
+
+
+def test_the_penalty_of_pruning_ends_with_the_ramp_and_the_decay_does_not():
+    rate, momentum, decay, penalty = 0.5, 0.9, 0.1, 0.01
+    method = methods.gradual_pruning(
+        Constant(rate), 1.0, momentum=momentum, weight_decay=decay, l1_penalty=penalty
+    )
+    tx = method.optimizer(1, 10)
+    rng = np.random.default_rng(0)
+    params: Any = {"kernel": rng.standard_normal((3, 2)), "bias": rng.standard_normal(2)}
+    expected, traces = dict(params), {name: np.zeros_like(x) for name, x in params.items()}
+    params = jax.tree.map(jnp.float32, params)
+    state = tx.init(params)
+    for step in range(10):
+        g = {name: rng.standard_normal(x.shape) for name, x in expected.items()}
+        updates, state = tx.update(jax.tree.map(jnp.float32, g), state, params)
+        params = optax.apply_updates(params, updates)
+        kernel = expected["kernel"]
+        g["kernel"] = g["kernel"] + decay * kernel + (step < 7) * penalty * np.sign(kernel)
+        for name, x in expected.items():
+            traces[name] = g[name] + momentum * traces[name]
+            expected[name] = x - rate * traces[name]
+            np.testing.assert_allclose(params[name], expected[name], rtol=1e-4, atol=1e-5)
+    own = {"weight_decay": decay, "l1_penalty": penalty}
+    plain = methods.gradual_pruning(Constant(rate), 1.0, momentum=momentum).record()
+    assert method.record() == plain | own
+    assert not own.keys() & plain.keys()
+
+
+def test_around_adam_the_decay_of_pruning_is_decoupled_and_the_penalty_is_not():
+    rate, decay, penalty = 0.5, 0.1, 0.3
+    method = methods.gradual_pruning(
+        Constant(rate), 1.0, adaptive=True, weight_decay=decay, l1_penalty=penalty
+    )
+    params: Any = {"kernel": jnp.array([[2.0, -3.0]]), "bias": jnp.array([2.0, -3.0])}
+    g = {"kernel": jnp.array([[-0.2, 0.2]]), "bias": jnp.array([-0.2, 0.2])}
+    tx = method.optimizer(1, 10)
+    updates: Any
+    updates, _ = tx.update(g, tx.init(params), params)
+    # Adam's first step is the sign of the gradient, which the penalty turns around.
+    decayed = decay * np.array([[2.0, -3.0]])
+    np.testing.assert_allclose(updates["kernel"], -rate * (np.array([1, -1]) + decayed), rtol=1e-5)
+    np.testing.assert_allclose(updates["bias"], -rate * np.array([-1, 1]), rtol=1e-5)
+    assert method.record()["weight_decay"] == decay
+    dense = methods.adam(Constant(rate), weight_decay=decay)
+    tx = dense.optimizer(1, 10)
+    updates, _ = tx.update(g, tx.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -rate * (np.array([-1, 1]) + decayed), rtol=1e-5)
+    assert dense.record()["weight_decay"] == decay
+    assert "weight_decay" not in methods.adam(Constant(rate)).record()
+
+
 def test_so_much_of_each_pattern_lives_and_the_rest_is_trained():
     rng = np.random.default_rng(0)
     shapes = {"heads": (4, 3, 5), "up": (6, 20), "out": (20, 3)}
@@ -262,7 +322,7 @@ def test_an_ablation_is_at_one_density():
         CifarResNet(preset="ablation", density=(0.1, 0.034)).methods()
 
 
-@pytest.mark.parametrize("density", [(0.0,), (1.5,), (0.1, 0.1001)])
+@pytest.mark.parametrize("density", [(0.0,), (1.5,), (0.1, 0.10001)])
 def test_densities_of_cifar_are_checked(density):
     with pytest.raises(BenchmarkError, match="--density must be between 0 and 1"):
         CifarResNet(density=density).methods()
@@ -313,7 +373,7 @@ def test_a_rate_is_that_of_adabreg_and_adam_by_default_that_of_adabreg_to_densit
 
 
 @pytest.mark.parametrize(
-    "experiment", [MnistMlp, TargetSparsity, LowrankMlp, LowrankConvnet, Shrink]
+    "experiment", [MnistMlp, TargetSparsity, LeNet, LowrankMlp, LowrankConvnet, Shrink]
 )
 def test_settings_are_the_same_in_every_process(experiment):
     """A checkpoint is known by them: an address in memory would make it another run's."""
@@ -349,3 +409,14 @@ def test_fine_tuning_with_groups_ends_with_whole_neurons():
     # Half of the 112 entries; the last neuron may exceed that.
     assert 56 <= sum(kernel.sum() for kernel in hidden) < 56 + 8
     assert np.all(params["layers"][2]["kernel"])
+
+
+def test_the_summary_tells_the_defaults_that_were_in_force():
+    chosen = ToDensity(0.1).defaults(1000)["defaults"]["*"]
+    assert chosen["rate"] == pytest.approx(0.0085)
+    assert chosen["kept"] == pytest.approx(0.8)
+    assert chosen["shrinking"] == 0.5
+    of_groups = ToDensity(0.1, groups={"a/*": bregjax.per_neuron()}).defaults(2500)["defaults"]
+    assert of_groups["a/*"]["rate"] == pytest.approx(0.01)
+    told = ToDensity(0.1, learning_rate=Constant(0.1), keep_weights=True).defaults(1000)
+    assert told["defaults"]["*"].keys() == {"ramp", "memory"}

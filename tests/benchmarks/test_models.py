@@ -17,6 +17,7 @@ from benchmarks.models.densenet import DenseLayer
 SMALL = {
     "mlp": (functools.partial(models.MLP, (36, 16, 10)), (6, 6, 1)),
     "convnet": (models.ConvNet, (28, 28, 1)),
+    "lenet5": (models.LeNet5, (28, 28, 1)),
     "resnet": (functools.partial(models.ResNet, (1, 1), (4, 6)), (8, 8, 3)),
     "autoencoder": (functools.partial(models.Autoencoder, 36, 3), (6, 6, 1)),
     "densenet": (functools.partial(models.DenseNet, 2, 4, image_shape=(6, 6, 1)), (6, 6, 1)),
@@ -67,6 +68,8 @@ def relu(x):
         # The MLP of the paper.
         (functools.partial(models.MLP, (784, 200, 80, 10)), 173_890),
         (models.ConvNet, (25 + 1) * 64 + (25 * 64 + 1) * 64 + 1025 * 128 + 129 * 10),
+        # The weights of Caffe's LeNet-5, and its biases.
+        (models.LeNet5, 430_500 + 20 + 50 + 500 + 10),
         # The usual PyTorch versions for CIFAR-10.
         (models.resnet18, 11_173_962),
         # Option A, as in He et al.'s table 6, plus two 1×1 convolutions and their normalizations.
@@ -243,6 +246,17 @@ def test_convnet_is_the_computation_of_its_description():
     for layer in (model.conv1, model.conv2):
         x = relu(convolve(x, layer.kernel[...], layer.bias[...]))  # here ReLU first, then pooling
         x = np.max([x[:, i::2, j::2] for i in range(2) for j in range(2)], axis=0)
+    x = affine(relu(affine(x.reshape(2, -1), model.linear1)), model.linear2)
+    np.testing.assert_allclose(apply(model, images), x, rtol=1e-4, atol=1e-5)
+
+
+def test_lenet5_has_no_relu_but_that_of_the_dense_layer():
+    model = filled(models.LeNet5)
+    x = images = normal(2, 28, 28, 1)
+    for layer in (model.conv1, model.conv2):
+        x = convolve(x, layer.kernel[...], layer.bias[...])
+        x = np.max([x[:, i::2, j::2] for i in range(2) for j in range(2)], axis=0)
+        assert x.min() < 0
     x = affine(relu(affine(x.reshape(2, -1), model.linear1)), model.linear2)
     np.testing.assert_allclose(apply(model, images), x, rtol=1e-4, atol=1e-5)
 

@@ -134,6 +134,26 @@ def test_results_of_another_network_are_not_mixed(tmp_path):
             run(**options)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rates(Options):
+    """The last learning rate is far too large."""
+
+    may_diverge: ClassVar[bool] = True
+
+    def methods(self) -> list[methods.Recipe]:
+        return [methods.sgd(Constant(0.1)), methods.lasso(Constant(1e30), 0.1)]
+
+
+def test_what_may_diverge_is_left_out(tmp_path, capsys):
+    Rates(epochs=1, images=400, seeds=1, out=tmp_path, checkpoint_seconds=0).run()
+    assert [run["method"] for run in json.loads((tmp_path / "summary.json").read_text())] == ["SGD"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Left out: lasso λ=0.1 diverged in epoch 1: the loss is not finite" in said
+    assert not (tmp_path / "checkpoints").exists()
+    with pytest.raises(BenchmarkError, match=r"lasso λ=0\.1 diverged"):
+        Rates(epochs=1, images=400, seeds=1, out=tmp_path, only=("lasso",)).run()
+
+
 def test_what_only_keeps_of_another_extent_is_told(tmp_path, capsys):
     def said(*only: str, **options) -> str:
         Options(late=False, out=tmp_path, only=only, images=80, **options).run()

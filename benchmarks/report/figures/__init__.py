@@ -13,9 +13,11 @@ from benchmarks.report.figures.curves import (
     learning_curves,
     plot_curves,
     quality_and_speed,
+    quality_at_densities,
     quality_over_steps,
     steering,
 )
+from benchmarks.report.figures.errors import error_and_weights
 from benchmarks.report.figures.kernels import learned_kernels
 from benchmarks.report.figures.spectra import singular_values
 from benchmarks.report.figures.speedups import speedups
@@ -31,11 +33,13 @@ __all__ = [
     "accuracy_by_method",
     "appearing_weights",
     "architectures",
+    "error_and_weights",
     "layer_densities",
     "learned_kernels",
     "learning_curves",
     "plot_curves",
     "quality_and_speed",
+    "quality_at_densities",
     "quality_over_steps",
     "restored_images",
     "save",

@@ -217,25 +217,96 @@ def quality_over_steps(runs: Sequence[Run], title: str) -> Figure:
             name = f"{run.kind}, {'dense' if run.target_density is None else share}"
             lines.setdefault(name, []).append(run)
         for name, look in looks(lines).items():
-            mine = lines[name]
-            steps = sorted({run.settings["steps"] for run in mine})
-            values = [
-                [quality(run) for run in mine if run.settings["steps"] == count] for count in steps
-            ]
-            axes.plot(steps, [np.mean(v) for v in values], label=name, **look)
-            for count, seeds in zip(steps, values, strict=True):
+            values = _at_steps(lines[name], quality)
+            axes.plot(list(values), [np.mean(v) for v in values.values()], label=name, **look)
+            for count, seeds in values.items():
                 axes.scatter(
                     [count] * len(seeds), seeds, s=6, color=look["color"], alpha=0.4, zorder=1
                 )
-        axes.set_xscale("log")
-        counts = sorted({run.settings["steps"] for run in runs})
-        axes.set_xticks(counts, [f"{count:,}" for count in counts])
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("steps of training")
+        _steps_below(axes, runs)
         axes.set_ylabel(label)
         name_lines(axes)
         axes.set_title(title)
     return figure
+
+
+def quality_at_densities(runs: Sequence[Run], title: str) -> Figure:
+    """Draw test accuracy, or the loss, over the number of steps, a panel for each density.
+
+    Each kind of method has a line, the mean and the deviation over the seeds. Those of dense
+    networks are dashed, and in all panels.
+    """
+    quality, label = _quality(runs)
+    targets = {run.target_density for run in runs if run.target_density is not None}
+    densities = sorted(targets, reverse=True) or [1.0]
+    dense = {run.kind for run in runs if run.target_density is None}
+    lines = looks(sorted({run.kind for run in runs}, key=lambda kind: (kind in dense, kind)))
+    with new_figure(max(7.0, 2.0 + 2.9 * len(densities)), 3.6) as figure:
+        panels = figure.subplots(1, len(densities), squeeze=False)[0]
+        drawn: dict[str, Any] = {}
+        for axes, density in zip(panels, densities, strict=True):
+            mine = [run for run in runs if run.target_density in (None, density)]
+            for place, (kind, look) in enumerate(lines.items()):
+                values = _at_steps([run for run in mine if run.kind == kind], quality)
+                if not values:
+                    continue
+                face = "white" if look["linestyle"] != "-" else look["color"]
+                style = {"linestyle": "--", "marker": ""} if kind in dense else {"linestyle": "-"}
+                drawn[kind] = axes.errorbar(
+                    # Side by side, or the bars would hide each other.
+                    [1.02 ** (place - len(lines) / 2) * steps for steps in values],
+                    [np.mean(v) for v in values.values()],
+                    yerr=[spread(v) for v in values.values()],
+                    capsize=2,
+                    linewidth=1.2,
+                    markersize=4,
+                    markerfacecolor=face,
+                    **look | style,
+                )
+            _steps_below(axes, mine)
+            if mine[0].test_accuracy is not None:
+                _logarithmic_in_error(axes)
+            axes.set_title(f"density {100 * density:g} %")
+        panels[0].set_ylabel(label)
+        names = [f"{kind}, dense" if kind in dense else kind for kind in lines]
+        figure.legend([drawn[kind] for kind in lines], names, loc="outside right center")
+        seeds = over_seeds([len(group) for group in by_method(runs).values()])
+        figure.suptitle(f"{title} ({seeds})" if seeds else title)
+    return figure
+
+
+def _logarithmic_in_error(axes: Axes) -> None:
+    """Make an axis of accuracies in % logarithmic in 100 − accuracy.
+
+    So small differences between long trainings are seen beside large ones between short ones.
+    """
+    axes.set_yscale(
+        "function",
+        functions=(lambda y: -np.log(np.maximum(100 - y, 0.1)), lambda z: 100 - np.exp(-z)),
+    )
+    axes.autoscale_view(scalex=False)
+    largest, smallest = 100 - np.array(axes.get_ylim())
+    if largest > 8 * smallest:
+        errors = (50, 30, 20, 10, 5, 3, 2, 1, 0.5, 0.2)
+        ticks = [100 - error for error in errors if smallest <= error <= largest]
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+
+
+def _at_steps(runs: Sequence[Run], quality: Callable[[Run], float]) -> dict[int, list[float]]:
+    """The qualities of the seeds at each number of steps."""
+    return {
+        steps: [quality(run) for run in runs if run.settings["steps"] == steps]
+        for steps in sorted({run.settings["steps"] for run in runs})
+    }
+
+
+def _steps_below(axes: Axes, runs: Sequence[Run]) -> None:
+    """Make the axis below one of steps, with a tick at each number of them."""
+    axes.set_xscale("log")
+    counts = sorted({run.settings["steps"] for run in runs})
+    axes.set_xticks(counts, [f"{count:,}" for count in counts])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("steps of training")
 
 
 def quality_and_speed(runs: Sequence[Run], title: str) -> Figure:

@@ -10,8 +10,10 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from scipy.optimize import isotonic_regression
 
 from benchmarks.report.results import write_file
@@ -137,6 +139,81 @@ def name_lines(axes: Axes, names: Mapping[str, str] | None = None) -> None:
                 "relpos": (0.0, 0.5),
             },
         )
+
+
+def name_points(axes: Axes, names: Sequence[str], points: np.ndarray, color: str) -> None:
+    """Write its name beside each point, with a line to it if it is not close; call it last.
+
+    It is written within the axes, where no other name and no point is, near the point and on as
+    little as possible of the lines.
+
+    Args:
+      axes: all that is in it is drawn, and the limits are set.
+      names: of the points.
+      points: in the coordinates of the data, (n, 2).
+      color: of the names.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # the layout is settled
+    scale = 72 / figure.dpi  # from pixels to the points that fonts are measured in
+    paths = [
+        line.get_transform().transform(np.asarray(line.get_xydata()))
+        for line in axes.lines
+        if line.get_linestyle() != "None"
+    ]
+    paths += [
+        axes.transData.transform(np.asarray(segment))
+        for bars in axes.collections
+        if isinstance(bars, LineCollection)
+        for segment in bars.get_segments()
+    ]
+    ink = np.concatenate([np.zeros((0, 2)), *(_along(scale * path) for path in paths)])
+    first, last = scale * np.asarray(axes.bbox.get_points())
+    places = scale * axes.transData.transform(points)
+    taken = [(place - 4, place + 4) for place in places]
+    distances, angles = map(np.ravel, np.meshgrid(np.arange(6, 96, 6), np.arange(16) * np.pi / 8))
+    directions = np.column_stack([np.cos(angles), np.sin(angles)])
+    for index, (name, point, place) in enumerate(zip(names, points, places, strict=True)):
+        text = axes.annotate(
+            name,
+            (point[0], point[1]),
+            (0, 0),
+            textcoords="offset points",
+            color=color,
+            fontsize="small",
+            horizontalalignment="center",
+            verticalalignment="center",
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 0},
+        )
+        box = Text.get_window_extent(text)  # without the line
+        half = scale * np.array([box.width, box.height]) / 2 + (4, 0)
+        offsets = directions * (distances[:, None] + half)
+        low, high = (place + offsets + sign * half for sign in (-1, 1))
+        outside = np.any((low < first) | (high > last), axis=1)
+        boxes = np.asarray(taken)
+        met = np.all((low[:, None] < boxes[:, 1]) & (boxes[:, 0] < high[:, None]), axis=2).sum(1)
+        covered = _inside(ink, low, high).sum(1)
+        others = np.delete(boxes, index, axis=0)
+        ways = place + offsets[:, None] * np.linspace(0, 1, 20)[:, None]
+        crossed = [_inside(way, others[:, 0], others[:, 1]).any(1).sum() for way in ways]
+        best = np.argmin(1e4 * (outside + met) + 50 * np.array(crossed) + 3 * covered + distances)
+        text.set_position((offsets[best, 0], offsets[best, 1]))
+        assert text.arrow_patch is not None
+        text.arrow_patch.set_visible(bool(distances[best] > distances[0]))
+        taken.append((low[best], high[best]))
+
+
+def _inside(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Whether each of several boxes contains each of the points, (boxes, points)."""
+    return np.all((low[:, None] < points) & (points < high[:, None]), axis=2)
+
+
+def _along(path: np.ndarray) -> np.ndarray:
+    """Points on a path, two units apart."""
+    lengths = np.append(0, np.cumsum(np.hypot(*np.diff(path, axis=0).T)))
+    at = np.arange(0, lengths[-1], 2)
+    return np.column_stack([np.interp(at, lengths, coordinate) for coordinate in path.T])
 
 
 def save(figure: Figure, out: Path, name: str) -> None:
