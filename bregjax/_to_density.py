@@ -43,7 +43,9 @@ def defaults_for(steps: int, regularizer: Regularizer) -> Defaults:
     # What is taken of live weights is in proportion to a step of theirs at every length: the random
     # walk of evidence, and with it λ, grows like the root of the steps that are remembered.
     kept = max(0.0, 1 - math.sqrt(steps / _ALL_IS_FELT))
-    return Defaults(rate=min(0.02, 0.085 / math.cbrt(steps)), warmup=0.3, kept=kept)
+    # From 6/T on a weight can travel by 3; 600 steps and more have a larger rate.
+    rate = min(0.02, max(6 / steps, 0.085 / math.cbrt(steps)))
+    return Defaults(rate=rate, warmup=0.3, kept=kept)
 
 
 _ALL_IS_FELT = 25_000
@@ -103,9 +105,10 @@ def adabreg_to_density(
       density: d, the share of the regularized entries that live in the end, in (0, 1].
       steps: T, the number of updates of the whole training, at least 1.
       learning_rate: a number or a schedule; the default rises over the first 30 % of the steps to
-        :math:`0.085/\sqrt[3]{T}`, such as 0.0085 for 1,000 steps and 0.0039 for 10,000, but at most
-        0.02, and falls to zero as a cosine. With groups it rises over the first tenth to
-        :math:`0.5/\sqrt T`, but at most 0.02, because λ takes more from the live ones.
+        :math:`0.085/\sqrt[3]{T}`, such as 0.0085 for 1,000 steps and 0.0039 for 10,000, and falls
+        to zero as a cosine. In less than 600 steps it is 6/T, but at most 0.02. With groups it
+        rises over the first tenth to :math:`0.5/\sqrt T`, but at most 0.02, because λ takes more
+        from the live ones.
       regularizer: its groups live or die whole; `l1` by default. The last group may exceed the
         share. With ``per_neuron()`` and the like leave the output layer out by ``mask``, or whole
         classes die.

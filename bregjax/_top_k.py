@@ -158,15 +158,14 @@ def _reaching(
     ranks: Callable[[], Sequence[jax.Array]], among: Sequence[jax.Array]
 ) -> CountReaching:
     """How many of the marked entries reach each of several ranks."""
-    return lambda candidates: _counts(
-        [may & (x >= y) for y in candidates] for x, may in zip(ranks(), among, strict=True)
-    )
 
+    def counts(candidates: Sequence[jax.Array]) -> list[jax.Array]:
+        marked = [jnp.where(may, x, 0)[None] for x, may in zip(ranks(), among, strict=True)]
+        bounds = [jnp.stack(candidates).reshape(-1, *(1,) * x.ndim) for x in marked]
+        sums = [_sums(jnp.greater_equal, x, y)[:, 0] for x, y in zip(marked, bounds, strict=True)]
+        return list(jnp.sum(jnp.stack(sums), axis=0, dtype=jnp.uint32))
 
-def _counts(conditions: Iterable[Sequence[jax.Array]]) -> list[jax.Array]:
-    """In how many entries of all arrays each of several conditions holds."""
-    totals = [_sums(jnp.stack(several)[:, None])[:, 0] for several in conditions]
-    return list(jnp.sum(jnp.stack(totals), axis=0, dtype=jnp.uint32))
+    return counts
 
 
 _LARGE = 2**18  # entries: copying so many takes longer than a kernel of their own
@@ -191,7 +190,8 @@ class Pool:
             for alike in _alike(values)
             for kind in ([alike] if split or values[alike[0]].size < _LARGE else _singly(alike))
         ]
-        self._stacks = _stacked(values, self._kinds)
+        stacks = _stacked(values, self._kinds)
+        self._stacks = stacks if split else [x.reshape(len(x), -1) for x in stacks]
 
     def kth_largest(self, k: ArrayLike, least: ArrayLike = 0) -> jax.Array:
         """The number that ``k`` entries reach, exactly, shape (), float32.
@@ -231,11 +231,15 @@ class Pool:
 
     def largest_outside(self, masks: Sequence[jax.Array]) -> jax.Array:
         """The largest number of each array where its mask is False, 0 where there is none."""
-        return self._of_each(jnp.max, _stacked(masks, self._kinds), 0)
+        return self._of_each(jnp.max, self._like_stacks(masks), 0)
 
     def smallest_outside(self, masks: Sequence[jax.Array]) -> jax.Array:
         """The smallest number of each array where its mask is False, infinite without any."""
-        return self._of_each(jnp.min, _stacked(masks, self._kinds), jnp.inf)
+        return self._of_each(jnp.min, self._like_stacks(masks), jnp.inf)
+
+    def _like_stacks(self, arrays: Sequence[jax.Array]) -> list[jax.Array]:
+        stacks = zip(_stacked(arrays, self._kinds), self._stacks, strict=True)
+        return [x if x.shape == like.shape else x.reshape(like.shape) for x, like in stacks]
 
     def _of_each(
         self, extreme: Callable[..., jax.Array], masks: Sequence[jax.Array], otherwise: float
@@ -281,7 +285,7 @@ class Pool:
     ) -> jax.Array:
         """In how many numbers of each array it holds with each of its bounds, in one pass."""
         spread = zip(stacks, self._by_stack(bounds), strict=True)
-        return self._of_arrays([_sums(holds(x, ys)) for x, ys in spread])
+        return self._of_arrays([_sums(holds, x, ys) for x, ys in spread])
 
     def _by_stack(self, bounds: jax.Array) -> list[jax.Array]:
         """Bounds of shape (n, arrays) as each stack compares its numbers with them."""
@@ -300,21 +304,23 @@ def _singly(indices: Iterable[int]) -> list[list[int]]:
     return [[i] for i in indices]
 
 
-def _sums(conditions: jax.Array) -> jax.Array:
-    """In how many entries behind the first two axes the conditions of the first hold, in one pass.
+def _sums(
+    holds: Callable[[jax.Array, jax.Array], jax.Array], stack: jax.Array, bounds: jax.Array
+) -> jax.Array:
+    """In how many entries of each array of a stack it holds with each bound, in one pass.
 
     XLA's CPU backend makes a reduction of several arrays one vectorized kernel, which is nine times
     as fast as a sum for each of them. Over several devices it would gather the arrays.
     """
-    several, arrays, *entries = conditions.shape
-    if may_be_split(conditions):
-        rows = conditions.reshape(several * arrays, *entries)
+    if may_be_split(stack):
+        several, arrays, *entries = jnp.broadcast_shapes(bounds.shape, (1, *stack.shape))
+        rows = holds(stack, bounds).reshape(several * arrays, *entries)
         sums = jnp.sum(rows, axis=range(1, rows.ndim), dtype=jnp.uint32)
         return sums.reshape(several, arrays)
 
     def add(one: Sequence[jax.Array], other: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
         return tuple(a + b for a, b in zip(one, other, strict=True))
 
-    numbers = tuple(conditions.astype(jnp.uint32))
+    numbers = tuple(holds(stack, bound).astype(jnp.uint32) for bound in bounds)
     zeros = (jnp.uint32(0),) * len(numbers)
-    return jnp.stack(lax.reduce(numbers, zeros, add, range(1, numbers[0].ndim)))
+    return jnp.stack(lax.reduce(numbers, zeros, add, range(1, stack.ndim)))

@@ -178,6 +178,7 @@ def test_what_dies_has_shrunk_and_single_weights_feel_a_part_of_that(regularizer
     ("steps", "groups", "rate"),
     [
         (50, None, 0.02),
+        (400, None, 0.015),
         (1000, None, 8.5e-3),
         (8000, None, 4.25e-3),
         (50, bregjax.per_neuron(), 0.02),
