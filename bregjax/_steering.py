@@ -75,10 +75,10 @@ class SteerState(NamedTuple):
     strength_scale: jax.Array
     """the factor on the strengths, shape (), float32; the largest one where layers have their own
     """
-    layer_scales: jax.Array | None
+    layer_scales: Any
     """with ``exact`` the factor on the strength of each array that has a dual, shape (arrays,),
     float32: all are the same but those of layers that would starve, or all differ, as the scope
-    wants"""
+    wants; otherwise None"""
     target: jax.Array
     """what the last step aimed at, shape (), float32"""
     moved: jax.Array
@@ -384,7 +384,7 @@ def steer(
             updates,
             state.inner_state,
             params,
-            **scaled_by(scales_like(params, state.inner_state, faded), extra_args),
+            **scaled_by(_scales_like(params, state.inner_state, faded), extra_args),
             defer_strength=True,
             evidence_decay=decay,
         )
@@ -402,7 +402,7 @@ def steer(
         wanted = jnp.round(aim * total).astype(jnp.uint32)
         found = factors_of_layers(pool, LayerCounts(shapes), wanted, scope, least)
         scales = jnp.where(state.count % every == 0, found, faded)
-        read_off, followed = reader.updates_at(scales_like(params, inner_state, scales))
+        read_off, followed = reader.updates_at(_scales_like(params, inner_state, scales))
         leaves, treedef = jax.tree.flatten(moved)
         chosen = zip(jax.tree.leaves(read_off), leaves, landed, strict=True)
         moved = treedef.unflatten([new if mine else old for new, old, mine in chosen])
@@ -421,7 +421,7 @@ def steer(
         check_update(updates, state, params, SteerState)
         if exact and extra_args.get("hold_dual", False):
             # This is no step: the dual is read at the strength of the last step, see DualReader.
-            scales = scales_like(params, state.inner_state, state.layer_scales)
+            scales = _scales_like(params, state.inner_state, state.layer_scales)
             read = scaled_by(scales, extra_args)
             updates, inner_state = inner.update(updates, state.inner_state, params, **read)
             return updates, state._replace(inner_state=inner_state)
@@ -436,7 +436,7 @@ def steer(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def scales_like(params: Any, inner_state: Any, scales: jax.Array) -> Any:
+def _scales_like(params: Any, inner_state: Any, scales: jax.Array) -> Any:
     """The factors of the arrays that have a dual as a tree like the parameters."""
     mine = iter(jnp.unstack(scales))
     has_dual = leaves_with_dual(inner_state, params)

@@ -221,7 +221,7 @@ class Pool:
     def count_above(self, bounds: jax.Array) -> jax.Array:
         """How many entries of each array are above its bound, or above one for all."""
         bounds = jnp.broadcast_to(bounds, self._entries.shape)[None]
-        return self._sizes * self._count(jnp.greater, bounds, self._stacks)[0]
+        return self._count(jnp.greater, bounds, self._stacks)[0]
 
     def largest_below(self, bounds: jax.Array) -> jax.Array:
         """The largest number of each array below its bound, 0 where there is none, float32."""
@@ -259,7 +259,7 @@ class Pool:
             candidates = found + jnp.expand_dims(digits << shift, range(1, 1 + found.ndim))
             bounds = candidates if found.ndim else candidates[:, None]
             bounds = jnp.broadcast_to(bounds, (len(digits), *self._entries.shape))
-            enough = reached(self._sizes * self._count(jnp.greater_equal, bounds, ranks)) >= k
+            enough = reached(self._count(jnp.greater_equal, bounds, ranks)) >= k
             return found + (jnp.sum(enough, axis=0, dtype=jnp.uint32) << shift)
 
         def in_turns(found: jax.Array, ranks: list[jax.Array]) -> jax.Array:
@@ -283,9 +283,10 @@ class Pool:
         bounds: jax.Array,
         stacks: Sequence[jax.Array],
     ) -> jax.Array:
-        """In how many numbers of each array it holds with each of its bounds, in one pass."""
+        """For how many entries of each array it holds with each of its bounds, in one pass."""
         spread = zip(stacks, self._by_stack(bounds), strict=True)
-        return self._of_arrays([_sums(holds, x, ys) for x, ys in spread])
+        numbers = self._of_arrays([_sums(holds, x, ys) for x, ys in spread])
+        return jnp.asarray(self._sizes) * numbers
 
     def _by_stack(self, bounds: jax.Array) -> list[jax.Array]:
         """Bounds of shape (n, arrays) as each stack compares its numbers with them."""

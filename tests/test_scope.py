@@ -91,7 +91,7 @@ def test_large_numbers_are_split_exactly_too():
             assert counts.sum() == k
 
 
-def trained(scope: str, target: Any, scales: dict[str, float], steps: int = 40, **kwargs: Any):
+def trained(scope: Any, target: Any, scales: dict[str, float], steps: int = 40, **kwargs: Any):
     """Parameters and their numbers after each step towards a random solution."""
     solution = draw(7, scales)
     inner = bregjax.linbreg(0.1, bregjax.l1(), 0.01, keep_weights=kwargs.pop("keep", True))
@@ -193,7 +193,7 @@ def test_the_parts_of_a_partition_have_scopes_in_common(scope):
 
 @pytest.mark.parametrize("regularizer", [bregjax.l1(), bregjax.per_neuron()])
 @pytest.mark.parametrize("scope", SCOPES)
-def test_landing_has_the_same_scopes(scope, regularizer):
+def test_landing_has_the_same_scopes(scope: Any, regularizer):
     groups = regularizer if regularizer.has_groups else bregjax.l1()
     tx = bregjax.linbreg(0.1, regularizer, 0.001)
     params: Any = draw(0, STARVED)
@@ -232,11 +232,12 @@ def test_a_layer_without_evidence_does_not_land_on_it():
 def test_a_layer_that_only_the_floor_keeps_alive_is_named():
     inner = bregjax.linbreg(0.1, bregjax.l1(), 0.01, keep_weights=True)
     said = {}
-    for name, scope, scales in (
+    cases: Any = (
         ("fed", "global", STARVED),
         ("well", "global", {}),
         ("erdos_renyi", "erdos_renyi", STARVED),
-    ):
+    )
+    for name, scope, scales in cases:
         params, state, _ = trained(scope, 0.1, scales)
         tx = bregjax.steer(inner, 0.1, exact=True, scope=scope)
         said[name] = [x for x in bregjax.diagnose(tx, state, params) if "starve" in x]
