@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from bregjax._top_k import count_entries
 from bregjax._validation import check_choice
 
 Scope = Literal["global", "layer", "erdos_renyi"]
@@ -58,6 +59,7 @@ class LayerCounts:
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], sizes: Sequence[int] | None = None):
         sizes = [math.prod(shape) for shape in shapes] if sizes is None else sizes
+        count_entries(sizes)
         self._sizes = np.array(sizes, np.uint32)
         sums = [max(1, sum(shape)) for shape in shapes]
         self._erdos_renyi = ErdosRenyi([max(1, int(n)) for n in self._sizes], sums)

@@ -201,7 +201,7 @@ def check_flag(name: str, value: object) -> None:
 
 def check_share(name: str, value: Any) -> None:
     """Raises `ValueError` unless it is True, False, a number in [0, 1], or a schedule of these."""
-    if callable(value):
+    if callable(value) and not isinstance(value, type):
         with raised_by(f"{name}={value!r}"):
             value = jax.numpy.asarray(value(jax.numpy.int32(0)))
         name = f"{name}(0)"

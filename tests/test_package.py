@@ -77,7 +77,7 @@ def imports_of(path: pathlib.Path) -> set[str]:
 LAYERS = [
     {"_sharding", "_validation"},
     {"_numerics", "_leaves", "_states", "_tables", "_when_due", "_top_k"},
-    {"_live_weights", "_regularizers", "_shrinking"},
+    {"_live_weights", "_regularizers", "_scope", "_shrinking"},
     {"_prox", "_measures", "_initializers", "_theory", "_export", "_flax"},
     {"_mirror", "_report", "_plateau", "baselines"},
     {"_optimizers", "_support", "_evidence"},
