@@ -201,13 +201,14 @@ def check_flag(name: str, value: object) -> None:
 
 def check_share(name: str, value: Any) -> None:
     """Raises `ValueError` unless it is True, False, a number in [0, 1], or a schedule of these."""
+    share: Any = value
     if callable(value) and not isinstance(value, type):
         with raised_by(f"{name}={value!r}"):
-            value = jax.numpy.asarray(value(jax.numpy.int32(0)))
+            share = jax.numpy.asarray(value(jax.numpy.int32(0)))
         name = f"{name}(0)"
-    if isinstance(value, (bool, np.bool_)) or (_is_array(value) and value.dtype == bool):
-        value = float(value) if np.size(value) == 1 else value
-    check_range(name, value, at_least=0, at_most=1)
+    if isinstance(share, (bool, np.bool_)) or (_is_array(share) and share.dtype == bool):
+        share = float(share) if np.size(share) == 1 else share
+    check_range(name, share, at_least=0, at_most=1)
 
 
 def check_transformation(name: str, value: Any) -> optax.GradientTransformationExtraArgs:
