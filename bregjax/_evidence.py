@@ -1,5 +1,6 @@
 """What is read off the dual between two steps: weights at another strength, and the evidence."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -55,6 +56,13 @@ def duals_of_leaves(state: Any, params: Any) -> list[jax.Array | None]:
 def leaves_with_dual(state: Any, params: Any) -> list[bool]:
     """For each leaf of ``params`` whether some mirror step in ``state`` keeps a dual of it."""
     return [dual is not None for dual in duals_of_leaves(state, params)]
+
+
+def scales_like(params: Any, chosen: Sequence[bool], scales: jax.Array) -> Any:
+    """The factors on the strengths of the chosen leaves as a tree like ``params``, of others 1."""
+    mine = iter(jnp.unstack(scales))
+    leaves = [next(mine) if is_chosen else jnp.ones([], scales.dtype) for is_chosen in chosen]
+    return jax.tree.structure(params).unflatten(leaves)
 
 
 _MARGIN = 2.0**-20

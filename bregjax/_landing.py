@@ -15,6 +15,7 @@ from bregjax._evidence import (
     check_trained,
     duals_of_leaves,
     leaves_with_dual,
+    scales_like,
 )
 from bregjax._leaves import Mask, marks_of, without_variables
 from bregjax._numerics import add_updates, wide_dtype, widened
@@ -194,9 +195,9 @@ def _landed(
     sizes = [size(widened(dual)) for dual in duals if dual is not None]
     layers = LayerCounts([leaves[i].shape for i in chosen], [x.size for x in scores])
     masks, scales = _staying(scores, sizes, layers, goal, scope)
-    factors = iter(jnp.unstack(scales))
-    tree = [jnp.float32(1) if dual is None else next(factors) for dual in duals]
-    updates, _ = reader.updates_at(treedef.unflatten(tree))
+    updates, _ = reader.updates_at(
+        scales_like(params, [dual is not None for dual in duals], scales)
+    )
     moves = jax.tree.leaves(updates)
     for i, stays in zip(chosen, masks, strict=True):
         live = jnp.expand_dims(stays, axes_of(leaves[i]))

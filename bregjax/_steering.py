@@ -15,6 +15,7 @@ from bregjax._evidence import (
     check_steps_through,
     factors_of_layers,
     leaves_with_dual,
+    scales_like,
     with_duals_of,
 )
 from bregjax._measures import density
@@ -379,16 +380,16 @@ def steer(
         updates: Any, state: SteerState, params: Any, aim: jax.Array, extra_args: dict[str, Any]
     ) -> tuple[Any, SteerState]:
         # First a step at the old strength, then the strength at which the wanted number lives.
+        landed = leaves_with_dual(state.inner_state, params)
         faded = decay * state.layer_scales
         moved, inner_state = inner.update(
             updates,
             state.inner_state,
             params,
-            **scaled_by(_scales_like(params, state.inner_state, faded), extra_args),
+            **scaled_by(scales_like(params, landed, faded), extra_args),
             defer_strength=True,
             evidence_decay=decay,
         )
-        landed = leaves_with_dual(inner_state, params)
         reader = DualReader(inner, before_last_step(inner_state), params, extra_args)
         # Of groups one number each, as the search reads them all many times.
         numbers = list(itertools.compress(reader.evidence_of_groups(), landed))
@@ -402,7 +403,7 @@ def steer(
         wanted = jnp.round(aim * total).astype(jnp.uint32)
         found = factors_of_layers(pool, LayerCounts(shapes), wanted, scope, least)
         scales = jnp.where(state.count % every == 0, found, faded)
-        read_off, followed = reader.updates_at(_scales_like(params, inner_state, scales))
+        read_off, followed = reader.updates_at(scales_like(params, landed, scales))
         leaves, treedef = jax.tree.flatten(moved)
         chosen = zip(jax.tree.leaves(read_off), leaves, landed, strict=True)
         moved = treedef.unflatten([new if mine else old for new, old, mine in chosen])
@@ -421,8 +422,8 @@ def steer(
         check_update(updates, state, params, SteerState)
         if exact and extra_args.get("hold_dual", False):
             # This is no step: the dual is read at the strength of the last step, see DualReader.
-            scales = _scales_like(params, state.inner_state, state.layer_scales)
-            read = scaled_by(scales, extra_args)
+            landed = leaves_with_dual(state.inner_state, params)
+            read = scaled_by(scales_like(params, landed, state.layer_scales), extra_args)
             updates, inner_state = inner.update(updates, state.inner_state, params, **read)
             return updates, state._replace(inner_state=inner_state)
         aim = jnp.asarray(value_at(target, state.count), jnp.float32)
@@ -434,11 +435,3 @@ def steer(
         return updates, state._replace(count=count, target=aim, moved=moved)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _scales_like(params: Any, inner_state: Any, scales: jax.Array) -> Any:
-    """The factors of the arrays that have a dual as a tree like the parameters."""
-    mine = iter(jnp.unstack(scales))
-    has_dual = leaves_with_dual(inner_state, params)
-    every = [next(mine) if dual else jnp.ones([], scales.dtype) for dual in has_dual]
-    return jax.tree.structure(params).unflatten(every)

@@ -188,7 +188,9 @@ class Pool:
         self._kinds = [
             kind
             for alike in _alike(values)
-            for kind in ([alike] if split or values[alike[0]].size < _LARGE else _singly(alike))
+            for kind in (
+                [alike] if split or values[alike[0]].size < _LARGE else [[i] for i in alike]
+            )
         ]
         stacks = _stacked(values, self._kinds)
         self._stacks = stacks if split else [x.reshape(len(x), -1) for x in stacks]
@@ -299,10 +301,6 @@ class Pool:
         """From numbers of each stack, the arrays being last, to those of all in their order."""
         order = np.argsort(list(itertools.chain.from_iterable(self._kinds)))
         return jnp.concatenate(of_stacks, axis=-1)[..., order]
-
-
-def _singly(indices: Iterable[int]) -> list[list[int]]:
-    return [[i] for i in indices]
 
 
 def _sums(

@@ -1,10 +1,11 @@
 """LeNet-300-100 and LeNet-5 on MNIST: test error over the remaining weights."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from benchmarks import methods
 from benchmarks.cli.errors import BenchmarkError
@@ -81,18 +82,9 @@ def _adam(rate: Cosine, density: float, setting: Setting) -> Method:
     return methods.adam(rate, weight_decay=setting.decay)
 
 
-def _pruning(rate: Cosine, density: float, setting: Setting) -> Method:
+def _pruning(rate: Cosine, density: float, setting: Setting, **around: Any) -> Method:
     _, decay, penalty = setting
-    return methods.gradual_pruning(
-        rate, density, momentum=0.9, weight_decay=decay, l1_penalty=penalty
-    )
-
-
-def _pruning_adam(rate: Cosine, density: float, setting: Setting) -> Method:
-    _, decay, penalty = setting
-    return methods.gradual_pruning(
-        rate, density, adaptive=True, weight_decay=decay, l1_penalty=penalty
-    )
+    return methods.gradual_pruning(rate, density, weight_decay=decay, l1_penalty=penalty, **around)
 
 
 def _rigl(rate: Cosine, density: float, setting: Setting) -> Method:
@@ -112,8 +104,12 @@ _LINBREG_RATES = (0.3, 1.0, 2.0)
 _BASELINES = {
     "SGD": Baseline(_sgd, _SGD_RATES, _SGD_DECAYS, dense=True),
     "Adam": Baseline(_adam, _ADAM_RATES, _ADAM_DECAYS, dense=True),
-    "gradual pruning": Baseline(_pruning, _SGD_RATES, _SGD_DECAYS, _PENALTIES),
-    "gradual pruning, Adam": Baseline(_pruning_adam, _ADAM_RATES, _ADAM_DECAYS, _PENALTIES),
+    "gradual pruning": Baseline(
+        functools.partial(_pruning, momentum=0.9), _SGD_RATES, _SGD_DECAYS, _PENALTIES
+    ),
+    "gradual pruning, Adam": Baseline(
+        functools.partial(_pruning, adaptive=True), _ADAM_RATES, _ADAM_DECAYS, _PENALTIES
+    ),
     "RigL": Baseline(_rigl, _SGD_RATES, _SGD_DECAYS),
     "SET": Baseline(_set, _SGD_RATES, _SGD_DECAYS),
 }
