@@ -52,7 +52,7 @@ from bregjax._theory import (
     elastic_net_conjugate_grad,
     symmetric_bregman_distance,
 )
-from bregjax._to_density import adabreg_to_density
+from bregjax._to_density import adabreg_to_density, to_density
 
 if TYPE_CHECKING:
     from bregjax._flax import factorize
@@ -136,6 +136,7 @@ __all__ = [
     "states_of",
     "steer",
     "symmetric_bregman_distance",
+    "to_density",
     "unshrink",
     "unshrink_state",
     "waking_strength",

@@ -28,9 +28,10 @@ def _gradient_step(
     return optax.chain(step, optax.scale(1 - momentum), optax.trace(momentum, nesterov=nesterov))
 
 
-def _on_weights(
+def on_weights(
     step: optax.GradientTransformation, mask: Mask | None
 ) -> optax.GradientTransformationExtraArgs:
+    """The step on the leaves that the mask marks."""
     if isinstance(mask, (bool, np.bool_, jax.Array, np.ndarray)):
         # optax.inject_hyperparams took the mask for a schedule and called it with a count.
         raise ValueError(
@@ -40,7 +41,7 @@ def _on_weights(
     return optax.masked(step, lambda params: marks_of(params, mask))
 
 
-def _chain(*steps: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+def chain(*steps: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """As `optax.chain`; but where the dual is only read, the last step alone is done."""
     whole, reader = optax.chain(*steps), optax.with_extra_args_support(steps[-1])
 
@@ -139,9 +140,9 @@ def linbreg(
     See Also:
         `adabreg`, `prox_sgd`.
     """
-    return _chain(
+    return chain(
         _gradient_step(learning_rate, momentum, nesterov),
-        _on_weights(bregman_step(regularizer, strength, delta, keep_weights=keep_weights), mask),
+        on_weights(bregman_step(regularizer, strength, delta, keep_weights=keep_weights), mask),
     )
 
 
@@ -216,18 +217,35 @@ def adabreg(
     See Also:
         `linbreg`, `prox_sgd`.
     """
-    check_range("learning_rate", learning_rate, at_least=0, schedule=True)
     check_range("b1", b1, at_least=0, below=1)
     check_range("b2", b2, at_least=0, below=1)
     check_range("eps", eps, at_least=0)
+    return adam_before(
+        on_weights(bregman_step(regularizer, strength, delta, keep_weights=keep_weights), mask),
+        optax.scale_by_adam(b1=b1, b2=b2, eps=real(eps)),
+        learning_rate,
+        weight_decay,
+        mask,
+    )
+
+
+def adam_before(
+    step: optax.GradientTransformation,
+    direction: optax.GradientTransformation,
+    learning_rate: optax.ScalarOrSchedule,
+    weight_decay: float | jax.Array,
+    mask: Mask | None,
+) -> optax.GradientTransformationExtraArgs:
+    """A step on the updates of AdamW, whose direction is given."""
+    check_range("learning_rate", learning_rate, at_least=0, schedule=True)
     check_range("weight_decay", weight_decay, at_least=0)
     decayed = isinstance(weight_decay, jax.Array) or weight_decay > 0
     decay = optax.add_decayed_weights(real(weight_decay)) if decayed else optax.identity()
-    return _chain(
-        optax.scale_by_adam(b1=b1, b2=b2, eps=real(eps)),
-        _on_weights(decay, mask),
+    return chain(
+        direction,
+        on_weights(decay, mask),
         optax.scale_by_learning_rate(learning_rate),
-        _on_weights(bregman_step(regularizer, strength, delta, keep_weights=keep_weights), mask),
+        step,
     )
 
 
@@ -280,7 +298,7 @@ def prox_sgd(
     Notes:
         For parameters narrower than float32 see `linbreg`.
     """
-    return _chain(
+    return chain(
         _gradient_step(learning_rate, momentum, nesterov),
-        _on_weights(prox_step(regularizer, strength, learning_rate), mask),
+        on_weights(prox_step(regularizer, strength, learning_rate), mask),
     )
