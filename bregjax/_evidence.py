@@ -70,34 +70,43 @@ _MARGIN = 2.0**-20
 
 
 def factor_with_count(
-    pool: Pool, k: jax.Array, floors: jax.Array | float = 0, least: jax.Array | float = 0.0
+    pool: Pool,
+    k: jax.Array,
+    floors: jax.Array | float = 0,
+    least: jax.Array | float = 0.0,
+    near: jax.Array | None = None,
 ) -> jax.Array:
     """The factor on the strength that ``k`` of the entries exceed.
 
     It lies halfway to the next entry, or above that at ``least``, as far as the count allows. Of
-    each array at least ``floors`` entries are counted.
+    each array at least ``floors`` entries are counted. It is found faster if it is ``near``.
     """
-    last = pool.kth_largest(k, floors)
+    last = pool.kth_largest(k, floors, near)
     return _factor_between(last, jnp.max(pool.largest_below(last)), k, least)
 
 
 def factors_of_layers(
-    pool: Pool, layers: LayerCounts, k: jax.Array, scope: Scope, least: jax.Array
+    pool: Pool,
+    layers: LayerCounts,
+    k: jax.Array,
+    scope: Scope,
+    least: jax.Array,
+    near: jax.Array,
 ) -> jax.Array:
     """For each layer the factor on its strength, shape (layers,): ``k`` entries exceed theirs.
 
-    Where all compete it is the same for all layers, but for those that would starve; ``least`` is
-    as in `factor_with_count`, one for each.
+    Where all compete it is the same for all layers, but for those that would starve; ``least`` and
+    ``near`` are as in `factor_with_count`, one for each.
     """
 
     def of_each(counts: jax.Array) -> jax.Array:
-        last = pool.kth_largest_of_each(counts)
+        last = pool.kth_largest_of_each(counts, near)
         return _factor_between(last, pool.largest_below(last), counts, least)
 
     if scope != "global":
         return of_each(layers.counts(k, scope))
     floors = layers.floors(k)
-    common = factor_with_count(pool, k, floors, jnp.max(least))
+    common = factor_with_count(pool, k, floors, jnp.max(least), jnp.max(near))
     same = jnp.full(floors.shape, common)
     if len(floors) == 1:
         return same

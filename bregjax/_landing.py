@@ -220,6 +220,7 @@ def _staying(
     """
     scores = [x.astype(jnp.float32) for x in scores]
     pool, common = Pool(scores), jnp.float32(1)
+    competing = None
     if scope != "global":
         counts = layers.counts(goal, scope)
         pairs = zip(scores, sizes, counts, strict=True)
@@ -233,10 +234,12 @@ def _staying(
         keys = [[x.astype(jnp.float32) for x in fed], scores, sizes]
         masks = top_k(keys, goal, among=[x != 0 for x in scores]).masks
         competing = [~stays | mine for stays, mine in zip(masks, fed, strict=True)]
-        bounds = jnp.max(pool.largest_outside(masks)), jnp.min(pool.smallest_outside(competing))
-        common = jnp.clip(common, *(_BELOW * x for x in bounds))
-    bounds = pool.largest_outside(masks), pool.smallest_outside([~stays for stays in masks])
-    scales = jnp.clip(common, *(_BELOW * x for x in bounds))
+    going = pool.largest_outside(masks)
+    if competing is not None:
+        weakest = jnp.min(pool.smallest_outside(competing))
+        common = jnp.clip(common, _BELOW * jnp.max(going), _BELOW * weakest)
+    weakest = pool.smallest_outside([~stays for stays in masks])
+    scales = jnp.clip(common, _BELOW * going, _BELOW * weakest)
     return masks, jnp.minimum(scales, jnp.finfo(jnp.float32).max).astype(jnp.float32)
 
 

@@ -29,10 +29,10 @@ class Defaults(NamedTuple):
     """the share of the steps after which it is reached"""
     kept: float
     """the share of a change of λ that live weights do not feel while it shrinks them"""
+    ramp: float
+    """the share of the steps after which the density is reached"""
     shrinking: float = 0.5
     """the share of the steps in which λ shrinks live weights"""
-    ramp: float = 0.8
-    """the share of the steps after which the density is reached"""
     memory: float = 0.05
     """the share of the steps after which 1/e of the evidence is left"""
 
@@ -40,13 +40,13 @@ class Defaults(NamedTuple):
 def defaults_for(steps: int, regularizer: Regularizer) -> Defaults:
     """The same for groups and for single weights, which feel less of λ, but at their rates."""
     if regularizer.has_groups:
-        return Defaults(rate=min(0.02, 0.5 / math.sqrt(steps)), warmup=0.1, kept=0.0)
+        return Defaults(rate=min(0.02, 0.5 / math.sqrt(steps)), warmup=0.1, kept=0.0, ramp=0.8)
     # What is taken of live weights is in proportion to a step of theirs at every length: the random
     # walk of evidence, and with it λ, grows like the root of the steps that are remembered.
     kept = max(0.0, 1 - math.sqrt(steps / _ALL_IS_FELT))
     # From 6/T on a weight can travel by 3; 600 steps and more have a larger rate.
     rate = min(0.02, max(6 / steps, 0.085 / math.cbrt(steps)))
-    return Defaults(rate=rate, warmup=0.3, kept=kept)
+    return Defaults(rate=rate, warmup=0.3, kept=kept, ramp=0.5)
 
 
 _ALL_IS_FELT = 25_000
@@ -75,22 +75,25 @@ def to_density(
     live: those with the most evidence, and more where several have the same. In a training of T
     steps the share at step t is
 
-    .. math:: d_t = d + (d_0 - d)\,\bigl(1 - \min(t / 0.8\,T,\, 1)\bigr)^3.
+    .. math:: d_t = d + (d_0 - d)\,\bigl(1 - \min(t / rT,\, 1)\bigr)^3
+
+    with :math:`r = 1/2`, or 0.8 with groups.
 
     The network begins as it is: with random weights, or trained. To train sparsely from the first
     step, prepare the network by `sparse_start` and set ``initial_density``.
 
-    In the first half of the steps live weights feel some of each rise of λ: it takes the same from
-    all of them, and only the gradient of the loss gives it back. A weight that the loss can do
-    without is not pulled back, however large it was, and dies. So the support is chosen as along
-    the path of the lasso, where entries compete by what they are worth for the loss, and not as in
-    pruning by their size at some moment. They feel all of it in trainings of 25,000 steps and more,
-    and :math:`\sqrt{T/25000}` of it in shorter ones, which is always about a tenth of a step: λ is
-    as large as what sleeping weights have collected of late, and where that is noise it grows like
-    the root of the steps. (Were it no noise, as with one batch for all steps, λ would take as much
-    as Adam gives back, also from the weights that matter.) In the second half live weights keep
-    their values, which takes the shrinkage back, as one refits the lasso on its support. All the
-    while the dual forgets old evidence, so that λ is no larger in long trainings.
+    In the first half of the steps, in which the share falls, live weights feel some of each rise of
+    λ: it takes the same from all of them, and only the gradient of the loss gives it back. A weight
+    that the loss can do without is not pulled back, however large it was, and dies. So the support
+    is chosen as along the path of the lasso, where entries compete by what they are worth for the
+    loss, and not as in pruning by their size at some moment. They feel all of it in trainings of
+    25,000 steps and more, and :math:`\sqrt{T/25000}` of it in shorter ones, which is always about a
+    tenth of a step: λ is as large as what sleeping weights have collected of late, and where that
+    is noise it grows like the root of the steps. (Were it no noise, as with one batch for all
+    steps, λ would take as much as Adam gives back, also from the weights that matter.) In the
+    second half live weights keep their values, which takes the shrinkage back, as one refits the
+    lasso on its support, and weights still change places, one for one. All the while the dual
+    forgets old evidence, so that λ is no larger in long trainings.
 
     It is ``steer(bregman_step(…, keep_weights=…), optax.polynomial_schedule(…), exact=True,
     evidence_decay=…)`` on the weights. Build this yourself if you want another ramp.
@@ -236,8 +239,8 @@ def adabreg_to_density(
         [3 7]
 
     See Also:
-        `to_density`, behind any other optimizer; `diagnose`, which says in words what is wrong with a
-        training; `land`.
+        `to_density`, behind any other optimizer; `diagnose`, which says in words what is wrong with
+        a training; `land`.
     """
     step = to_density(
         density,

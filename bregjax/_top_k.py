@@ -55,7 +55,7 @@ def top_k(
     found = k = jnp.minimum(jnp.asarray(k, jnp.uint32), count_true(allowed))
     marked = [jnp.zeros_like(x) for x in allowed]
     for key in keys:
-        ranks = [_rank(jnp.abs(x)) for x in _stacked(key, kinds)]
+        ranks = [_rank(x).astype(jnp.uint32) for x in _stacked(key, kinds)]
         last, above = _kth_largest_rank(_reaching(lambda ranks=ranks: ranks, undecided), k)
         marked = [m | (u & (x > last)) for m, u, x in zip(marked, undecided, ranks, strict=True)]
         undecided = [u & (x == last) for u, x in zip(undecided, ranks, strict=True)]
@@ -90,8 +90,9 @@ def count_entries(sizes: Iterable[int]) -> int:
 
 
 def _rank(x: jax.Array) -> jax.Array:
-    """Integers in the order of non-negative floats; 0 is that of zero."""
-    return lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+    """Integers from 0, that of zero, in the order of the magnitudes of floats."""
+    bits = lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32)
+    return bits & jnp.int32(_HIGHEST)
 
 
 def _unranked(rank: jax.Array) -> jax.Array:
@@ -176,6 +177,9 @@ class Pool:
 
     Each number may stand for several entries, such as those of a group: then ``sizes`` says for how
     many in each array. NaN is above all numbers.
+
+    All is done with ranks, integers in the order of the numbers: comparing these is as fast as it
+    is with floats, and adding one leads to the next number.
     """
 
     def __init__(self, values: Sequence[jax.Array], sizes: Sequence[int] | None = None):
@@ -183,7 +187,6 @@ class Pool:
         entries = [n * x.size for x, n in zip(values, sizes, strict=True)]
         self._total = count_entries(entries)
         self._sizes, self._entries = np.array(sizes, np.uint32), np.array(entries, np.uint32)
-        values = [x.astype(jnp.float32) for x in values]
         split = any(map(may_be_split, values))
         self._kinds = [
             kind
@@ -192,20 +195,18 @@ class Pool:
                 [alike] if split or values[alike[0]].size < _LARGE else [[i] for i in alike]
             )
         ]
-        stacks = _stacked(values, self._kinds)
+        stacks = [_rank(x) for x in _stacked(values, self._kinds)]
         self._stacks = stacks if split else [x.reshape(len(x), -1) for x in stacks]
 
-    def kth_largest(self, k: ArrayLike, least: ArrayLike = 0) -> jax.Array:
+    def kth_largest(
+        self, k: ArrayLike, least: ArrayLike = 0, near: jax.Array | None = None
+    ) -> jax.Array:
         """The number that ``k`` entries reach, exactly, shape (), float32.
-
-        The order of non-negative floats is that of their bits read as integers, which are found
-        from the first to the last by counting. A GPU counts for 15 candidates, four bits, in one
-        pass over the memory, and has no loop, for which it would wait for the host; a CPU is faster
-        with two bits at a time, and a loop compiles faster than as many copies.
 
         Args:
           k: below 1 it is taken for 1, above the number of entries for that.
           least: of each array at least so many entries are counted, a number or one an array.
+          near: a number near the one that is looked for, which is then found in fewer passes.
         """
         k = jnp.clip(jnp.asarray(k, jnp.uint32), 1, jnp.uint32(self._total))
         least = jnp.asarray(least, jnp.uint32)
@@ -213,81 +214,119 @@ class Pool:
         def reached(counts: jax.Array) -> jax.Array:
             return jnp.sum(jnp.maximum(counts, least), axis=-1, dtype=jnp.uint32)
 
-        return self._largest(k, reached)
+        return self._largest(k, reached, near, lambda x: jnp.max(x, axis=-1))
 
-    def kth_largest_of_each(self, k: jax.Array) -> jax.Array:
+    def kth_largest_of_each(self, k: jax.Array, near: jax.Array | None = None) -> jax.Array:
         """The numbers that ``k[i]`` entries of array i reach, shape (arrays,), float32."""
         k = jnp.clip(jnp.asarray(k, jnp.uint32), 1, jnp.maximum(self._entries, 1))
-        return self._largest(k, lambda counts: counts)
+        return self._largest(k, lambda counts: counts, near, lambda x: x)
 
     def count_above(self, bounds: jax.Array) -> jax.Array:
         """How many entries of each array are above its bound, or above one for all."""
-        bounds = jnp.broadcast_to(bounds, self._entries.shape)[None]
-        return self._count(jnp.greater, bounds, self._stacks)[0]
+        bounds = jnp.broadcast_to(_rank(bounds), self._entries.shape)
+        # The second is never more; see `_reduced`.
+        numbers = jnp.max(self._count(jnp.stack([bounds + 1, bounds + 2])), axis=0)
+        return jnp.asarray(self._sizes) * numbers
 
     def largest_below(self, bounds: jax.Array) -> jax.Array:
         """The largest number of each array below its bound, 0 where there is none, float32."""
-        spread = self._by_stack(jnp.broadcast_to(bounds, self._entries.shape)[None])
-        masks = [x >= y[0] for x, y in zip(self._stacks, spread, strict=True)]
-        return self._extremes(masks)[0]
+        return _unranked(self._largest_below(_rank(bounds)))
 
     def largest_outside(self, masks: Sequence[jax.Array]) -> jax.Array:
         """The largest number of each array where its mask is False, 0 where there is none."""
-        return self._extremes(self._like_stacks(masks))[0]
+        return _unranked(self._extremes(self._like_stacks(masks))[0])
 
     def smallest_outside(self, masks: Sequence[jax.Array]) -> jax.Array:
         """The smallest number of each array where its mask is False, infinite without any."""
-        return self._extremes(self._like_stacks(masks))[1]
+        ranks = self._extremes(self._like_stacks(masks))[1]
+        return _unranked(jnp.minimum(ranks, _INFINITY))
+
+    def _largest_below(self, bounds: jax.Array) -> jax.Array:
+        spread = self._by_stack(jnp.broadcast_to(bounds, self._entries.shape)[None])
+        masks = [x >= y[0] for x, y in zip(self._stacks, spread, strict=True)]
+        return self._extremes(masks)[0]
 
     def _like_stacks(self, arrays: Sequence[jax.Array]) -> list[jax.Array]:
         stacks = zip(_stacked(arrays, self._kinds), self._stacks, strict=True)
         return [x if x.shape == like.shape else x.reshape(like.shape) for x, like in stacks]
 
     def _extremes(self, masks: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """The largest and the smallest number of each array where the mask of its stack is False.
-
-        Without any they are 0 and infinite.
-        """
+        """The largest and the smallest rank of each array where the mask of its stack is False."""
         largest, smallest = zip(*map(_extremes, self._stacks, masks), strict=True)
         return self._of_arrays(largest), self._of_arrays(smallest)
 
-    def _largest(self, k: jax.Array, reached: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        """The largest numbers that so many reach, where ``reached`` adds the arrays' counts up."""
-        ranks = [_rank(x) for x in self._stacks]
+    def _largest(
+        self,
+        k: jax.Array,
+        reached: Callable[[jax.Array], jax.Array],
+        near: jax.Array | None,
+        joined: Callable[[jax.Array], jax.Array],
+    ) -> jax.Array:
+        """The largest numbers that so many reach, where ``reached`` adds the arrays' counts up.
 
-        def search(bits: int, found: jax.Array, shift: Any, ranks: list[jax.Array]) -> jax.Array:
-            digits = jnp.arange(1, 2**bits, dtype=jnp.uint32)
-            candidates = found + jnp.expand_dims(digits << shift, range(1, 1 + found.ndim))
-            bounds = candidates if found.ndim else candidates[:, None]
-            bounds = jnp.broadcast_to(bounds, (len(digits), *self._entries.shape))
-            enough = reached(self._count(jnp.greater_equal, bounds, ranks)) >= k
-            return found + (jnp.sum(enough, axis=0, dtype=jnp.uint32) << shift)
+        In each pass over the memory entries are counted for several candidates. A GPU, which would
+        wait for the host at each round of a loop of unknown length, always makes eight passes of
+        four bits. On a CPU the first candidates are around the number that is ``near``, ever closer
+        to it, and the next ones divide what is left evenly, until one number is left.
+        """
 
-        def in_turns(found: jax.Array, ranks: list[jax.Array]) -> jax.Array:
-            def two_bits(i: jax.Array, found: jax.Array) -> jax.Array:
-                return search(2, found, jnp.asarray(30 - 2 * i, jnp.uint32), ranks)
+        def bracketed() -> jax.Array:
+            start = _Bracket(
+                jnp.zeros(k.shape, jnp.int32),
+                jnp.full(k.shape, _HIGHEST, jnp.int32),
+                jnp.asarray(self._entries // self._sizes),
+                jnp.zeros(self._entries.shape, jnp.uint32),
+            )
 
-            return lax.fori_loop(0, 16, two_bits, found)
+            def narrow(candidates: jax.Array, bracket: _Bracket) -> _Bracket:
+                spread = candidates if k.ndim else candidates[:, None]
+                spread = jnp.broadcast_to(spread, (len(_OFFSETS), *self._entries.shape))
+                numbers = self._count(lax.optimization_barrier(spread))
+                enough = reached(jnp.asarray(self._sizes) * numbers) >= k
+                each = enough if k.ndim else enough[:, None]
+                low, high, above, beyond = bracket
+                return _Bracket(
+                    jnp.max(jnp.where(enough, candidates, low), axis=0),
+                    jnp.min(jnp.where(enough, high, candidates), axis=0),
+                    jnp.min(jnp.where(each, numbers, above), axis=0),
+                    jnp.max(jnp.where(each, beyond, numbers), axis=0),
+                )
 
-        def without_loop(found: jax.Array, ranks: list[jax.Array]) -> jax.Array:
+            def divide(bracket: _Bracket) -> _Bracket:
+                low, width = bracket.low, bracket.high - bracket.low
+                parts = np.arange(1, 8, dtype=np.int32).reshape(-1, *(1,) * k.ndim)
+                # In two steps, as the product of width and part may be too large.
+                steps = width // 8 * parts + width % 8 * parts // 8
+                return narrow(low + jnp.maximum(steps, 1), bracket)
+
+            def several(bracket: _Bracket) -> jax.Array:
+                inside = bracket.above - bracket.beyond
+                inside = inside if k.ndim else jnp.sum(inside, dtype=jnp.uint32)
+                return jnp.any((inside > 1) & (bracket.high - bracket.low > 1))
+
+            if near is not None:
+                first = jnp.clip(jnp.broadcast_to(_rank(near), k.shape), _WIDEST, _INFINITY)
+                start = narrow(first + _OFFSETS.reshape(-1, *(1,) * k.ndim), start)
+            return joined(self._largest_below(lax.while_loop(several, divide, start).high))
+
+        def in_eight_passes() -> jax.Array:
+            found = jnp.zeros(k.shape, jnp.int32)
             for shift in range(28, -1, -4):
-                found = search(4, found, jnp.uint32(shift), ranks)
+                # The first bit would be the sign, which no rank has.
+                digits = np.arange(1, 8 if shift == 28 else 16, dtype=np.int32) << shift
+                candidates = found + digits.reshape(-1, *(1,) * k.ndim)
+                spread = candidates if k.ndim else candidates[:, None]
+                spread = jnp.broadcast_to(spread, (len(digits), *self._entries.shape))
+                enough = reached(jnp.asarray(self._sizes) * self._count(spread)) >= k
+                found = jnp.max(jnp.where(enough, candidates, found), axis=0)
             return found
 
-        found = jnp.zeros_like(k)
-        found = lax.platform_dependent(found, ranks, cpu=in_turns, default=without_loop)
-        return _unranked(found)
+        return _unranked(lax.platform_dependent(cpu=bracketed, default=in_eight_passes))
 
-    def _count(
-        self,
-        holds: Callable[[jax.Array, jax.Array], jax.Array],
-        bounds: jax.Array,
-        stacks: Sequence[jax.Array],
-    ) -> jax.Array:
-        """For how many entries of each array it holds with each of its bounds, in one pass."""
-        spread = zip(stacks, self._by_stack(bounds), strict=True)
-        numbers = self._of_arrays([_sums(holds, x, ys) for x, ys in spread])
-        return jnp.asarray(self._sizes) * numbers
+    def _count(self, bounds: jax.Array) -> jax.Array:
+        """How many numbers of each array reach each of its bounds, in one pass."""
+        spread = zip(self._stacks, self._by_stack(bounds), strict=True)
+        return self._of_arrays([_sums(jnp.greater_equal, x, ys) for x, ys in spread])
 
     def _by_stack(self, bounds: jax.Array) -> list[jax.Array]:
         """Bounds of shape (n, arrays) as each stack compares its numbers with them."""
@@ -300,6 +339,25 @@ class Pool:
         """From numbers of each stack, the arrays being last, to those of all in their order."""
         order = np.argsort(list(itertools.chain.from_iterable(self._kinds)))
         return jnp.concatenate(of_stacks, axis=-1)[..., order]
+
+
+class _Bracket(NamedTuple):
+    """Between which ranks the number lies that is looked for."""
+
+    low: jax.Array
+    """which enough entries reach"""
+    high: jax.Array
+    """which fewer reach"""
+    above: jax.Array
+    """how many numbers of each array reach the first"""
+    beyond: jax.Array
+    """and the second"""
+
+
+_HIGHEST, _INFINITY, _WIDEST = 2**31 - 1, 0x7F800000, 2**20
+_STEPS = 2 ** np.array([11, 16, 20], np.int32)
+_OFFSETS = np.concatenate([-_STEPS[::-1], [0], _STEPS]).astype(np.int32)
+"""of the first candidates, in ranks: 2¹⁶ are a change by 0.4 to 0.8 %"""
 
 
 def _sums(
@@ -316,28 +374,31 @@ def _sums(
 
 
 def _extremes(stack: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The largest and the smallest number of each array of a stack where its mask is False."""
-    ends, choose = (0.0, math.inf), (lax.max, lax.min)
+    """The largest and the smallest rank of each array of a stack where its mask is False."""
+    ends = 0, _HIGHEST
     numbers = tuple(jnp.where(mask, end, stack) for end in ends)
     if may_be_split(stack):
         axes = range(1, stack.ndim)
-        return jnp.max(numbers[0], axes, initial=0), jnp.min(numbers[1], axes, initial=math.inf)
-    largest, smallest = _reduced(numbers, ends, choose)
-    return largest, smallest
+        smallest = jnp.min(numbers[1], axes, initial=_HIGHEST)
+        return jnp.max(numbers[0], axes, initial=0), smallest
+    outside = (~mask).astype(jnp.int32)
+    largest, smallest, found = _reduced(
+        (*numbers, outside), (*ends, 0), (lax.max, lax.min, lax.max)
+    )
+    return jnp.where(found > 0, largest, 0), jnp.where(found > 0, smallest, _HIGHEST)
 
 
 def _reduced(
     stacks: Sequence[jax.Array],
-    starts: Sequence[float],
+    starts: Sequence[int],
     joins: Sequence[Callable[[jax.Array, jax.Array], jax.Array]],
 ) -> Sequence[jax.Array]:
     """Each of several stacks reduced to a number for each of its arrays, all in one pass.
 
     XLA's CPU backend makes a reduction of several arrays one vectorized kernel, and one of a single
-    array a loop that is up to 30 times as slow. Over several devices it would gather the arrays.
+    array, or of several of which one is used, a loop that is up to 30 times as slow. Over several
+    devices it would gather the arrays.
     """
-    if len(stacks) == 1:
-        return _reduced(2 * list(stacks), 2 * list(starts), 2 * list(joins))[:1]
 
     def join(one: Sequence[jax.Array], other: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
         return tuple(f(a, b) for f, a, b in zip(joins, one, other, strict=True))

@@ -1,5 +1,7 @@
 """`to_density` behind any optimizer: the count is exact, and Adam in front is AdaBreg."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -33,7 +35,7 @@ def _dtypes_mix():
         yield
 
 
-def network():
+def network() -> Any:
     keys = jax.random.split(jax.random.key(0), 2)
     return {
         "first": {"kernel": jax.random.normal(keys[0], (20, 30)), "bias": jnp.zeros(30)},
@@ -41,7 +43,7 @@ def network():
     }
 
 
-def trained(tx, steps=STEPS):
+def trained(tx: Any, steps: int = STEPS) -> Any:
     inputs = jax.random.normal(jax.random.key(1), (64, 20))
     targets = jnp.sin(inputs[:, :5])
 

@@ -15,7 +15,7 @@ from benchmarks.data.augmentation import crop_and_flip
 from benchmarks.engine.objectives import classification, smoothed_classification
 from benchmarks.engine.task import Task
 from benchmarks.experiments.experiment import Experiment
-from benchmarks.methods import Recipe, SparseStart, Steered, ToDensity
+from benchmarks.methods import Recipe, SparseStart, ToDensity
 from benchmarks.methods.regularization import Penalty, Regularization, everywhere
 from benchmarks.methods.schedules import Cosine, Plateau
 from benchmarks.models import resnet18, resnet20
@@ -129,14 +129,13 @@ class CifarResNet(Experiment):
         # By default Adam has the learning rate of `adabreg_to_density` for 625 steps and more.
         given = None if self.rate is None else Cosine(self.rate, warmup_epochs=warmup)
         adam = given or Cosine(1e-2, warmup_epochs=warmup, distance=0.5)
-        linbreg = methods.decayed(methods.exactly_steerable(warmup), decay)
         return [
             methods.decayed(methods.sgd(sgd, momentum=0.9), decay),
             *(
                 method
                 for density in self.density
                 for method in (
-                    Steered(linbreg, density),
+                    methods.linbreg_to_density(density, warmup, weight_decay=decay),
                     ToDensity(density, learning_rate=given),
                     methods.decayed(methods.gradual_pruning(sgd, density, momentum=0.9), decay),
                     methods.gradual_pruning(adam, density, adaptive=True),

@@ -13,7 +13,7 @@ from benchmarks.data import Dataset
 from benchmarks.engine.task import Task
 from benchmarks.experiments.mnist import mlp_task
 from benchmarks.experiments.networks import ExperimentOnNetworks, Network
-from benchmarks.methods import Method, Recipe, Steered, ToDensity
+from benchmarks.methods import Method, Recipe, ToDensity
 from benchmarks.methods.schedules import Cosine
 from benchmarks.models import LeNet5
 from benchmarks.report import figures, results
@@ -99,7 +99,7 @@ _SGD_RATES, _SGD_DECAYS = (0.01, 0.03, 0.1, 0.2), (0.0, 1e-4, 5e-4)
 _ADAM_RATES, _ADAM_DECAYS = (1e-3, 2e-3, 5e-3), (0.0, 1e-2, 1e-1)
 _PENALTIES = (0.0, 3e-5, 1e-4, 3e-4)
 _ADABREG_RATES = (1e-3, 2e-3, 5e-3, 1e-2)
-_LINBREG_RATES = (0.3, 1.0, 2.0)
+_LINBREG_RATES = (0.03, 0.1, 0.2)
 
 _BASELINES = {
     "SGD": Baseline(_sgd, _SGD_RATES, _SGD_DECAYS, dense=True),
@@ -217,14 +217,13 @@ class LeNet(ExperimentOnNetworks):
         return min(1.0, 0.1 * self.epochs)
 
     def _compared(self) -> Iterator[Recipe]:
-        linbreg = methods.exactly_steerable(self._warmup)
         chosen = _CHOSEN[self.network]
         for name, baseline in _BASELINES.items():
             if baseline.dense:
                 yield baseline.method(chosen[name], 1.0, self._warmup)
         for density in self.densities:
             yield ToDensity(density)
-            yield Steered(linbreg, density)
+            yield methods.linbreg_to_density(density, self._warmup)
             for name, baseline in _BASELINES.items():
                 if not baseline.dense:
                     yield baseline.method(chosen[name], density, self._warmup)
@@ -238,11 +237,9 @@ class LeNet(ExperimentOnNetworks):
             # The warm-up is that of `adabreg_to_density`.
             schedule = Cosine(rate, warmup_epochs=0.3 * self.epochs)
             yield ToDensity(density, learning_rate=schedule, note=str(Setting(rate)))
-        linbreg = methods.exactly_steerable(self._warmup)
         for rate in _LINBREG_RATES:
-            schedule = Cosine(rate, warmup_epochs=self._warmup)
-            method = dataclasses.replace(linbreg, learning_rate=schedule, note=str(Setting(rate)))
-            yield Steered(method, density)
+            method = methods.linbreg_to_density(density, self._warmup, rate=rate)
+            yield dataclasses.replace(method, note=str(Setting(rate)))
 
     def task(self, dataset: Dataset) -> Task:
         """All images for training, or 5,000 of them for validation."""

@@ -9,7 +9,7 @@ from benchmarks.engine.task import Task
 from benchmarks.engine.training import Result
 from benchmarks.experiments.networks import ExperimentOnNetworks
 from benchmarks.experiments.runner import Trainer
-from benchmarks.methods import Recipe, Steered, Targeted, ToDensity
+from benchmarks.methods import Recipe, Targeted, ToDensity
 from benchmarks.methods.schedules import Cosine
 from benchmarks.report import figures, results
 
@@ -37,7 +37,6 @@ class TargetSparsity(ExperimentOnNetworks):
         """Ours and the baselines at every target."""
         methods.check_shares("--sparsities", self.sparsities)
         warmup = min(1.0, 0.1 * self.epochs)
-        from_dense = methods.exactly_steerable(warmup)
         adabreg, linbreg = methods.steerable()
         rate = self.networks[self.network].sgd_rate
         assert rate is not None
@@ -48,7 +47,7 @@ class TargetSparsity(ExperimentOnNetworks):
             for density in densities
             for method in (
                 ToDensity(density),
-                Steered(from_dense, density),
+                methods.linbreg_to_density(density, warmup),
                 Targeted(adabreg, density),
                 Targeted(linbreg, density),
                 methods.gradual_pruning(sgd, density, momentum=0.9),

@@ -11,7 +11,7 @@ from benchmarks import methods
 from benchmarks.cli.errors import BenchmarkError
 from benchmarks.experiments.lengths import ExperimentOnLengths
 from benchmarks.experiments.networks import FIRST_NETWORKS, NETWORKS, Network
-from benchmarks.methods import Length, Method, Recipe, Steered, ToDensity
+from benchmarks.methods import Length, Method, Recipe, ToDensity
 from benchmarks.methods.schedules import Cosine
 from benchmarks.report import figures, results
 
@@ -81,14 +81,13 @@ class TrainingLength(ExperimentOnLengths):
                 )
             return []
         rate = Cosine(self.sgd_rate or largest, warmup_epochs=self._warmup_epochs)
-        linbreg = methods.exactly_steerable(self._warmup_epochs)
         return [
             methods.sgd(rate, momentum=0.9),
             *(
                 method
                 for density in self.densities
                 for method in (
-                    Steered(linbreg, density),
+                    methods.linbreg_to_density(density, self._warmup_epochs),
                     methods.gradual_pruning(rate, density, momentum=0.9),
                     methods.rigl(rate, density, momentum=0.9),
                 )

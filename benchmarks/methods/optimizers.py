@@ -11,7 +11,7 @@ import optax
 
 import bregjax
 from benchmarks.cli.errors import BenchmarkError
-from benchmarks.methods.recipes import Length, Make, Method, in_percent
+from benchmarks.methods.recipes import Length, Make, Method, ToDensity, in_percent
 from benchmarks.methods.regularization import Regularization, everywhere
 from benchmarks.methods.schedules import Cosine, LearningRate
 from benchmarks.methods.starts import ErdosRenyiStart, SparseStart, Start
@@ -52,14 +52,17 @@ def steerable() -> tuple[Method, Method]:
     )
 
 
-def exactly_steerable(warmup_epochs: float) -> Method:
-    """LinBreg with momentum for `Steered`; it begins dense.
+def linbreg_to_density(
+    density: float, warmup_epochs: float, *, rate: float = 0.1, weight_decay: float = 0.0
+) -> ToDensity:
+    """LinBreg with momentum from the dense network: SGD and `bregjax.to_density` behind it.
 
     Clipping is for batch norm, as in `steerable`. On ResNet-20 with 1 % of the weights the network
     dies without it. With 5 %, clipping at 0.1 costs 2.7 points.
     """
-    rate, penalty = Cosine(1.0, warmup_epochs=warmup_epochs), everywhere(bregjax.l1(), 1e-3)
-    return clipped(linbreg(rate, penalty, start=None, momentum=0.9, keep_weights=True), 0.3)
+    method = sgd(Cosine(rate, warmup_epochs=warmup_epochs), momentum=0.9)
+    method = clipped(decayed(method, weight_decay), 0.3)
+    return ToDensity(density, dataclasses.replace(method, family="LinBreg+m"))
 
 
 def linbreg(

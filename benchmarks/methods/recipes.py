@@ -12,6 +12,7 @@ import bregjax
 from benchmarks.cli.errors import BenchmarkError
 from benchmarks.methods.schedules import Cosine, LearningRate
 from benchmarks.methods.starts import Start
+from bregjax._scope import Scope
 from bregjax._to_density import defaults_for
 
 
@@ -114,10 +115,10 @@ def in_percent(share: float) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Ramped(_Single):
-    """One of our methods that is told its final density instead of a strength.
+class Targeted(_Single):
+    """Steered close to the density, landed on it exactly, and then fine-tuned by Adam.
 
-    `bregjax.steer` leads it to this density along a cubic ramp.
+    The method starts with a small strength, and `bregjax.steer` leads it along a cubic ramp.
     """
 
     method: Method
@@ -126,6 +127,10 @@ class _Ramped(_Single):
     """where the ramp begins"""
     ramp: float = 0.6
     """the share of the steered epochs after which the target is reached"""
+    tuning: float = 0.2
+    """the share of the epochs after the landing"""
+    tuning_rate: float = 1e-3
+    """learning rate of Adam after the landing, decaying as a cosine"""
     late: ClassVar[bool] = True
 
     @property
@@ -142,36 +147,6 @@ class _Ramped(_Single):
     def start(self) -> Start | None:
         """That of the method."""
         return self.method.start
-
-    @property
-    def full_gradients(self) -> float:
-        """As in `Method`."""
-        return self.method.full_gradients
-
-    def _target(self, final: Any, steps: int) -> optax.Schedule:
-        """The ramp to a density in a steered training of this many steps."""
-        transition = round(self.ramp * steps)
-        return optax.polynomial_schedule(
-            self.initial_target, final, power=3, transition_steps=transition
-        )
-
-    def record(self) -> dict[str, Any]:
-        """See `Method`."""
-        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)[1:]}
-        return self.method.record() | own
-
-
-@dataclasses.dataclass(frozen=True)
-class Targeted(_Ramped):
-    """Steered close to the density, landed on it exactly, and then fine-tuned by Adam.
-
-    The method starts with a small strength.
-    """
-
-    tuning: float = 0.2
-    """the share of the epochs after the landing"""
-    tuning_rate: float = 1e-3
-    """learning rate of Adam after the landing, decaying as a cosine"""
 
     @property
     def full_gradients(self) -> float:
@@ -193,7 +168,12 @@ class Targeted(_Ramped):
             )
         steered = self.steered_epochs(epochs)
         steps = steered * steps_per_epoch
-        target = self._target(self.target_density, steps)
+        target = optax.polynomial_schedule(
+            self.initial_target,
+            self.target_density,
+            power=3,
+            transition_steps=round(self.ramp * steps),
+        )
         return bregjax.landing(
             bregjax.steer(self.method.optimizer(steered, steps_per_epoch, strength_share), target),
             Cosine(self.tuning_rate).build(optax.adam, epochs - steered, steps_per_epoch),
@@ -201,38 +181,19 @@ class Targeted(_Ramped):
             density=self.target_density,
         )
 
-
-@dataclasses.dataclass(frozen=True)
-class Steered(_Ramped):
-    """Steered so that at each step the density is exactly on the ramp, which begins dense.
-
-    The method keeps its weights when λ changes.
-    """
-
-    initial_target: float = 1.0
-    ramp: float = 0.8
-
-    def hyperparameters(self, seeds: int) -> Any:
-        """The target of each run. As an argument it lets all targets share one program."""
-        return np.full(seeds, self.target_density, np.float32)
-
-    def optimizer(
-        self, epochs: int, steps_per_epoch: int, strength_share: float = 1.0
-    ) -> Callable[[Any], optax.GradientTransformation]:
-        """From a target to the optimizer."""
-
-        def make(target: Any) -> optax.GradientTransformation:
-            inner = self.method.optimizer(epochs, steps_per_epoch, strength_share)
-            return bregjax.steer(inner, self._target(target, epochs * steps_per_epoch), exact=True)
-
-        return make
+    def record(self) -> dict[str, Any]:
+        """See `Method`."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)[1:]}
+        return self.method.record() | own
 
 
 @dataclasses.dataclass(frozen=True)
 class ToDensity(_Single):
-    """`bregjax.adabreg_to_density`, which is told only a density."""
+    """`bregjax.adabreg_to_density`, or another optimizer and `bregjax.to_density` behind it."""
 
     target_density: float
+    around: Method | None = None
+    """the optimizer in front instead of Adam; all its names are kept"""
     mask: Callable[[Any], Any] | None = None
     """which weights become sparse"""
     groups: Mapping[str, bregjax.Regularizer] | None = None
@@ -244,8 +205,12 @@ class ToDensity(_Single):
     """where the ramp begins"""
     learning_rate: LearningRate | None = None
     """None leaves it to the optimizer"""
-    keep_weights: bool | None = None
-    """whether λ shrinks live weights; None leaves it to the optimizer"""
+    keep_weights: float | None = None
+    """the share of a change of λ that live weights do not feel; None leaves it to the optimizer"""
+    evidence_decay: float | None = None
+    """what is left of the evidence after a step; None leaves it to the optimizer"""
+    scope: Scope = "global"
+    """which weights compete"""
     start: ClassVar[Start | None] = None
     full_gradients: ClassVar[float] = 1.0
     late: ClassVar[bool] = True
@@ -253,12 +218,16 @@ class ToDensity(_Single):
     @property
     def kind(self) -> str:
         """As in `Method`."""
-        return _label("AdaBreg", note=self.note)
+        return _label(self._family, note=self.note)
+
+    @property
+    def _family(self) -> str:
+        return "AdaBreg" if self.around is None else self.around.family
 
     @property
     def name(self) -> str:
         """Such as ``AdaBreg 10.0%``."""
-        return _label("AdaBreg", note=self.note, target=self.target_density)
+        return _label(self._family, note=self.note, target=self.target_density)
 
     def optimizer(
         self, epochs: int, steps_per_epoch: int, strength_share: float = 1.0
@@ -267,13 +236,17 @@ class ToDensity(_Single):
         del strength_share  # there is no strength
         steps = epochs * steps_per_epoch
         rate = self.learning_rate and self.learning_rate.schedule(steps, steps_per_epoch)
+        options: dict[str, Any] = {
+            "initial_density": self.initial_target,
+            "keep_weights": self.keep_weights,
+            "evidence_decay": self.evidence_decay,
+            "scope": self.scope,
+        }
+        if self.around is not None:
+            sparse = bregjax.to_density(self.target_density, steps, mask=self.mask, **options)
+            return optax.chain(self.around.optimizer(epochs, steps_per_epoch), sparse)
         make = functools.partial(
-            bregjax.adabreg_to_density,
-            self.target_density,
-            steps,
-            rate,
-            initial_density=self.initial_target,
-            keep_weights=self.keep_weights,
+            bregjax.adabreg_to_density, self.target_density, steps, rate, **options
         )
         if self.groups is None:
             return make(mask=self.mask)
@@ -289,8 +262,9 @@ class ToDensity(_Single):
 
     def defaults(self, steps: int) -> dict[str, Any]:
         """See `Method`."""
-        given = {"rate", "warmup"} if self.learning_rate else set()
+        given = {"rate", "warmup"} if self.learning_rate or self.around else set()
         given |= {"kept", "shrinking"} if self.keep_weights is not None else set()
+        given |= {"memory"} if self.evidence_decay is not None else set()
         chosen = {
             pattern: {
                 name: value
@@ -307,8 +281,11 @@ class ToDensity(_Single):
         regularizer = {"regularizer": groups} if groups else {}
         target = {"target_density": self.target_density, "initial_target": self.initial_target}
         rate = self.learning_rate.record() if self.learning_rate else {}
-        keep = {} if self.keep_weights is None else {"keep_weights": self.keep_weights}
-        return rate | _start_of(self.start) | target | keep | regularizer
+        rate = self.around.record() if self.around else rate
+        told = {"keep_weights": self.keep_weights, "evidence_decay": self.evidence_decay}
+        told = {name: value for name, value in told.items() if value is not None}
+        told |= {} if self.scope == "global" else {"scope": self.scope}
+        return rate | _start_of(self.start) | target | told | regularizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -355,5 +332,5 @@ class Path:
         return self.members[0].record() | {"strengths": list(self.strengths)}
 
 
-Recipe = Method | Targeted | Steered | ToDensity | Path
+Recipe = Method | Targeted | ToDensity | Path
 """What trains the networks of an experiment."""

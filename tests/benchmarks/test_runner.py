@@ -82,7 +82,7 @@ class Options(Experiment):
             methods.ToDensity(0.1),
             methods.gradual_pruning(Constant(0.1), 0.1),
             methods.one_shot_pruning(Constant(0.1), 0.1),
-            methods.Steered(methods.exactly_steerable(0.1), 0.1),
+            methods.linbreg_to_density(0.1, 0.1),
             methods.Targeted(methods.steerable()[1], 0.2),
         ]
 

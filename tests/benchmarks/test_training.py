@@ -19,7 +19,7 @@ from benchmarks.engine.compaction import Compaction
 from benchmarks.engine.objectives import reconstruction
 from benchmarks.engine.task import Task
 from benchmarks.engine.training import Result, evaluate, network_of, train
-from benchmarks.methods import SparseStart, Steered, Targeted
+from benchmarks.methods import SparseStart, Targeted
 from benchmarks.methods.regularization import everywhere
 from benchmarks.methods.schedules import Constant
 from benchmarks.models import MLP
@@ -334,15 +334,8 @@ def test_a_steered_training_logs_its_target_and_lands_on_it():
 
 
 def test_an_exactly_steered_training_has_the_asked_for_number_of_weights():
-    recipe = Steered(methods.exactly_steerable(warmup_epochs=1), 0.1, ramp=0.5)
-    result = train(
-        task(),
-        recipe.optimizer(10, 6),
-        seeds=[0, 1],
-        epochs=10,
-        hyperparameters=recipe.hyperparameters(2),
-        start=recipe.start,
-    )
+    recipe = methods.linbreg_to_density(0.1, warmup_epochs=1)
+    result = train(task(), recipe.optimizer(10, 6), seeds=[0, 1], epochs=10, start=recipe.start)
     total = 36 * 16 + 16 * 3
     steps = np.arange(1, 11) * 6 - 1
     ramp = 0.1 + 0.9 * (1 - np.minimum(steps / 30, 1)) ** 3
