@@ -8,6 +8,7 @@ try:
 
     from benchmarks.cli.errors import BenchmarkError
     from benchmarks.cli.interruption import Interrupted
+    from benchmarks.experiments.any_optimizer import AnyOptimizer
     from benchmarks.experiments.cifar_resnet import CifarResNet
     from benchmarks.experiments.compaction import Compacted
     from benchmarks.experiments.denoising_autoencoder import DenoisingAutoencoder
@@ -51,6 +52,7 @@ COMMANDS = {
         LeNet,
         TargetSparsity,
         TrainingLength,
+        AnyOptimizer,
         SparsityPath,
         Shrink,
         Multilevel,

@@ -116,12 +116,12 @@ _BASELINES = {
 
 _CHOSEN = {
     "lenet300": {
-        "SGD": Setting(0.1),
-        "Adam": Setting(2e-3),
-        "gradual pruning": Setting(0.1),
-        "gradual pruning, Adam": Setting(2e-3),
-        "RigL": Setting(0.1),
-        "SET": Setting(0.1),
+        "SGD": Setting(0.1, 1e-4),
+        "Adam": Setting(2e-3, 0.1),
+        "gradual pruning": Setting(0.1, 5e-4, 3e-4),
+        "gradual pruning, Adam": Setting(5e-3, 0.0, 1e-4),
+        "RigL": Setting(0.2, 5e-4),
+        "SET": Setting(0.2, 5e-4),
     },
     "lenet5": {
         "SGD": Setting(0.03),
@@ -132,7 +132,8 @@ _CHOSEN = {
         "SET": Setting(0.03),
     },
 }
-"""the settings of the baselines in the comparison"""
+"""the settings of the baselines in the comparison: of lenet300 the best of --preset tune at 1 %,
+with two seeds"""
 
 _PUBLISHED: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]] = {
     "lenet300": {
@@ -250,13 +251,7 @@ class LeNet(ExperimentOnNetworks):
     def remarks(self, runs: Sequence[results.Run]) -> Iterator[str]:
         """What the tuning chooses."""
         if self.preset == "tune":
-            families: dict[str, list[results.Mean]] = {}
-            for mean in results.means(runs):
-                families.setdefault(mean.method.partition(", rate ")[0], []).append(mean)
-            for family in families.values():
-                best = max(family, key=lambda mean: mean.validation_accuracy)
-                accuracy = 100 * best.validation_accuracy
-                yield f"Best on the validation images: {best.method}, {accuracy:.2f} %."
+            yield from results.best_of_families(runs)
 
     def draw(self, out: Path) -> None:
         """Test error over the remaining weights; of the tuning, which is no result, nothing."""

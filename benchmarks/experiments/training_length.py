@@ -1,17 +1,15 @@
 """Whether a lead holds when the training gets longer."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
-
-import optax
+from typing import ClassVar, Literal
 
 from benchmarks import methods
 from benchmarks.cli.errors import BenchmarkError
 from benchmarks.experiments.lengths import ExperimentOnLengths
 from benchmarks.experiments.networks import FIRST_NETWORKS, NETWORKS, Network
-from benchmarks.methods import Length, Method, Recipe, ToDensity
+from benchmarks.methods import Recipe, ToDensity
 from benchmarks.methods.schedules import Cosine
 from benchmarks.report import figures, results
 
@@ -59,14 +57,17 @@ class TrainingLength(ExperimentOnLengths):
     def _around_adam(self) -> list[Recipe]:
         network = self.networks[self.network]
         rate = Cosine(self.adam_rate or network.adam_rate, warmup_epochs=self._warmup_epochs)
+        dense = methods.adam(rate)
         return [
-            methods.adam(rate),
+            dense,
             *(
                 method
                 for density in self.densities
                 for method in (
                     ToDensity(density, mask=network.mask),
-                    _masked(methods.gradual_pruning(rate, density, adaptive=True), network.mask),
+                    methods.masked(
+                        methods.gradual_pruning(rate, density, adaptive=True), dense, network.mask
+                    ),
                 )
             ),
         ]
@@ -103,14 +104,3 @@ class TrainingLength(ExperimentOnLengths):
         """The quality of the networks over the number of steps, at each density."""
         runs = results.read_runs(out)
         figures.save(figures.quality_at_densities(runs, self.title), out, self.name)
-
-
-def _masked(method: Method, mask: Callable[[Any], Any] | None) -> Method:
-    """The method on the weights that the mask marks, by default all, and Adam on the others."""
-    if mask is None:
-        return method
-
-    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
-        return optax.partition({True: method.make(rate, length), False: optax.adam(rate)}, mask)
-
-    return dataclasses.replace(method, make=make)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -146,6 +146,21 @@ def _chained(
     )
 
 
+def masked(method: Method, others: Method, mask: Callable[[Any], Any] | None) -> Method:
+    """The method on the weights that the mask marks, by default all, and another on the others."""
+    if mask is None:
+        return method
+
+    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
+        parts: dict[Hashable, optax.GradientTransformation] = {
+            True: method.make(rate, length),
+            False: others.make(rate, length),
+        }
+        return optax.partition(parts, mask)
+
+    return dataclasses.replace(method, make=make)
+
+
 def multilevel(method: Method, m: int) -> Method:
     """The method with m coarse steps on its support after each full step."""
     return dataclasses.replace(
@@ -281,22 +296,30 @@ def gradual_pruning(
         raise ValueError(f"Adam has its own momentum, got {momentum=} and {adaptive=}.")
 
     def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
-        every = max(1, round((stop - start) * length.steps / 50))
-        last = round(stop * length.steps)
-        schedule = baselines.cubic_density_schedule(
-            density, round(start * length.steps), last, every=every
-        )
         inner = _adam(rate, weight_decay) if adaptive else _sgd(rate, momentum, weight_decay)
-        if l1_penalty:
-            strength = optax.piecewise_constant_schedule(l1_penalty, {last: 0.0})
-            inner = optax.chain(baselines.add_penalty(bregjax.l1(), strength), inner)
-        return baselines.magnitude_pruning(inner, schedule)
+        if not l1_penalty:
+            return inner
+        last = round(stop * length.steps)
+        strength = optax.piecewise_constant_schedule(l1_penalty, {last: 0.0})
+        return optax.chain(baselines.add_penalty(bregjax.l1(), strength), inner)
 
     own = {"optimizer": "Adam"} if adaptive else {"momentum": momentum}
     own |= _unless_zero(weight_decay=weight_decay, l1_penalty=l1_penalty)
-    settings = {"start": start, "stop": stop} | own
     family = "gradual pruning, Adam" if adaptive else "gradual pruning"
-    return _told(family, density, learning_rate, make, settings, late=True)
+    return pruned(Method(family, learning_rate, make, own), density, start=start, stop=stop)
+
+
+def pruned(method: Method, density: float, *, start: float = 0.1, stop: float = 0.7) -> Method:
+    """Gradual magnitude pruning around any method, which gives it its name."""
+
+    def make(rate: optax.ScalarOrSchedule, length: Length) -> optax.GradientTransformation:
+        every = max(1, round((stop - start) * length.steps / 50))
+        first, last = (round(share * length.steps) for share in (start, stop))
+        schedule = baselines.cubic_density_schedule(density, first, last, every=every)
+        return baselines.magnitude_pruning(method.make(rate, length), schedule)
+
+    settings = {"start": start, "stop": stop} | method.settings
+    return _told(method.family, density, method.learning_rate, make, settings, late=True)
 
 
 def set_training(

@@ -60,6 +60,8 @@ class Run:
     """of the experiment with its network and preset; empty in older files"""
     validation_accuracy: float | None = None
     """a fraction; None where there are no classes"""
+    validation_loss: float | None = None
+    """None in older files"""
     findings: dict[str, Any] = dataclasses.field(default_factory=dict)
     """other results of the experiment, by name"""
 
@@ -126,6 +128,9 @@ def runs_of(
                 seconds_per_epoch=_plain(np.float64(result.seconds_per_epoch) / len(seeds)),
                 validation_accuracy=_plain(
                     result.curve.validation_accuracy[result.selected_epoch[index], index]
+                ),
+                validation_loss=_plain(
+                    result.curve.validation_loss[result.selected_epoch[index], index]
                 ),
                 findings=findings[index],
                 **origin,
@@ -327,6 +332,7 @@ class Mean(NamedTuple):
     density: float
     test_accuracy: float
     validation_accuracy: float
+    validation_loss: float
 
 
 def means(runs: Sequence[Run]) -> list[Mean]:
@@ -341,9 +347,28 @@ def means(runs: Sequence[Run]) -> list[Mean]:
             mean(run.density for run in group),
             mean(run.test_accuracy for run in group),
             mean(run.validation_accuracy for run in group),
+            mean(run.validation_loss for run in group),
         )
         for method, group in by_method(runs).items()
     ]
+
+
+def best_of_families(runs: Sequence[Run]) -> Iterator[str]:
+    """Sentences that name the best setting of each family by the validation data.
+
+    A setting's name begins with its family, then comes ``, rate``.
+    """
+    families: dict[str, list[Mean]] = {}
+    for mean in means(runs):
+        families.setdefault(mean.method.partition(", rate ")[0], []).append(mean)
+    for family in families.values():
+        if all(math.isnan(mean.validation_accuracy) for mean in family):
+            best = min(family, key=lambda mean: (math.isnan(mean.validation_loss), mean[4]))
+            yield f"Best on the validation data: {best.method}, {best.validation_loss:.4f} nats."
+        else:
+            best = max(family, key=lambda mean: mean.validation_accuracy)
+            accuracy = 100 * best.validation_accuracy
+            yield f"Best on the validation images: {best.method}, {accuracy:.2f} %."
 
 
 def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -38,8 +37,10 @@ class StepCost(SpeedCommand):
     """The time of one optimizer step on the 11.2 million weights of ResNet-18.
 
     Compares LinBreg with SGD with momentum, AdaBreg with Adam, every group regularizer with ℓ1, and
-    exact steering, as `adabreg_to_density` does it, with a fixed strength. All are timed in turn,
-    in random order, many times; the table reports medians and ratios.
+    exact steering, as `adabreg_to_density` does it, with a fixed strength; and whole trainings to a
+    density with Adam. All are timed in turn, in random order, many times; the table reports medians
+    and ratios, and the bytes for each weight that the state takes, and the compiled step at its
+    peak, with weights and gradients.
     """
 
     name: ClassVar[str] = "step_cost"
@@ -54,6 +55,7 @@ class StepCost(SpeedCommand):
         pairs = self.chosen(_comparisons())
         optimizers = dict(pair for group in pairs for pair in group)
         seconds = _time_all(optimizers, self.seed, self.rounds)
+        bytes_of = {name: _bytes_for_each_weight(tx) for name, tx in optimizers.items()}
         rows = [
             {
                 "method": name,
@@ -63,6 +65,8 @@ class StepCost(SpeedCommand):
                 "ratio": float(np.median(seconds[name] / seconds[baseline])),
                 "weights": _count(),
                 "repeats": len(seconds[name]),
+                "state_bytes": bytes_of[name][0],
+                "peak_bytes": bytes_of[name][1],
             }
             for (name, _), (baseline, _) in pairs
         ]
@@ -72,6 +76,8 @@ class StepCost(SpeedCommand):
             ("against", "{baseline}"),
             ("ms", "{milliseconds:.1f}"),
             ("ratio", "{ratio:.3f}"),
+            ("state/B", "{state_bytes:.1f}"),
+            ("peak/B", "{peak_bytes:.1f}"),
             title=f"one optimizer step, {_count():,} weights, {results.device()}",
         )
         self.report(out, rows, shown)
@@ -104,20 +110,56 @@ def _comparisons() -> list[Comparison]:
         step = f"AdaBreg {name}, steered exactly", bregjax.steer(inner, 0.05, exact=True)
         return step, adabreg(name, regularizer)
 
+    adam = "Adam", optax.adam(1e-3)
+    pruning = bregjax.baselines.cubic_density_schedule(0.05, 100, 700, every=12)
+    to_density = {
+        "Adam, to_density": optax.chain(adam[1], bregjax.to_density(0.05, 1000)),
+        "Adam, magnitude_pruning": bregjax.baselines.magnitude_pruning(adam[1], pruning),
+        "AdaBreg, landing": bregjax.landing(
+            bregjax.adabreg(1e-3, bregjax.l1(), 0.01), adam[1], 800, density=0.05
+        ),
+    }
     l1 = {make: make("ℓ1", bregjax.l1()) for make in (linbreg, adabreg)}
     return [
         (l1[linbreg], ("SGD, momentum", optax.sgd(0.1, momentum=0.9))),
-        (l1[adabreg], ("Adam", optax.adam(1e-3))),
+        (l1[adabreg], adam),
         *((make(name, groups[name]), l1[make]) for make in l1 for name in groups),
         steered("ℓ1", bregjax.l1()),
         steered("per_neuron", groups["per_neuron"]),
+        *((pair, adam) for pair in to_density.items()),
     ]
+
+
+def _step_of(optimizer: optax.GradientTransformation) -> Any:
+    """A jitted step, with donated buffers, as in training."""
+
+    @functools.partial(jax.jit, donate_argnums=(1, 2))
+    def step(gradient: Any, params: Any, state: Any) -> tuple:
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def _bytes_for_each_weight(optimizer: optax.GradientTransformation) -> tuple[float, float]:
+    """Those of the state, and those of a compiled step at its peak."""
+    params = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in _SHAPES.items()}
+    state = jax.eval_shape(optimizer.init, params)
+    of_state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    memory = _step_of(optimizer).lower(params, params, state).compile().memory_analysis()
+    peak = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+    return of_state / _count(), peak / _count()
 
 
 def _time_all(
     optimizers: dict[str, optax.GradientTransformation], seed: int, repeats: int
 ) -> dict[str, np.ndarray]:
-    """Seconds of each repeat of each step; buffers are donated, as in training.
+    """Seconds of each repeat of each step.
 
     There are several rounds, each with new buffers, because the place of buffers in memory makes a
     step faster or slower.
@@ -130,15 +172,7 @@ def _time_all(
             for name, shape in _SHAPES.items()
         }
 
-    def step_of(optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-        @functools.partial(jax.jit, donate_argnums=(1, 2))
-        def step(gradient: Any, params: Any, state: Any) -> tuple:
-            updates, state = optimizer.update(gradient, state, params)
-            return optax.apply_updates(params, updates), state
-
-        return step
-
-    steps = {name: step_of(optimizer) for name, optimizer in optimizers.items()}
+    steps = {name: _step_of(optimizer) for name, optimizer in optimizers.items()}
     gradient = draw()
     states: dict[str, Any] = {}
 

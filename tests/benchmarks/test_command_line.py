@@ -278,6 +278,10 @@ def test_step_cost_reports_ratios(tmp_path, monkeypatch):
     rows = json.loads((tmp_path / "summary.json").read_text())
     assert [row["baseline"] for row in rows[:2]] == ["SGD, momentum", "Adam"]
     assert all(row["weights"] == 9 * 4 * 8 + 80 for row in rows)
+    state = {row["method"]: row["state_bytes"] for row in rows}
+    assert state["LinBreg ℓ1"] == 4  # the dual
+    assert state["AdaBreg ℓ1"] == pytest.approx(12, abs=0.1)  # and two moments
+    assert all(row["peak_bytes"] >= row["state_bytes"] + 8 for row in rows)
     only = ["step_cost", "--quick", "--only", "exactly", "--out", str(tmp_path)]
     assert main(only) == 0
     rows = json.loads((tmp_path / "summary.json").read_text())

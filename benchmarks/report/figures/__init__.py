@@ -19,6 +19,7 @@ from benchmarks.report.figures.curves import (
 )
 from benchmarks.report.figures.errors import error_and_weights
 from benchmarks.report.figures.kernels import learned_kernels
+from benchmarks.report.figures.optimizers import of_optimizers
 from benchmarks.report.figures.spectra import singular_values
 from benchmarks.report.figures.speedups import speedups
 from benchmarks.report.figures.style import save
@@ -37,6 +38,7 @@ __all__ = [
     "layer_densities",
     "learned_kernels",
     "learning_curves",
+    "of_optimizers",
     "plot_curves",
     "quality_and_speed",
     "quality_at_densities",

@@ -208,7 +208,7 @@ def accuracy_at_targets(runs: Sequence[Run], title: str) -> Figure:
 
 def quality_over_steps(runs: Sequence[Run], title: str) -> Figure:
     """Draw test accuracy, or the loss, over the number of steps: each seed, and the mean."""
-    quality, label = _quality(runs)
+    quality, label = quality_of(runs)
     with new_figure(6.6, 3.8) as figure:
         axes = figure.subplots()
         lines: dict[str, list[Run]] = {}
@@ -236,7 +236,7 @@ def quality_at_densities(runs: Sequence[Run], title: str) -> Figure:
     Each kind of method has a line, the mean and the deviation over the seeds. Those of dense
     networks are dashed, and in all panels.
     """
-    quality, label = _quality(runs)
+    quality, label = quality_of(runs)
     targets = {run.target_density for run in runs if run.target_density is not None}
     densities = sorted(targets, reverse=True) or [1.0]
     dense = {run.kind for run in runs if run.target_density is None}
@@ -314,7 +314,7 @@ def quality_and_speed(runs: Sequence[Run], title: str) -> Figure:
 
     A point for each run; of the speed the quartiles, too.
     """
-    quality, label = _quality(runs)
+    quality, label = quality_of(runs)
     with new_figure(8.0, 3.4) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         groups = by_method(runs)
@@ -338,7 +338,7 @@ def quality_and_speed(runs: Sequence[Run], title: str) -> Figure:
     return figure
 
 
-def _quality(runs: Sequence[Run]) -> tuple[Callable[[Run], float], str]:
+def quality_of(runs: Sequence[Run]) -> tuple[Callable[[Run], float], str]:
     """What says how good a run is, and its label: accuracy, or the loss where there is none."""
     if all(run.test_accuracy is not None for run in runs):
         return lambda run: 100 * (run.test_accuracy or 0), "test accuracy in %"
