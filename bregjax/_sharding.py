@@ -23,6 +23,8 @@ def may_be_split(x: jax.Array) -> bool:
     mesh = jax.typeof(x).sharding.mesh
     if mesh.empty:
         return jax.device_count() > 1
+    if mesh.size == 1:
+        return False
     return is_sharded(x) or AxisType.Auto in mesh.axis_types
 
 

@@ -46,7 +46,9 @@ def defaults_for(steps: int, regularizer: Regularizer) -> Defaults:
     kept = max(0.0, 1 - math.sqrt(steps / _ALL_IS_FELT))
     # From 6/T on a weight can travel by 3; 600 steps and more have a larger rate.
     rate = min(0.02, max(6 / steps, 0.085 / math.cbrt(steps)))
-    return Defaults(rate=rate, warmup=0.3, kept=kept, ramp=0.5)
+    # In a short training the network has to learn first what its weights are worth.
+    ramp = min(0.8, max(0.5, 8 / math.cbrt(steps)))
+    return Defaults(rate=rate, warmup=0.3, kept=kept, ramp=ramp)
 
 
 _ALL_IS_FELT = 25_000
@@ -77,23 +79,24 @@ def to_density(
 
     .. math:: d_t = d + (d_0 - d)\,\bigl(1 - \min(t / rT,\, 1)\bigr)^3
 
-    with :math:`r = 1/2`, or 0.8 with groups.
+    with :math:`r = 8/\sqrt[3]T`, but at least 1/2 and at most 0.8, as in up to 1,000 steps; with
+    groups it is 0.8.
 
     The network begins as it is: with random weights, or trained. To train sparsely from the first
     step, prepare the network by `sparse_start` and set ``initial_density``.
 
-    In the first half of the steps, in which the share falls, live weights feel some of each rise of
-    λ: it takes the same from all of them, and only the gradient of the loss gives it back. A weight
-    that the loss can do without is not pulled back, however large it was, and dies. So the support
-    is chosen as along the path of the lasso, where entries compete by what they are worth for the
-    loss, and not as in pruning by their size at some moment. They feel all of it in trainings of
-    25,000 steps and more, and :math:`\sqrt{T/25000}` of it in shorter ones, which is always about a
-    tenth of a step: λ is as large as what sleeping weights have collected of late, and where that
-    is noise it grows like the root of the steps. (Were it no noise, as with one batch for all
-    steps, λ would take as much as Adam gives back, also from the weights that matter.) In the
-    second half live weights keep their values, which takes the shrinkage back, as one refits the
-    lasso on its support, and weights still change places, one for one. All the while the dual
-    forgets old evidence, so that λ is no larger in long trainings.
+    In the first half of the steps live weights feel some of each rise of λ: it takes the same from
+    all of them, and only the gradient of the loss gives it back. A weight that the loss can do
+    without is not pulled back, however large it was, and dies. So the support is chosen as along
+    the path of the lasso, where entries compete by what they are worth for the loss, and not as in
+    pruning by their size at some moment. They feel all of it in trainings of 25,000 steps and more,
+    and :math:`\sqrt{T/25000}` of it in shorter ones, which is always about a tenth of a step: λ is
+    as large as what sleeping weights have collected of late, and where that is noise it grows like
+    the root of the steps. (Were it no noise, as with one batch for all steps, λ would take as much
+    as Adam gives back, also from the weights that matter.) In the second half live weights keep
+    their values, which takes the shrinkage back, as one refits the lasso on its support, and
+    weights still change places, one for one. All the while the dual forgets old evidence, so that λ
+    is no larger in long trainings.
 
     It is ``steer(bregman_step(…, keep_weights=…), optax.polynomial_schedule(…), exact=True,
     evidence_decay=…)`` on the weights. Build this yourself if you want another ramp.

@@ -134,7 +134,7 @@ def test_the_density_is_exact_and_on_its_ramp_after_every_step(density, begin):
         gradient = jax.tree.map(lambda x, s=step: jnp.sin(7.0 * x + s) + 0.1, params)
         updates, state = tx.update(gradient, state, params)
         params = optax.apply_updates(params, updates)
-        expected = density + (first - density) * (1 - min(step / 10, 1)) ** 3
+        expected = density + (first - density) * (1 - min(step / 16, 1)) ** 3
         assert int((params["kernel"] != 0).sum()) == round(200 * expected), step
 
 

@@ -338,10 +338,10 @@ def test_an_exactly_steered_training_has_the_asked_for_number_of_weights():
     result = train(task(), recipe.optimizer(10, 6), seeds=[0, 1], epochs=10, start=recipe.start)
     total = 36 * 16 + 16 * 3
     steps = np.arange(1, 11) * 6 - 1
-    ramp = 0.1 + 0.9 * (1 - np.minimum(steps / 30, 1)) ** 3
+    ramp = 0.1 + 0.9 * (1 - np.minimum(steps / 48, 1)) ** 3
     np.testing.assert_allclose(result.curve.target[1:, 0], ramp, rtol=1e-5)
     np.testing.assert_array_equal(result.curve.nonzero[1:, 0], np.round(ramp * total))
-    np.testing.assert_array_equal(result.curve.nonzero[6:], round(0.1 * total))
+    np.testing.assert_array_equal(result.curve.nonzero[9:], round(0.1 * total))
 
 
 @pytest.mark.slow
