@@ -57,6 +57,20 @@ FRONTS: Mapping[Optimizer, Front] = {
     ),
 }
 
+CHOSEN: Mapping[str, Mapping[Optimizer, float]] = {
+    "digits": {
+        "adam": 1e-2,
+        "adamw": 5e-3,
+        "sgd": 0.1,
+        "nadam": 2e-3,
+        "lion": 3e-4,
+        "muon": 3e-3,
+        "adafactor": 1e-2,
+        "schedule_free": 1e-2,
+    },
+}
+"""the best rates of the dense networks after 1,000 steps, by the validation loss"""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnyOptimizer(ExperimentOnLengths):
@@ -125,7 +139,7 @@ class AnyOptimizer(ExperimentOnLengths):
 
     def _compared(self) -> Iterator[Recipe]:
         mask = self.networks[self.network].mask
-        chosen = [CHOSEN[self.network][name] for name in self.optimizers]
+        chosen = tuple(CHOSEN[self.network][name] for name in self.optimizers)
         for name, rate in zip(self.optimizers, self.rates or chosen, strict=True):
             method = FRONTS[name].method(rate, self._warmup)
             yield method
@@ -139,14 +153,10 @@ class AnyOptimizer(ExperimentOnLengths):
     def remarks(self, runs: Sequence[results.Run]) -> Iterator[str]:
         """What the tuning chooses."""
         if self.preset == "tune":
-            yield from results.best_of_families(runs)
+            yield from results.best_of_families(runs, by_loss=True)
 
     def draw(self, out: Path) -> None:
         """The quality at each density, behind each optimizer; of the tuning nothing."""
         if self.preset == "compare":
             figure = figures.of_optimizers(results.read_runs(out), self.title)
             figures.save(figure, out, self.name)
-
-
-CHOSEN: Mapping[str, Mapping[Optimizer, float]] = {}
-"""the best rates on the dense networks, by the validation data"""

@@ -353,22 +353,23 @@ def means(runs: Sequence[Run]) -> list[Mean]:
     ]
 
 
-def best_of_families(runs: Sequence[Run]) -> Iterator[str]:
+def best_of_families(runs: Sequence[Run], *, by_loss: bool = False) -> Iterator[str]:
     """Sentences that name the best setting of each family by the validation data.
 
-    A setting's name begins with its family, then comes ``, rate``.
+    It is the one with the best accuracy or the smallest loss. A setting's name begins with its
+    family, then comes ``, rate``.
     """
     families: dict[str, list[Mean]] = {}
     for mean in means(runs):
         families.setdefault(mean.method.partition(", rate ")[0], []).append(mean)
     for family in families.values():
-        if all(math.isnan(mean.validation_accuracy) for mean in family):
-            best = min(family, key=lambda mean: (math.isnan(mean.validation_loss), mean[4]))
-            yield f"Best on the validation data: {best.method}, {best.validation_loss:.4f} nats."
+        if by_loss:
+            best = min(family, key=lambda mean: np.nan_to_num(mean.validation_loss, nan=np.inf))
+            value = f"loss {best.validation_loss:.4f}"
         else:
             best = max(family, key=lambda mean: mean.validation_accuracy)
-            accuracy = 100 * best.validation_accuracy
-            yield f"Best on the validation images: {best.method}, {accuracy:.2f} %."
+            value = f"{100 * best.validation_accuracy:.2f} %"
+        yield f"Best on the validation data: {best.method}, {value}."
 
 
 def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:

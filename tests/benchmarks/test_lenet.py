@@ -43,8 +43,8 @@ def test_the_tuning_chooses_by_validation_images():
         made_run("RigL, rate 0.03, decay 0.0005 2.0%", 0.7, validation=0.9),
     ]
     assert list(LeNet(preset="tune").remarks(runs)) == [
-        "Best on the validation images: RigL, rate 0.03, decay 0.0005 2.0%, 90.00 %.",
-        "Best on the validation images: SET, rate 0.1 2.0%, 70.00 %.",
+        "Best on the validation data: RigL, rate 0.03, decay 0.0005 2.0%, 90.00 %.",
+        "Best on the validation data: SET, rate 0.1 2.0%, 70.00 %.",
     ]
     assert list(LeNet().remarks(runs)) == []
 
