@@ -14,6 +14,7 @@ try:
     from benchmarks.experiments.denoising_autoencoder import DenoisingAutoencoder
     from benchmarks.experiments.densenet_search import DenseNetSearch
     from benchmarks.experiments.digits import Digits
+    from benchmarks.experiments.experiment import Experiment
     from benchmarks.experiments.fashion_convnet import FashionConvNet
     from benchmarks.experiments.first_network import FirstNetwork
     from benchmarks.experiments.from_dense import FromDense
@@ -22,6 +23,7 @@ try:
     from benchmarks.experiments.lowrank_mlp import LowrankMlp
     from benchmarks.experiments.mnist_mlp import MnistMlp
     from benchmarks.experiments.multilevel import Multilevel
+    from benchmarks.experiments.runner import run
     from benchmarks.experiments.shrink import Shrink
     from benchmarks.experiments.sparsity_path import SparsityPath
     from benchmarks.experiments.target_sparsity import TargetSparsity
@@ -87,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             description="Experiments with bregjax on real data.",
         )
     try:
-        command.run()
+        run(command) if isinstance(command, Experiment) else command.run()
     except BenchmarkError as error:
         return _complain(str(error), 1)
     except Interrupted as error:

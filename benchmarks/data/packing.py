@@ -18,7 +18,7 @@ import tyro
 from PIL import Image
 
 from benchmarks.cli.errors import BenchmarkError
-from benchmarks.data.datasets import Split, read_prepared
+from benchmarks.data.prepared import Split, read_prepared
 
 _SIDE = 32
 """images in a row of a mosaic, and pixels in a row of an image"""

@@ -12,7 +12,7 @@ from benchmarks.engine.compaction import Compaction
 from benchmarks.engine.task import Task
 from benchmarks.engine.training import Result
 from benchmarks.experiments.networks import ExperimentOnNetworks
-from benchmarks.experiments.runner import Trainer
+from benchmarks.experiments.trainer import Trainer
 from benchmarks.experiments.units import GROUPS
 from benchmarks.methods import Recipe, ToDensity
 from benchmarks.methods.schedules import Cosine

@@ -11,24 +11,13 @@ from flax import nnx
 
 from benchmarks import data
 from benchmarks.cli.options import TrainingOptions, check_counts
-from benchmarks.cli.progress import console
-from benchmarks.engine import devices
 from benchmarks.engine.compaction import Compaction
 from benchmarks.engine.task import Task
 from benchmarks.engine.training import Result
-from benchmarks.experiments.runner import Case, Trainer, planned, train_all
+from benchmarks.experiments.trainer import Case, Trainer
 from benchmarks.methods import Recipe
 from benchmarks.report import figures, results
 from bregjax._leaves import leaf_name
-
-_QUICK = (
-    "This was a trial: it shows that everything runs, and its numbers say nothing about the"
-    " methods."
-)
-_SHORT = (
-    "This was a trial, shorter than the default (--epochs, --images): its numbers compare the"
-    " methods at this length alone, and say nothing after less than some hundred steps."
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +33,10 @@ class Experiment(TrainingOptions):
     """whether seeds are trained one after the other instead of side by side"""
     may_diverge: ClassVar[bool] = False
     """whether a training that diverges is left out instead of ending the experiment"""
+
+    def check(self) -> None:
+        """Raises `BenchmarkError` if an option is out of range."""
+        check_counts(self, "epochs", "seeds", "patience", "images", "batch_size")
 
     def cases(self) -> Iterator[Case]:
         """Everything that is trained: for each case its name, network and data, and method."""
@@ -96,29 +89,6 @@ class Experiment(TrainingOptions):
     def is_trial(self) -> bool:
         """Whether the training is too short to say anything."""
         return self.quick or self.images is not None or self.epochs < type(self).epochs
-
-    def run(self) -> None:
-        """Train every method, write the results after each, print the table, draw the figures."""
-        check_counts(self, "epochs", "seeds", "patience", "images", "batch_size")
-        if self.convolutional:
-            devices.one_per_core()
-        trainings = [] if self.redraw else planned(self)
-        out = results.prepare_folder(self.out, self.name, quick=self.quick)
-        if self.redraw or self.only:
-            results.check_title(out, self.title)
-        if trainings:
-            done = train_all(self, trainings, out)
-            title = f"{self.title}, a trial" if self.is_trial else self.title
-            results.print_table(done.runs, title)
-            unlike = results.differences(done.kept, done.new, epochs=self.patience is None)
-            for remark in (*self.remarks(done.runs), *unlike):
-                console.print(remark, markup=False)
-            if self.is_trial:
-                console.print(_QUICK if self.quick else _SHORT)
-            if any(training.strength_share < 1 for training in trainings):
-                console.print("The strengths were smaller in proportion to the steps.")
-        self.draw(out)
-        console.print(f"Results and figures are in {out}.", soft_wrap=True)
 
 
 def kernels_of(params: Any) -> dict[str, jax.Array]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from benchmarks import data
 from benchmarks.cli.errors import BenchmarkError
 from benchmarks.experiments.networks import ExperimentOnNetworks
-from benchmarks.experiments.runner import QUICK_EPOCHS, Case, cut
+from benchmarks.experiments.trainer import QUICK_EPOCHS, Case, cut
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

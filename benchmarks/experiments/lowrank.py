@@ -15,7 +15,7 @@ from benchmarks.cli.options import check_counts
 from benchmarks.engine.task import Task
 from benchmarks.engine.training import Result, network_of
 from benchmarks.experiments.experiment import Experiment, kernels_of
-from benchmarks.experiments.runner import Trainer
+from benchmarks.experiments.trainer import Trainer
 from benchmarks.measure.multiply_adds import network_costs
 from benchmarks.measure.timing import forward_pass, speedup, time_in_turn
 from benchmarks.methods import Method, Recipe
@@ -52,10 +52,10 @@ class LowRank(Experiment):
         """The images."""
         return self.images_of
 
-    def run(self) -> None:
+    def check(self) -> None:
         """See `Experiment`."""
+        super().check()
         check_counts(self, "rank", "tuning")
-        super().run()
 
     def cases(self) -> Iterator[tuple[str, Task, Recipe]]:
         """See `Experiment`; the settings also say what is done after the training."""

@@ -58,13 +58,13 @@ class LowrankMlp(LowRank):
     def _sizes(self) -> tuple[int, ...]:
         return (784, *self.hidden, 10)
 
-    def run(self) -> None:
-        """See `LowRank`."""
+    def check(self) -> None:
+        """See `Experiment`."""
+        super().check()
         if min(self.hidden, default=1) < 1:
             raise BenchmarkError(
                 f"--hidden must be positive widths, got {' '.join(map(str, self.hidden))}."
             )
-        super().run()
 
     def methods(self) -> list[Recipe]:
         """Every way to a low rank, and what they are compared with."""

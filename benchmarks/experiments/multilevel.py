@@ -12,7 +12,7 @@ from benchmarks.engine.task import Task
 from benchmarks.engine.training import Result
 from benchmarks.experiments.experiment import kernels_of
 from benchmarks.experiments.mnist import MnistExperiment
-from benchmarks.experiments.runner import Trainer
+from benchmarks.experiments.trainer import Trainer
 from benchmarks.measure.multiply_adds import network_costs, training_share
 from benchmarks.methods import Method, Recipe, SparseStart, Targeted
 from benchmarks.methods.regularization import everywhere

@@ -1,30 +1,55 @@
 """Trains all cases of an experiment, one after the other, and archives the results."""
 
-import contextlib
 import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks.cli.errors import BenchmarkError, DivergenceError
-from benchmarks.cli.interruption import Interrupted, Interruption
-from benchmarks.cli.options import TrainingOptions, named_by
+from benchmarks.cli.interruption import Interruption
+from benchmarks.cli.options import named_by
 from benchmarks.cli.progress import console
-from benchmarks.engine.checkpoints import Checkpoints
+from benchmarks.engine import devices
 from benchmarks.engine.task import Task
-from benchmarks.engine.training import Result, network_of, train
+from benchmarks.engine.training import network_of
+from benchmarks.experiments.experiment import Experiment
+from benchmarks.experiments.trainer import QUICK_EPOCHS, Trainer, cut
 from benchmarks.methods import Recipe
 from benchmarks.report import results
 
-if TYPE_CHECKING:
-    from benchmarks.experiments.experiment import Experiment
+_QUICK = (
+    "This was a trial: it shows that everything runs, and its numbers say nothing about the"
+    " methods."
+)
+_SHORT = (
+    "This was a trial, shorter than the default (--epochs, --images): its numbers compare the"
+    " methods at this length alone, and say nothing after less than some hundred steps."
+)
 
-QUICK_EPOCHS = 2
-"""the most epochs of a training with --quick"""
 
-Case = tuple[str, Task, Recipe]
-"""A name, the network and its data, and the method."""
+def run(experiment: Experiment) -> None:
+    """Train every method, write the results after each, print the table, draw the figures."""
+    experiment.check()
+    if experiment.convolutional:
+        devices.one_per_core()
+    trainings = [] if experiment.redraw else planned(experiment)
+    out = results.prepare_folder(experiment.out, experiment.name, quick=experiment.quick)
+    if experiment.redraw or experiment.only:
+        results.check_title(out, experiment.title)
+    if trainings:
+        done = train_all(experiment, trainings, out)
+        title = f"{experiment.title}, a trial" if experiment.is_trial else experiment.title
+        results.print_table(done.runs, title)
+        unlike = results.differences(done.kept, done.new, epochs=experiment.patience is None)
+        for remark in (*experiment.remarks(done.runs), *unlike):
+            console.print(remark, markup=False)
+        if experiment.is_trial:
+            console.print(_QUICK if experiment.quick else _SHORT)
+        if any(training.strength_share < 1 for training in trainings):
+            console.print("The strengths were smaller in proportion to the steps.")
+    experiment.draw(out)
+    console.print(f"Results and figures are in {out}.", soft_wrap=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +74,7 @@ class Training:
         return member.record() | defaults | images | self.task.settings | scaled
 
 
-def train_all(
-    experiment: "Experiment", trainings: Sequence[Training], out: Path
-) -> results.Archive:
+def train_all(experiment: Experiment, trainings: Sequence[Training], out: Path) -> results.Archive:
     """Do these trainings; returns what is in ``out`` afterwards."""
     archive = results.Archive(out, keep=bool(experiment.only))
     folder = out / "checkpoints"
@@ -71,65 +94,7 @@ def train_all(
     return archive
 
 
-class Trainer:
-    """Trains with checkpoints, continues interrupted trainings, and stops on Ctrl-C."""
-
-    def __init__(self, experiment: str, folder: Path, seconds: float, stop: Interruption):
-        self._experiment, self._folder = experiment, folder
-        self._seconds, self._stop = seconds, stop
-        self._begun: list[Path] = []
-
-    def check(self, where: str) -> None:
-        """Raise `Interrupted` if a signal has come."""
-        if self._stop:
-            raise Interrupted(where, self._stop.signal)
-
-    def train(
-        self,
-        name: str,
-        task: Task,
-        optimizer: Any,
-        settings: dict[str, Any],
-        *,
-        seeds: Sequence[int],
-        epochs: int,
-        **options: Any,
-    ) -> Result:
-        """`engine.training.train`; name and settings tell the checkpoints from those of others."""
-        folder = self._folder / results.file_name(name)
-        about = {
-            "experiment": self._experiment,
-            "method": name,
-            "epochs": epochs,
-            "seeds": list(seeds),
-            "steps_per_call": task.steps_per_call,
-        }
-        checkpoints = Checkpoints(folder, about | settings, seconds=self._seconds)
-        self._begun.append(folder)
-        try:
-            result = train(
-                task,
-                optimizer,
-                seeds=seeds,
-                epochs=epochs,
-                label=name,
-                checkpoints=checkpoints,
-                stop=lambda: bool(self._stop),
-                **options,
-            )
-        except Interrupted as error:
-            raise Interrupted(f"{name} {error}", self._stop.signal) from None
-        return result
-
-    def discard(self) -> None:
-        """Delete the checkpoints of the trainings that are over; others' stay."""
-        for folder in self._begun:
-            shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # it is not empty, or was never made
-            self._folder.rmdir()
-
-
-def planned(experiment: "Experiment") -> list[Training]:
+def planned(experiment: Experiment) -> list[Training]:
     """The trainings that --only selects; without this option, all of them.
 
     Raises:
@@ -143,7 +108,7 @@ def planned(experiment: "Experiment") -> list[Training]:
     return [_planned(experiment, *case) for case in cases if case[0] in names]
 
 
-def _planned(experiment: "Experiment", name: str, whole: Task, recipe: Recipe) -> Training:
+def _planned(experiment: Experiment, name: str, whole: Task, recipe: Recipe) -> Training:
     chooses = experiment.select == "best" or experiment.patience is not None
     if chooses and (recipe.late or experiment.compaction(recipe)):
         raise BenchmarkError(
@@ -162,19 +127,8 @@ def _planned(experiment: "Experiment", name: str, whole: Task, recipe: Recipe) -
     return Training(name, task, recipe, epochs, share, optimizer)
 
 
-def cut(task: Task, options: TrainingOptions) -> Task:
-    """The task with the number of images and the batch size of the options."""
-    if options.quick or options.images:
-        most = options.images or len(task.dataset.train)
-        limits = (min(most, 2000), 500) if options.quick else (most, None)
-        task = dataclasses.replace(task, dataset=task.dataset.first(*limits))
-    if options.batch_size:
-        task = dataclasses.replace(task, batch_size=options.batch_size)
-    return task
-
-
 def _train(
-    experiment: "Experiment", training: Training, trainer: Trainer, archive: results.Archive
+    experiment: Experiment, training: Training, trainer: Trainer, archive: results.Archive
 ) -> None:
     name, task, recipe = training.name, training.task, training.recipe
     count = 1 if experiment.quick else experiment.seeds

@@ -17,7 +17,7 @@ from benchmarks.cli.options import check_counts
 from benchmarks.engine.task import Task
 from benchmarks.engine.training import Result, evaluate, network_of
 from benchmarks.experiments.networks import ExperimentOnNetworks
-from benchmarks.experiments.runner import Trainer
+from benchmarks.experiments.trainer import Trainer
 from benchmarks.experiments.units import GROUPS, NORMALIZED
 from benchmarks.measure.timing import forward_pass, speedup, time_in_turn
 from benchmarks.methods import Recipe, ToDensity

@@ -8,7 +8,7 @@ from benchmarks import methods
 from benchmarks.engine.task import Task
 from benchmarks.engine.training import Result
 from benchmarks.experiments.networks import ExperimentOnNetworks
-from benchmarks.experiments.runner import Trainer
+from benchmarks.experiments.trainer import Trainer
 from benchmarks.methods import Recipe, Targeted, ToDensity
 from benchmarks.methods.schedules import Cosine
 from benchmarks.report import figures, results

@@ -35,6 +35,7 @@ RUN_KEYS = {
     "densities",
     "nonzero",
     "validation_accuracy",
+    "validation_loss",
     "findings",
     "seconds_per_epoch",
     "versions",
@@ -224,7 +225,7 @@ def test_an_interrupted_command_goes_on_and_ends_the_same(digits_folder, tmp_pat
         return train(*arguments, checkpoints=checkpoints, label=label, **(options | {"stop": stop}))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchmarks.experiments.runner.train", interrupt)
+        patch.setattr("benchmarks.experiments.trainer.train", interrupt)
         assert main(options) == 128 + signal.SIGTERM
     assert "AdaBreg λ=0.1→1.2 after epoch 1 of 2, and saved" in capsys.readouterr().err
     assert main([*options[:-1], str(tmp_path), "--epochs", "1"]) == 1
@@ -244,7 +245,7 @@ def test_a_signal_in_the_last_epoch_of_a_method_starts_no_other(tmp_path, capsys
         return result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchmarks.experiments.runner.train", interrupt)
+        patch.setattr("benchmarks.experiments.trainer.train", interrupt)
         options = ["digits", "--quick", "--out", str(tmp_path)]
         assert main(options) == 128 + signal.SIGTERM
     assert len(started) == 1
@@ -363,7 +364,7 @@ def test_a_mistake_in_an_option_leads_to_the_help_of_the_same_command(wrong, cap
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["cifar"], "unknown experiment 'cifar'; there are: cifar_resnet, compaction, denoi"),
+        (["cifar"], "unknown experiment 'cifar'; there are: any_optimizer, cifar_resnet, compa"),
         (["digits", "--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["digits", "--seeds", "-1"], "--seeds must be at least 1, got -1"),
         (["digits", "--patience", "0"], "--patience must be at least 1, got 0"),

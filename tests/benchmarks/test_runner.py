@@ -15,7 +15,7 @@ from benchmarks.engine.task import Task
 from benchmarks.engine.training import train
 from benchmarks.experiments.experiment import Experiment
 from benchmarks.experiments.lowrank import LowRank
-from benchmarks.experiments.runner import planned
+from benchmarks.experiments.runner import planned, run
 from benchmarks.methods.schedules import Constant
 from benchmarks.models import MLP
 from benchmarks.report.results import Run, differences
@@ -53,15 +53,17 @@ def test_what_is_trained_besides_hears_a_signal_and_goes_on(tmp_path, monkeypatc
 
         return train(*arguments, label=label, stop=stop_in_thin_layers, **options)
 
-    experiment("whole").run()
+    run(experiment("whole"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchmarks.experiments.runner.train", interrupt)
+        patch.setattr("benchmarks.experiments.trainer.train", interrupt)
         with pytest.raises(Interrupted, match="SGD, thin layers of network 0 after epoch 2 of 3"):
-            ThinDigits(
-                epochs=1, tuning=3, rank=4, out=tmp_path / "pieces", checkpoint_seconds=0
-            ).run()
+            run(
+                ThinDigits(
+                    epochs=1, tuning=3, rank=4, out=tmp_path / "pieces", checkpoint_seconds=0
+                )
+            )
     assert not (tmp_path / "pieces" / "summary.json").exists()
-    experiment("pieces").run()
+    run(experiment("pieces"))
     assert accuracies("pieces") == accuracies("whole")
 
 
@@ -117,21 +119,21 @@ def test_a_trial_takes_no_more_images_than_were_asked_for(images, left):
 def test_only_the_checkpoints_of_what_was_trained_are_deleted(tmp_path):
     other = tmp_path / "checkpoints" / "another"
     other.mkdir(parents=True)
-    Options(late=False, epochs=1, seeds=1, out=tmp_path, only=("SGD",)).run()
+    run(Options(late=False, epochs=1, seeds=1, out=tmp_path, only=("SGD",)))
     assert [folder.name for folder in other.parent.iterdir()] == ["another"]
 
 
 def test_results_of_another_network_are_not_mixed(tmp_path):
-    def run(**options) -> None:
-        Options(late=False, quick=True, out=tmp_path, **options).run()
+    def quick(**options) -> None:
+        run(Options(late=False, quick=True, out=tmp_path, **options))
 
-    run(only=("SGD",))
+    quick(only=("SGD",))
     runs = json.loads((tmp_path / "summary.json").read_text())
     assert [run["title"] for run in runs] == ["Options"]
     (tmp_path / "summary.json").write_text(json.dumps([run | {"title": "Others"} for run in runs]))
     for options in ({"only": ("SGD",)}, {"redraw": True}):
         with pytest.raises(BenchmarkError, match="are of 'Others', not of 'Options'"):
-            run(**options)
+            quick(**options)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,18 +147,18 @@ class Rates(Options):
 
 
 def test_what_may_diverge_is_left_out(tmp_path, capsys):
-    Rates(epochs=1, images=400, seeds=1, out=tmp_path, checkpoint_seconds=0).run()
+    run(Rates(epochs=1, images=400, seeds=1, out=tmp_path, checkpoint_seconds=0))
     assert [run["method"] for run in json.loads((tmp_path / "summary.json").read_text())] == ["SGD"]
     said = " ".join(capsys.readouterr().out.split())
     assert "Left out: lasso λ=0.1 diverged in epoch 1: the loss is not finite" in said
     assert not (tmp_path / "checkpoints").exists()
     with pytest.raises(BenchmarkError, match=r"lasso λ=0\.1 diverged"):
-        Rates(epochs=1, images=400, seeds=1, out=tmp_path, only=("lasso",)).run()
+        run(Rates(epochs=1, images=400, seeds=1, out=tmp_path, only=("lasso",)))
 
 
 def test_what_only_keeps_of_another_extent_is_told(tmp_path, capsys):
     def said(*only: str, **options) -> str:
-        Options(late=False, out=tmp_path, only=only, images=80, **options).run()
+        run(Options(late=False, out=tmp_path, only=only, images=80, **options))
         return " ".join(capsys.readouterr().out.split())
 
     assert "Kept from before" not in said("SGD", epochs=2, seeds=2)
