@@ -233,8 +233,11 @@ def marks_of(params: Any, mask: Mask | None = None, name: str = "mask") -> Any:
     structure of ``params`` or of a prefix of it.
     """
     mask = weight_mask if mask is None else mask
-    with raised_by(f"{name}={mask!r}"):
-        marks = mask(params) if callable(mask) else mask
+    # A tree may be callable, too, such as an Equinox module with booleans in place of its arrays.
+    leaves = jax.tree.leaves(mask)
+    given = bool(leaves) and all(map(_is_boolean, leaves))
+    with raised_by(name if given else f"{name}={mask!r}"):
+        marks = mask(params) if callable(mask) and not given else mask
     for path, mark in jax.tree_util.tree_leaves_with_path(marks):
         if not _is_boolean(mark):
             raise ValueError(

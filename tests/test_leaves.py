@@ -1,5 +1,6 @@
 """Names, kinds, masks and labels, for Flax NNX, Linen and plain trees."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -154,6 +155,37 @@ def test_unmatched_leaf_raises_without_default(linen):
         bregjax.label_by_path({"*/kernel": 1})(linen)
     false = bregjax.label_by_path({"*/kernel": True}, default=False)(linen)
     assert false["conv"] == {"bias": False, "kernel": True}
+
+
+@jax.numpy_dtype_promotion("standard")  # as Optax's schedules need
+def test_a_mask_that_is_a_callable_tree_is_used_and_not_called():
+    """Such as a tree of booleans that was made of an Equinox module with a ``__call__``."""
+    params = eqx.filter(eqx.nn.MLP(4, 3, 5, 1, key=jax.random.key(0)), eqx.is_array)
+    mask = jax.tree.map(lambda x: x.shape == (5, 4), params)
+    assert callable(mask)
+    gradient = jax.tree.map(jnp.ones_like, params)
+    l1 = bregjax.l1()
+    for tx in (
+        bregjax.linbreg(0.1, l1, 1.0, mask=mask),
+        bregjax.adabreg(0.1, l1, 1.0, mask=mask),
+        bregjax.prox_sgd(0.1, l1, 1.0, mask=mask),
+        bregjax.adabreg_to_density(0.5, 10, mask=mask),
+        bregjax.to_density(0.5, 10, mask=mask),
+    ):
+        updates, state = tx.update(gradient, tx.init(params), params)
+        assert jax.tree.structure(updates) == jax.tree.structure(params)
+        if bregjax.states_of(state, bregjax.MirrorState):
+            landed = bregjax.land(tx, state, params, count=7, mask=mask)
+            assert int(jnp.count_nonzero(landed.layers[0].weight)) == 7
+    key = jax.random.key(1)
+    for sparse in (
+        bregjax.sparsify(key, params, 0.25, mask=mask),
+        bregjax.sparse_start(key, params, 0.25, mask=mask),
+    ):
+        assert int(jnp.count_nonzero(sparse.layers[0].weight)) == 5
+        assert jnp.all(sparse.layers[1].weight != 0)
+        assert float(bregjax.density(sparse, mask=mask)) == 0.25
+        assert "layers/1/weight" not in str(bregjax.sparsity_report(sparse, mask=mask))
 
 
 def test_labels_serve_optax_partition_through_the_nnx_optimizer():

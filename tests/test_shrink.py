@@ -556,6 +556,29 @@ def test_sizes_that_a_program_writes_as_constants_stay():
     assert "the program does not run without them: cannot reshape array" in str(report)
 
 
+@pytest.mark.parametrize("spread", [jnp.var, jnp.std])
+def test_a_program_may_hold_nan(spread):
+    """`jnp.var` and `jnp.std` put it there, for divisions by too few degrees of freedom."""
+
+    def standardized(params: Any, x: jax.Array) -> jax.Array:
+        x = (x - x.mean(-1, keepdims=True)) / (1 + spread(x, axis=-1, keepdims=True))
+        hidden = nnx.relu(x @ params["in"]["kernel"] + params["in"]["bias"])
+        return hidden @ params["out"]["kernel"] + params["out"]["bias"]
+
+    rng = np.random.default_rng(0)
+    params: Any = {
+        "in": {"kernel": rng.normal(size=(8, 16)), "bias": rng.normal(size=16)},
+        "out": {"kernel": rng.normal(size=(16, 3)), "bias": rng.normal(size=3)},
+    }
+    params = jax.tree.map(jnp.float32, params)
+    params["out"]["kernel"] = params["out"]["kernel"].at[4:].set(0)
+    x = jnp.float32(rng.normal(size=(5, 8)))
+    smaller, _, _ = bregjax.shrink_params(standardized, params, x)
+    sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (smaller, params)]
+    assert sizes == [8 * 4 + 4 + 4 * 3 + 3, 8 * 16 + 16 + 16 * 3 + 3]
+    np.testing.assert_allclose(standardized(smaller, x), standardized(params, x), rtol=1e-5)
+
+
 def test_wrong_arguments_are_named():
     with pytest.raises(TypeError, match=r"model must be a flax\.nnx\.Module"):
         bregjax.shrink("model", jnp.ones(3))  # type: ignore[arg-type]

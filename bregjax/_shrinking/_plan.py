@@ -74,11 +74,12 @@ def _alike(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _numbers(jaxpr: Any) -> set[float]:
-    """The real numbers that a program has written in it."""
+    """The real numbers that a program has written in it, without NaN, which equals nothing."""
     found = set()
     for eqn in jaxpr.eqns:
         literals = [var.val for var in eqn.invars if isinstance(var, core.Literal)]
-        found |= {float(x) for x in literals if jnp.issubdtype(jnp.result_type(x), jnp.floating)}
+        reals = [float(x) for x in literals if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
+        found |= {x for x in reals if not math.isnan(x)}
         found = found.union(*map(_numbers, core.jaxprs_in_params(eqn.params)))
     return found
 
