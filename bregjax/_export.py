@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bregjax._leaves import leaf_name
-from bregjax._validation import check_array
+from bregjax._validation import check_array, shown
 
 _FORMAT = "bregjax"
 _VALUES, _MARKS = ".values", ".nonzero"
@@ -110,7 +110,7 @@ def load_sparse(path: str | os.PathLike, like: Any = None) -> Any:
             found = _read(file)
     except (SafetensorError, ValueError) as error:
         raise ValueError(
-            f"path must be a file that save_sparse wrote, got path={path!r}. ({error})"
+            f"path must be a file that save_sparse wrote, got path={shown(path)}. ({error})"
         ) from error
     return found if like is None else _in_the_place_of(like, found)
 
@@ -141,7 +141,7 @@ def _read(file: Any) -> dict[str, jax.Array]:
 def _check_path(path: object) -> None:
     """Raises `TypeError` unless it is a path; `open` would also accept the number of a file."""
     if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path must be a string or a path, got path={path!r}.")
+        raise TypeError(f"path must be a string or a path, got path={shown(path)}.")
 
 
 def _in_the_place_of(like: Any, found: dict[str, jax.Array]) -> Any:

@@ -12,7 +12,7 @@ from flax import nnx
 
 from bregjax._numerics import widened
 from bregjax._regularizers._matrices import fold, rank_tolerance, svd
-from bregjax._validation import check_choice, check_range, check_whole
+from bregjax._validation import check_choice, check_range, check_whole, shown
 
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 
@@ -73,7 +73,7 @@ def factorize(
         Expansions <https://arxiv.org/abs/1405.3866>`_, BMVC 2014, Section 2, for ``"separable"``.
     """
     if not isinstance(model, nnx.Module):
-        raise TypeError(f"model must be a flax.nnx.Module, got {model!r}.")
+        raise TypeError(f"model must be a flax.nnx.Module, got {shown(model)}.")
     check_choice("conv", conv, ("channels", "separable"))
     if tolerance is not None:
         check_range("tolerance", tolerance, at_least=0)

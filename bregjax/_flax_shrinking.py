@@ -15,6 +15,7 @@ from bregjax._compaction import gather_state
 from bregjax._leaves import without_variables
 from bregjax._shrinking._share import Currency, shrunk_share_params
 from bregjax._shrinking._shrink import Shrunk, shrink_tree
+from bregjax._validation import shown
 
 
 def shrink(model: nnx.Module, *example: Any, round_to: int = 1, fold: bool = True) -> Shrunk:
@@ -128,7 +129,7 @@ def shrunk_share(
 def _taken_apart(model: nnx.Module) -> tuple[nnx.Module, Any, Callable[[Any], nnx.Module]]:
     """A copy in evaluation mode, its floating variables, and the way back from such variables."""
     if not isinstance(model, nnx.Module):
-        raise TypeError(f"model must be a flax.nnx.Module, got {model!r}.")
+        raise TypeError(f"model must be a flax.nnx.Module, got {shown(model)}.")
     model = nnx.clone(model)
     model.eval()
     graphdef, variables, other = nnx.split(model, _is_floating, ...)

@@ -21,6 +21,7 @@ from bregjax._validation import (
     check_range,
     known_number,
     raised_by,
+    shown,
 )
 
 
@@ -114,7 +115,7 @@ def sparse_initializer(
     ) -> jax.Array:
         kernel_key, mask_key = jax.random.split(key)
         placement = {} if out_sharding is None else {"out_sharding": out_sharding}
-        with raised_by(f"base={dense!r}"):
+        with raised_by(f"base={shown(dense)}"):
             kernel = dense(kernel_key, shape, dtype, **placement)
         check_array("base(key, shape, dtype)", kernel)
         return _thin_out(mask_key, kernel, density, groups, rescale)

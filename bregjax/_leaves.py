@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from bregjax._validation import check_array, raised_by
+from bregjax._validation import check_array, raised_by, shown
 
 Mask = Any
 """A tree of booleans shaped like the parameters or like a prefix of them, or a function from the
@@ -36,7 +36,7 @@ def leaf_name(path: tuple) -> str:
         {'dense': {'kernel': 'dense/kernel'}}
     """
     if not isinstance(path, tuple):
-        raise TypeError(f"path must be a key path, a tuple of keys, got path={path!r}.")
+        raise TypeError(f"path must be a key path, a tuple of keys, got path={shown(path)}.")
     if path and isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value":
         path = path[:-1]
     return jax.tree_util.keystr(path, simple=True, separator="/")
@@ -236,22 +236,21 @@ def marks_of(params: Any, mask: Mask | None = None, name: str = "mask") -> Any:
     # A tree may be callable, too, such as an Equinox module with booleans in place of its arrays.
     leaves = jax.tree.leaves(mask)
     given = bool(leaves) and all(map(_is_boolean, leaves))
-    with raised_by(name if given else f"{name}={mask!r}"):
+    with raised_by(name if given else f"{name}={shown(mask)}"):
         marks = mask(params) if callable(mask) and not given else mask
     for path, mark in jax.tree_util.tree_leaves_with_path(marks):
         if not _is_boolean(mark):
             raise ValueError(
                 f"{name} must be a tree of booleans or a function of the parameters that makes one,"
-                f" got {name}{jax.tree_util.keystr(path)}={mark!r}."
+                f" got {name}{jax.tree_util.keystr(path)}={shown(mark)}."
             )
     try:
         return jax.tree.broadcast(jax.tree.map(bool, marks), params)
     except ValueError:
-        expected, received = jax.tree.structure(params), jax.tree.structure(marks)
         raise ValueError(
-            f"{name} must have the structure of params, or a prefix of it.\n"
-            f"params: {expected}\n{name}: {received}\n"
-            "Under Flax NNX pass a function, which works for variables and for arrays."
+            f"{name} must have the structure of params, or a prefix of it, got {shown(marks)} for"
+            f" {shown(params)}. Under Flax NNX pass a function, which works for variables and for"
+            " arrays."
         ) from None
 
 

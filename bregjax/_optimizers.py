@@ -10,7 +10,7 @@ from bregjax._leaves import Mask, marks_of
 from bregjax._mirror import bregman_step
 from bregjax._prox import prox_step
 from bregjax._regularizers._base import Regularizer
-from bregjax._validation import check_flag, check_range, check_updates, real
+from bregjax._validation import check_flag, check_range, check_updates, real, shown
 
 
 def _gradient_step(
@@ -35,8 +35,9 @@ def on_weights(
     if isinstance(mask, (bool, np.bool_, jax.Array, np.ndarray)):
         # optax.inject_hyperparams took the mask for a schedule and called it with a count.
         raise ValueError(
-            f"mask must be a tree of booleans or a function of the parameters, got mask={mask!r}."
-            " With a mask use optax.inject_hyperparams(…, static_args=('mask',))."
+            "mask must be a tree of booleans or a function of the parameters, got"
+            f" mask={shown(mask)}. With a mask use optax.inject_hyperparams(…,"
+            " static_args=('mask',))."
         )
     return optax.masked(step, lambda params: marks_of(params, mask))
 
@@ -46,6 +47,11 @@ def chain(*steps: optax.GradientTransformation) -> optax.GradientTransformationE
     whole, reader = optax.chain(*steps), optax.with_extra_args_support(steps[-1])
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        if not isinstance(state, tuple) or len(state) != len(steps):
+            raise TypeError(
+                f"state must be a tuple of {len(steps)} states, as init returns it: call"
+                f" tx.update(updates, state, params); got a {type(state).__name__}."
+            )
         check_updates(updates, params)
         if not extra_args.get("hold_dual", False):
             return whole.update(updates, state, params, **extra_args)

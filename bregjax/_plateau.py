@@ -10,7 +10,7 @@ import optax
 from bregjax._prox import ProxState, scaled_by
 from bregjax._regularizers._spectral import NuclearState
 from bregjax._states import states_of
-from bregjax._validation import check_transformation, check_update, check_whole
+from bregjax._validation import check_transformation, check_update, check_whole, shown
 
 _WRONG_PLATEAU = "plateau must be optax.contrib.reduce_on_plateau(…), got {!r}."
 
@@ -146,7 +146,7 @@ def _on_plateau(
 ) -> optax.GradientTransformationExtraArgs:
     """Follows the loss, and lets ``answer`` change the inner state and the extra arguments."""
     if not isinstance(watch, str):
-        raise TypeError(f"watch must be the name of an extra argument, got watch={watch!r}.")
+        raise TypeError(f"watch must be the name of an extra argument, got watch={shown(watch)}.")
     inner = check_transformation("inner", inner)
     if not isinstance(plateau, optax.GradientTransformation):
         raise ValueError(_WRONG_PLATEAU.format(plateau))

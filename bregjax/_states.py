@@ -4,6 +4,8 @@ from typing import Any, TypeVar
 
 import jax
 
+from bregjax._validation import shown
+
 StateT = TypeVar("StateT")
 
 
@@ -32,6 +34,6 @@ def states_of(opt_state: Any, kind: type[StateT]) -> list[StateT]:
         `optax.tree.get` finds a single field by its name: ``optax.tree.get(opt_state, "dual")``.
     """
     if not isinstance(kind, type):
-        raise TypeError(f"kind must be a type such as bregjax.MirrorState, got kind={kind!r}.")
+        raise TypeError(f"kind must be a type such as bregjax.MirrorState, got kind={shown(kind)}.")
     nodes = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kind))
     return [node for node in nodes if isinstance(node, kind)]

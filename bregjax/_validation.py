@@ -3,6 +3,7 @@
 import contextlib
 import math
 import numbers
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ def check_range(
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         kinds = "a number or an array of one" + (", or a schedule" if schedule else "")
-        raise ValueError(f"{name} must be {kinds}, got {name}={value!r}.")
+        raise ValueError(f"{name} must be {kinds}, got {name}={shown(value)}.")
     try:
         number = float(value)
     except OverflowError:
@@ -52,7 +53,7 @@ def check_range(
     ]
     for broken, rule in rules:
         if broken:
-            raise ValueError(f"{name} must be {rule}, got {name}={value!r}.")
+            raise ValueError(f"{name} must be {rule}, got {name}={shown(value)}.")
 
 
 def check_schedule(
@@ -61,7 +62,7 @@ def check_schedule(
     """Raises `ValueError` where a schedule's value at one of the steps breaks `check_range`."""
     with jax.numpy_dtype_promotion("standard"):
         for count in counts:
-            with raised_by(f"{name}={value!r}"):
+            with raised_by(f"{name}={shown(value)}"):
                 at_count = value(jax.numpy.int32(count))
             check_range(f"{name}({count})", at_count, **limits)
 
@@ -79,14 +80,14 @@ def raised_by(what: str) -> Iterator[None]:
 def check_function(name: str, value: object) -> None:
     """Raises `TypeError` unless ``value`` can be called."""
     if not callable(value):
-        raise TypeError(f"{name} must be a function, got {name}={value!r}.")
+        raise TypeError(f"{name} must be a function, got {name}={shown(value)}.")
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raises `ValueError` unless ``value`` is one of some strings."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(
-            f"{name} must be one of {', '.join(map(repr, choices))}, got {name}={value!r}."
+            f"{name} must be one of {', '.join(map(repr, choices))}, got {name}={shown(value)}."
         )
 
 
@@ -118,10 +119,10 @@ def known_number(name: str, value: Any, **limits: Any) -> Any:
     With limits it is checked by `check_range` too.
     """
     if isinstance(value, Tracer):
-        raise ValueError(f"{name} must be known while tracing, got {name}={value!r}.")
+        raise ValueError(f"{name} must be known while tracing, got {name}={shown(value)}.")
     if _is_array(value):
         if value.size != 1 or not _has_numbers(value):
-            raise ValueError(f"{name} must be one number, got {name}={value!r}.")
+            raise ValueError(f"{name} must be one number, got {name}={shown(value)}.")
         value = value.item()
     if limits:
         check_range(name, value, **limits)
@@ -134,7 +135,7 @@ def check_axes(name: str, value: int | tuple[int, ...]) -> tuple[int, ...]:
     integers = all(isinstance(a, numbers.Integral) and not isinstance(a, bool) for a in axes)
     if not integers or len(set(axes)) != len(axes):
         raise ValueError(
-            f"{name} must be an integer or a tuple of distinct integers, got {name}={value!r}."
+            f"{name} must be an integer or a tuple of distinct integers, got {name}={shown(value)}."
         )
     return tuple(map(int, axes))
 
@@ -154,18 +155,53 @@ def check_array(name: str, value: Any) -> None:
         # Variables of Flax NNX have this method.
         fits = small or isinstance(value, (float, complex)) or hasattr(value, "__jax_array__")
     if not fits:
-        raise TypeError(f"{name} must be an array of numbers, got {name}={value!r}.")
+        raise TypeError(f"{name} must be an array of numbers, got {name}={shown(value)}.")
 
 
 def check_same_shapes(name: str, tree: Any, like: str, expected: Any) -> None:
     """Raises `ValueError` unless a tree has the structure and shapes of the one called ``like``."""
     (one, mine), (other, theirs) = map(jax.tree.flatten, (tree, expected))
     if mine != theirs or list(map(np.shape, one)) != list(map(np.shape, other)):
-        shown, wanted = (jax.tree.map(np.shape, x) for x in (tree, expected))
         raise ValueError(
-            f"{name} must have the structure and the shapes of {like}.\n"
-            f"{name}: {shown}\n{like}: {wanted}"
+            f"{name} must have the structure and the shapes of {like}:"
+            f" {differences(name, tree, expected)}."
         )
+
+
+_LONGEST = 200
+"""characters of a value that an error message shows as it is written"""
+
+
+def shown(value: Any) -> str:
+    """A value for an error message: as it is written, or where that is long its kind and shapes."""
+    written = repr(value)
+    if len(written) <= _LONGEST and "\n" not in written:
+        return written
+    if _is_array(value):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    kind, leaves = type(value).__name__, jax.tree.leaves(value)
+    if len(leaves) == 1 and leaves[0] is value:
+        return textwrap.shorten(written, _LONGEST, placeholder=" …")
+    shapes = {str(np.shape(x)): None for x in leaves}
+    several = f"{', '.join(list(shapes)[:3])}{', …' if len(shapes) > 3 else ''}"
+    return f"a {kind} with {len(leaves)} leaves of shapes {several}"
+
+
+def differences(name: str, tree: Any, expected: Any) -> str:
+    """In words where the structure or the shapes of a tree are not those that are expected."""
+    mine, theirs = (
+        {jax.tree_util.keystr(path): np.shape(x) for path, x in jax.tree.leaves_with_path(one)}
+        for one in (tree, expected)
+    )
+    shapes = [key for key in mine if key in theirs and mine[key] != theirs[key]]
+    said = [
+        *(f"{name}{key} has shape {mine[key]} and not {theirs[key]}" for key in shapes),
+        *(f"{name}{key} is missing" for key in theirs if key not in mine),
+        *(f"{name}{key} is too much" for key in mine if key not in theirs),
+    ]
+    if not said:
+        return f"{name} is a {type(tree).__name__} of other containers"
+    return "; ".join(said[:3]) + (f"; and {len(said) - 3} more" if len(said) > 3 else "")
 
 
 def check_state(name: str, state: Any, optimizer: Any, params: Any, made: str) -> None:
@@ -187,23 +223,23 @@ def check_whole(name: str, value: object, *, at_least: int = 0) -> None:
     """Raises `ValueError` unless ``value`` is a whole number, large enough and within int32."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < at_least:
         raise ValueError(
-            f"{name} must be a whole number, at least {at_least}, got {name}={value!r}."
+            f"{name} must be a whole number, at least {at_least}, got {name}={shown(value)}."
         )
     if int(value) > _LARGEST_COUNT:
-        raise ValueError(f"{name} must be at most {_LARGEST_COUNT}, got {name}={value!r}.")
+        raise ValueError(f"{name} must be at most {_LARGEST_COUNT}, got {name}={shown(value)}.")
 
 
 def check_flag(name: str, value: object) -> None:
     """Raises `ValueError` unless ``value`` is True or False."""
     if not isinstance(value, (bool, np.bool_)):
-        raise ValueError(f"{name} must be True or False, got {name}={value!r}.")
+        raise ValueError(f"{name} must be True or False, got {name}={shown(value)}.")
 
 
 def check_share(name: str, value: Any) -> None:
     """Raises `ValueError` unless it is True, False, a number in [0, 1], or a schedule of these."""
     share: Any = value
     if callable(value) and not isinstance(value, type):
-        with raised_by(f"{name}={value!r}"):
+        with raised_by(f"{name}={shown(value)}"):
             share = jax.numpy.asarray(value(jax.numpy.int32(0)))
         name = f"{name}(0)"
     if isinstance(share, (bool, np.bool_)) or (_is_array(share) and share.dtype == bool):
@@ -218,7 +254,7 @@ def check_transformation(name: str, value: Any) -> optax.GradientTransformationE
         advice = " Call its method gradient_transformation()." if several else ""
         raise TypeError(
             f"{name} must be an optax.GradientTransformation such as optax.adam(1e-3), got"
-            f" {name}={value!r}.{advice}"
+            f" {name}={shown(value)}.{advice}"
         )
     return optax.with_extra_args_support(value)
 
@@ -234,7 +270,7 @@ def check_key(name: str, value: Any, *, seed: bool = False) -> None:
         return
     kinds = "one PRNG key or an integer seed" if seed else "one PRNG key, such as jax.random.key(0)"
     hint = " Call the stream of random numbers for its next key." if callable(value) else ""
-    raise ValueError(f"{name} must be {kinds}, got {name}={value!r}.{hint}")
+    raise ValueError(f"{name} must be {kinds}, got {name}={shown(value)}.{hint}")
 
 
 def require_params(params: object) -> None:
@@ -249,11 +285,10 @@ def require_params(params: object) -> None:
 def check_updates(updates: Any, params: Any) -> None:
     """Raises `ValueError` unless there are parameters, and the updates are shaped like them."""
     require_params(params)
-    expected, received = jax.tree.structure(params), jax.tree.structure(updates)
-    if expected != received:
+    if jax.tree.structure(params) != jax.tree.structure(updates):
         raise ValueError(
-            "updates and params must have the same structure.\n"
-            f"params:  {expected}\nupdates: {received}"
+            "updates and params must have the same structure:"
+            f" {differences('updates', updates, params)}."
         )
 
     def check_shapes(path: tuple, x: Any, update: Any) -> None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import bregjax
 
@@ -150,14 +151,16 @@ def test_numbers_are_parameters_too(name):
 
 
 @pytest.mark.parametrize("name", ["mirror_step", "bregman_step", "prox_step"])
-def test_different_structures_raise_and_show_both(name):
+def test_different_structures_raise_and_name_what_differs(name):
     params = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2))}
     tx = FACTORIES[name]()
     state = tx.init(params)
-    with pytest.raises(ValueError, match="same structure") as info:
+    with pytest.raises(ValueError, match=r"same structure: updates\['b'\] is missing\.$"):
         tx.update({"a": params["a"]}, state, params)
-    assert str(jax.tree.structure(params)) in str(info.value)
-    assert str(jax.tree.structure({"a": params["a"]})) in str(info.value)
+    with pytest.raises(ValueError, match=r"updates\['c'\] is too much\.$"):
+        tx.update(params | {"c": params["a"]}, state, params)
+    with pytest.raises(ValueError, match=r"updates is a list of other containers\.$"):
+        tx.update(list(params.values()), tx.init(tuple(params.values())), tuple(params.values()))
 
 
 @pytest.mark.parametrize("name", ["linbreg", "adabreg", "mirror_step", "bregman_step"])
@@ -235,10 +238,10 @@ def test_a_state_of_another_optimizer_is_named(name):
     params = {"a": jnp.ones((2, 3))}
     tx = _wrappers()[name]
     with pytest.raises(
-        TypeError, match=r"state must be a \w+State, as init returns it.*got a dict"
+        TypeError, match=r"state must be a (\w+State|tuple).*, as init returns it.*got a dict"
     ):
         tx.update(params, params, tx.init(params))
-    with pytest.raises(TypeError, match=r"state must be a \w+State.*got a tuple"):
+    with pytest.raises(TypeError, match=r"state must be a (\w+State|tuple).*got a tuple"):
         tx.update(params, optax.adam(1e-3).init(params), params)
 
 
@@ -266,3 +269,27 @@ def test_steps_that_are_collected_inside_are_refused():
     around.init(params)
     with pytest.raises(TypeError, match=r"Call its method gradient_transformation\(\)"):
         bregjax.freeze_support(around)  # type: ignore[arg-type]
+
+
+def test_errors_show_kinds_and_shapes_and_not_whole_trees():
+    deep = {f"layer{i}": {"kernel": jnp.ones((30, 20)), "bias": jnp.ones(20)} for i in range(6)}
+    model = nnx.Sequential(*(nnx.Linear(30, 30, rngs=nnx.Rngs(0)) for _ in range(6)))
+    tx = bregjax.linbreg(0.1, bregjax.l1(), 1.0)
+    state = tx.init(deep)
+    other = tx.init({"kernel": jnp.ones((3, 3))})
+    calls = {
+        "params": lambda: bregjax.live_groups(deep, deep),
+        "path": lambda: bregjax.save_sparse(deep, "file.npz"),
+        "model": lambda: bregjax.factorize(deep, rank=2),
+        "shrink": lambda: bregjax.shrink(deep, jnp.ones((1, 30))),
+        "key": lambda: bregjax.sparse_start(deep, deep),
+        "state": lambda: bregjax.diagnose(tx, other, deep),
+        "params of another network": lambda: bregjax.land(tx, state, {"w": jnp.ones((2, 2))}),
+        "outputs": lambda: bregjax.diagnose(tx, state, deep, deep),
+        "mask": lambda: bregjax.linbreg(0.1, bregjax.l1(), 1.0, mask=deep).init(deep),
+        "network": lambda: bregjax.sparsity_report(model, mask=deep),
+    }
+    for name, call in calls.items():
+        with pytest.raises((ValueError, TypeError)) as info:
+            call()
+        assert len(str(info.value)) < 600, (name, str(info.value))

@@ -10,6 +10,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from bregjax._numerics import widened
+from bregjax._validation import shown
 
 
 class Regularizer(abc.ABC):
@@ -129,5 +130,5 @@ def check_regularizer(value: object, name: str = "regularizer") -> None:
         hint = " Call the constructor: l1(), not l1." if callable(value) else ""
         raise TypeError(
             f"{name} must be a bregjax.Regularizer such as bregjax.l1(), got"
-            f" {name}={value!r}.{hint}"
+            f" {name}={shown(value)}.{hint}"
         )
