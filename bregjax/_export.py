@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bregjax._leaves import leaf_name
-from bregjax._validation import check_array, shown
+from bregjax._validation import check_array, check_some, shown
 
 _FORMAT = "bregjax"
 _VALUES, _MARKS = ".values", ".nonzero"
@@ -48,6 +48,7 @@ def save_sparse(path: str | os.PathLike, params: Any) -> int:
     from safetensors.flax import save
 
     _check_path(path)
+    check_some("params", params)
     arrays: dict[str, jax.Array] = {}
     metadata = {_FORMAT: "1"}
     for leaf_path, x in jax.tree.leaves_with_path(params):

@@ -19,6 +19,7 @@ from bregjax._validation import (
     check_function,
     check_key,
     check_range,
+    check_some,
     known_number,
     raised_by,
     shown,
@@ -174,6 +175,7 @@ def sparsify(
     check_regularizer(groups, "groups")
     check_key("key", key)
     check_flag("rescale", rescale)
+    check_some("params", params)
     marks = marks_of(params, mask)
     keys = iter(jax.random.split(key, max(1, sum(jax.tree.leaves(marks)))))
 

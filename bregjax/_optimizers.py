@@ -39,7 +39,17 @@ def on_weights(
             f" mask={shown(mask)}. With a mask use optax.inject_hyperparams(…,"
             " static_args=('mask',))."
         )
-    return optax.masked(step, lambda params: marks_of(params, mask))
+
+    def marks(params: Any) -> Any:
+        if mask is None and isinstance(params, (jax.Array, np.ndarray)) and params.ndim < 2:
+            raise ValueError(
+                f"params is one array of shape {params.shape}, which is regularized only with a"
+                " mask, such as mask=lambda params: True. Around optax.flatten there is no mask by"
+                " which weights are told from biases: leave it out."
+            )
+        return marks_of(params, mask)
+
+    return optax.masked(step, marks)
 
 
 def chain(*steps: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:

@@ -282,9 +282,19 @@ def require_params(params: object) -> None:
         )
 
 
+def check_some(name: str, tree: Any) -> None:
+    """Raises `ValueError` where a tree has no leaf, not even one that `optax.masked` left out."""
+    if not jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, optax.MaskedNode)):
+        raise ValueError(
+            f"{name} must have at least one array, got {name}={shown(tree)}. With"
+            " flax.nnx.Optimizer check that the model has variables of the type wrt."
+        )
+
+
 def check_updates(updates: Any, params: Any) -> None:
     """Raises `ValueError` unless there are parameters, and the updates are shaped like them."""
     require_params(params)
+    check_some("params", params)
     if jax.tree.structure(params) != jax.tree.structure(updates):
         raise ValueError(
             "updates and params must have the same structure:"

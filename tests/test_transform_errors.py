@@ -293,3 +293,41 @@ def test_errors_show_kinds_and_shapes_and_not_whole_trees():
         with pytest.raises((ValueError, TypeError)) as info:
             call()
         assert len(str(info.value)) < 600, (name, str(info.value))
+
+
+@pytest.mark.parametrize("nothing", [{}, [], None, nnx.State({})], ids=repr)
+def test_no_parameters_at_all_are_refused(nothing):
+    for name in ("linbreg", "adabreg", "mirror_step", "bregman_step"):
+        tx = FACTORIES[name]()
+        with pytest.raises(ValueError, match="params"):
+            tx.update(nothing, tx.init(nothing), nothing)
+    key = jax.random.key(0)
+    calls = {
+        "sparsify": lambda: bregjax.sparsify(key, nothing, 0.5),
+        "sparse_start": lambda: bregjax.sparse_start(key, nothing, 0.5),
+        "save_sparse": lambda: bregjax.save_sparse("never-written.npz", nothing),
+    }
+    for call in calls.values():
+        with pytest.raises(ValueError, match="params must have at least one array, got params="):
+            call()
+
+
+@jax.numpy_dtype_promotion("standard")
+def test_a_part_of_a_partition_may_have_none():
+    parts = {"a": bregjax.linbreg(0.1, L1, 1.0), "b": bregjax.adabreg(0.1, L1, 1.0)}
+    tx = optax.partition(parts, {"w": "a"})
+    params = {"w": jnp.ones((2, 2))}
+    updates: Any
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert jnp.all(updates["w"] != 0)
+
+
+@jax.numpy_dtype_promotion("standard")
+def test_one_flat_vector_is_not_trained_densely_without_a_word():
+    params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+    tx = optax.flatten(bregjax.adabreg(0.1, L1, 1.0))
+    with pytest.raises(ValueError, match=r"one array of shape \(9,\).*mask=lambda params: True"):
+        tx.init(params)
+    tx = optax.flatten(bregjax.adabreg(0.1, L1, 1.0, mask=lambda params: True))
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
