@@ -314,7 +314,10 @@ def test_no_parameters_at_all_are_refused(nothing):
 
 @jax.numpy_dtype_promotion("standard")
 def test_a_part_of_a_partition_may_have_none():
-    parts = {"a": bregjax.linbreg(0.1, L1, 1.0), "b": bregjax.adabreg(0.1, L1, 1.0)}
+    parts: dict[Any, Any] = {
+        "a": bregjax.linbreg(0.1, L1, 1.0),
+        "b": bregjax.adabreg(0.1, L1, 1.0),
+    }
     tx = optax.partition(parts, {"w": "a"})
     params = {"w": jnp.ones((2, 2))}
     updates: Any
