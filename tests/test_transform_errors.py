@@ -272,8 +272,10 @@ def test_steps_that_are_collected_inside_are_refused():
 
 
 def test_errors_show_kinds_and_shapes_and_not_whole_trees():
-    deep = {f"layer{i}": {"kernel": jnp.ones((30, 20)), "bias": jnp.ones(20)} for i in range(6)}
-    model = nnx.Sequential(*(nnx.Linear(30, 30, rngs=nnx.Rngs(0)) for _ in range(6)))
+    deep: Any = {
+        f"layer{i}": {"kernel": jnp.ones((30, 20)), "bias": jnp.ones(20)} for i in range(6)
+    }
+    model: Any = nnx.Sequential(*(nnx.Linear(30, 30, rngs=nnx.Rngs(0)) for _ in range(6)))
     tx = bregjax.linbreg(0.1, bregjax.l1(), 1.0)
     state = tx.init(deep)
     other = tx.init({"kernel": jnp.ones((3, 3))})
