@@ -17,7 +17,7 @@ from bregjax._evidence import (
     leaves_with_dual,
 )
 from bregjax._landing import LandingState
-from bregjax._leaves import Layout, layouts_of, leaf_name, without_variables
+from bregjax._leaves import Layout, layouts_of, leaf_name, parameters_of, without_variables
 from bregjax._plateau import PlateauState
 from bregjax._prox import ProxState
 from bregjax._regularizers._spectral import NuclearState
@@ -57,8 +57,9 @@ def diagnose(
     Args:
       optimizer: what the network is trained with, as in `land`.
       state: its state; for a `flax.nnx.Optimizer`, its ``opt_state``.
-      params: the parameters, such as ``nnx.state(model, nnx.Param)``.
-      outputs: the network's outputs for a batch of different examples, (examples, …, classes).
+      params: the parameters, or a Flax NNX model.
+      outputs: the network's outputs for a batch of different examples, (examples, …, classes) or
+        (examples,).
       **extra_args: passed to the optimizer's ``update``, where it needs any.
 
     Returns:
@@ -68,7 +69,7 @@ def diagnose(
         TypeError: if ``optimizer`` is not an `optax.GradientTransformation`, or ``params`` or
           ``outputs`` are not arrays of numbers.
         ValueError: if ``state`` is not of this optimizer and these parameters or has no dual, or
-          ``outputs`` has no example or less than two dimensions.
+          ``outputs`` has no example.
 
     Example:
         A strength that is far too large:
@@ -87,7 +88,7 @@ def diagnose(
     See Also:
         `sparsity_report`, a table of what lives.
     """
-    state, params = without_variables((state, params))
+    state, params = without_variables((state, parameters_of(params)))
     check_trained(optimizer, state, params)
     found = duals_of_leaves(state, params)
     if all(dual is None for dual in found):
@@ -106,11 +107,14 @@ def diagnose(
         for name, (_, x) in zip(names, paths, strict=True)
         if name in duals
     }
-    spoilt = [name for name, x in (weights | duals).items() if not np.isfinite(x).all()]
+    everything = zip(names, (np.asarray(x, np.float32) for _, x in paths), strict=True)
+    spoilt = dict.fromkeys(
+        name for name, x in (*everything, *duals.items()) if not np.isfinite(x).all()
+    )
     if spoilt:
         return [
-            f"{_some(spoilt)} is not finite: a gradient was NaN or infinite, and the dual keeps it."
-            " Start again, with optax.apply_if_finite around the optimizer."
+            f"{_some(list(spoilt))} is not finite: a gradient was NaN or infinite, and the dual"
+            " keeps it. Start again, with optax.apply_if_finite around the optimizer."
         ]
     reader = DualReader(optimizer, state, params, extra_args)
     try:
@@ -126,6 +130,7 @@ def diagnose(
         *_of_floors(weights, steering, params, names),
         *_of_strength(weights, evidence, steering),
         *_of_steering(steering),
+        *_of_counts(weights, state, params, names),
         *_of_outputs(outputs),
     ]
 
@@ -255,8 +260,8 @@ def _of_steering(steering: list[SteerState]) -> Iterator[str]:
         if 0 < moved < _EARLIEST_END * count and moved + 1 < count:
             yield (
                 f"The target stands still since step {moved:,} of {count:,}: the ramp ended too"
-                " early for weights to collect evidence. Let it fall over 80 % of the steps, and"
-                f" over {_FEW_STEPS} at least."
+                " early for weights to collect evidence. Let it fall over half of the steps or"
+                f" more, and over {_FEW_STEPS} at least."
             )
         elif 0 < moved < _FEW_STEPS and moved + 1 < count:
             yield (
@@ -276,16 +281,38 @@ def _of_steering(steering: list[SteerState]) -> Iterator[str]:
             )
 
 
+def _of_counts(
+    weights: dict[str, np.ndarray], state: Any, params: Any, names: list[str]
+) -> Iterator[str]:
+    """Compares how many weights live with how many exact steering has left."""
+    if any(int(part.wanted) for part in states_of(state, LandingState)):
+        return
+    for steering in states_of(state, SteerState):
+        if steering.layer_scales is None or not int(steering.count):
+            continue
+        mine = itertools.compress(names, leaves_with_dual(steering.inner_state, params))
+        alive = sum(int(np.count_nonzero(weights[name])) for name in mine if name in weights)
+        total, target = int(steering.total), float(steering.target)
+        left = (target + float(steering.gap)) * total
+        if abs(alive - left) > max(1, _GAP * left):
+            yield (
+                f"{_percent(alive / total)} of the weights live, where exact steering has left"
+                f" {_percent(left / total)}: something changes the weights behind the step. Chain"
+                " it in front of the optimizer."
+            )
+
+
 def _of_outputs(outputs: jax.Array | None) -> Iterator[str]:
     if outputs is None:
         return
     check_array("outputs", outputs)
-    if np.ndim(outputs) < 2 or not np.size(outputs) or np.iscomplexobj(outputs):
+    if np.ndim(outputs) < 1 or not np.size(outputs) or np.iscomplexobj(outputs):
         raise ValueError(
-            "outputs must have examples in one dimension and classes in another and be real, got"
-            f" outputs of shape {np.shape(outputs)}."
+            "outputs must have a dimension of examples, maybe one of classes behind it, and be"
+            f" real, got outputs of shape {np.shape(outputs)}."
         )
-    rows = np.asarray(outputs, np.float32).reshape(-1, np.shape(outputs)[-1])
+    rows = np.asarray(outputs, np.float32)
+    rows = rows.reshape(-1, rows.shape[-1] if rows.ndim > 1 else 1)
     constant = np.ptp(rows, axis=0) == 0
     if constant.all():
         yield (

@@ -72,6 +72,14 @@ def without_variables(tree: Any) -> Any:
     return tree if nnx is None else nnx.as_pure(tree)
 
 
+def parameters_of(model: Any) -> Any:
+    """The parameters of a Flax NNX module; any other tree as it is."""
+    nnx = sys.modules.get("flax.nnx")
+    if nnx is not None and isinstance(model, nnx.Module):
+        return nnx.state(model, nnx.Param)
+    return model
+
+
 class Layout(NamedTuple):
     """What a leaf is, and which of its axes are its inputs and outputs, counted from the end."""
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from bregjax._leaves import (
     kernels_of_biases,
     layouts_of,
     leaf_name,
+    parameters_of,
     selected_matrices,
     stacked_leaves,
 )
@@ -106,12 +106,9 @@ def _of(pair: tuple[int, int] | None) -> str:
 
 def _parameters_of(model: Any) -> Any:
     """The parameters of a Flax NNX module or of Linen variables; any other tree as it is."""
-    nnx = sys.modules.get("flax.nnx")
-    if nnx is not None and isinstance(model, nnx.Module):
-        return nnx.state(model, nnx.Param)
     if isinstance(model, Mapping) and isinstance(model.get("params"), Mapping):
         return model["params"]
-    return model
+    return parameters_of(model)
 
 
 def sparsity_report(

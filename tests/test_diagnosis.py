@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from flax import nnx
 from optimizer_table import CASES, STEPS, each_kind, gradients, network, step_with
 
 import bregjax
@@ -83,3 +84,47 @@ def test_a_state_that_is_older_than_the_weights():
     state = tx.init(params)
     thinned = bregjax.sparsify(jax.random.key(0), params, 0.2, rescale=False)
     assert "call tx.init again" in " ".join(bregjax.diagnose(tx, state, thinned))
+
+
+def _trained_with(behind: optax.GradientTransformation) -> tuple[Any, Any, Any]:
+    tx = optax.chain(bregjax.adabreg_to_density(0.1, 200), behind)
+    params: Any = {"kernel": jax.random.normal(jax.random.key(0), (20, 30)), "bias": jnp.zeros(30)}
+    state, update = tx.init(params), jax.jit(tx.update)
+    for step in range(200):
+        gradient = jax.tree.map(lambda x, s=step: x - jnp.sin(7.0 * x + s), params)
+        updates, state = update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return tx, state, params
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [optax.scale(0.5), optax.scale_by_schedule(optax.cosine_decay_schedule(1.0, 200))],
+    ids=["scale", "schedule"],
+)
+@jax.numpy_dtype_promotion("standard")  # as Optax's schedules need
+def test_what_lives_is_compared_with_what_was_asked_for(behind):
+    tx, state, params = _trained_with(behind)
+    words = " ".join(bregjax.diagnose(tx, state, params))
+    share = 100 * float(bregjax.density(params))
+    assert share > 11
+    assert f"{share:.0f} % of the weights live, where exact steering has left 10 %" in words
+
+
+@jax.numpy_dtype_promotion("standard")  # as Optax's schedules need
+def test_nan_in_the_parameters_alone_is_named_in_weights_and_biases():
+    tx, state, params = _trained_with(optax.identity())
+    assert not [x for x in bregjax.diagnose(tx, state, params) if "live, where" in x]
+    for name in params:
+        spoilt = params | {name: params[name].at[0].set(jnp.nan)}
+        assert bregjax.diagnose(tx, state, spoilt)[0].startswith(f"{name} is not finite")
+
+
+def test_a_flax_model_and_outputs_of_one_dimension():
+    model = nnx.Linear(6, 1, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, bregjax.linbreg(0.1, bregjax.l1(), 0.01), wrt=nnx.Param)
+    arguments = optimizer.tx, optimizer.opt_state
+    of_params = bregjax.diagnose(*arguments, nnx.state(model, nnx.Param))
+    assert bregjax.diagnose(*arguments, model) == of_params
+    assert bregjax.diagnose(*arguments, model, jnp.arange(5.0)) == of_params
+    assert "The network is dead" in bregjax.diagnose(*arguments, model, jnp.ones(5))[-1]
