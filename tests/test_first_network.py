@@ -335,8 +335,9 @@ def test_dead_classes_and_dead_networks():
     logits = jnp.ones((5, 2, 3)).at[0, 0, 1].set(2.0)
     says(tx, "2 of 3 outputs are the same for every example: 0, 2.", outputs=logits)
     state, params = after_one_step(tx)
-    with pytest.raises(ValueError, match=r"outputs must have .*\(5,\)"):
-        bregjax.diagnose(tx, state, params, jnp.ones(5))
+    for wrong in (jnp.ones(()), jnp.ones((0, 3)), jnp.ones(5, jnp.complex64)):
+        with pytest.raises(ValueError, match=r"outputs must have .* shape \("):
+            bregjax.diagnose(tx, state, params, wrong)
 
 
 @pytest.mark.parametrize(
