@@ -196,7 +196,7 @@ def adabreg_to_density(
 
     .. code-block:: python
 
-        optax.chain(optax.adamw(learning_rate, weight_decay=…), to_density(density, steps, …))
+        optax.chain(optax.adamw(learning_rate), to_density(density, steps))
 
     Fine-tune a trained network with a smaller learning rate, but groups with no less than half of
     the default: λ shrinks all of them until the weakest die, and the network has to learn that
