@@ -163,7 +163,7 @@ def _reaching(
     def counts(candidates: Sequence[jax.Array]) -> list[jax.Array]:
         marked = [jnp.where(may, x, 0)[None] for x, may in zip(ranks(), among, strict=True)]
         bounds = [jnp.stack(candidates).reshape(-1, *(1,) * x.ndim) for x in marked]
-        sums = [_sums(jnp.greater_equal, x, y)[:, 0] for x, y in zip(marked, bounds, strict=True)]
+        sums = [_sums(x, y)[:, 0] for x, y in zip(marked, bounds, strict=True)]
         return list(jnp.sum(jnp.stack(sums), axis=0, dtype=jnp.uint32))
 
     return counts
@@ -270,6 +270,13 @@ class Pool:
         to it, and the next ones divide what is left evenly, until one number is left.
         """
 
+        def of_arrays(candidates: jax.Array) -> jax.Array:
+            each = candidates if k.ndim else candidates[:, None]
+            return jnp.broadcast_to(each, (len(candidates), *self._entries.shape))
+
+        def enough(numbers: jax.Array) -> jax.Array:
+            return reached(jnp.asarray(self._sizes) * numbers) >= k
+
         def bracketed() -> jax.Array:
             start = _Bracket(
                 jnp.zeros(k.shape, jnp.int32),
@@ -279,15 +286,14 @@ class Pool:
             )
 
             def narrow(candidates: jax.Array, bracket: _Bracket) -> _Bracket:
-                spread = candidates if k.ndim else candidates[:, None]
-                spread = jnp.broadcast_to(spread, (len(_OFFSETS), *self._entries.shape))
-                numbers = self._count(lax.optimization_barrier(spread))
-                enough = reached(jnp.asarray(self._sizes) * numbers) >= k
-                each = enough if k.ndim else enough[:, None]
+                # Behind the barrier they are computed once, and not anew for each entry.
+                numbers = self._count(lax.optimization_barrier(of_arrays(candidates)))
+                reach = enough(numbers)
+                each = of_arrays(reach)
                 low, high, above, beyond = bracket
                 return _Bracket(
-                    jnp.max(jnp.where(enough, candidates, low), axis=0),
-                    jnp.min(jnp.where(enough, high, candidates), axis=0),
+                    jnp.max(jnp.where(reach, candidates, low), axis=0),
+                    jnp.min(jnp.where(reach, high, candidates), axis=0),
                     jnp.min(jnp.where(each, numbers, above), axis=0),
                     jnp.max(jnp.where(each, beyond, numbers), axis=0),
                 )
@@ -315,10 +321,8 @@ class Pool:
                 # The first bit would be the sign, which no rank has.
                 digits = np.arange(1, 8 if shift == 28 else 16, dtype=np.int32) << shift
                 candidates = found + digits.reshape(-1, *(1,) * k.ndim)
-                spread = candidates if k.ndim else candidates[:, None]
-                spread = jnp.broadcast_to(spread, (len(digits), *self._entries.shape))
-                enough = reached(jnp.asarray(self._sizes) * self._count(spread)) >= k
-                found = jnp.max(jnp.where(enough, candidates, found), axis=0)
+                reach = enough(self._count(of_arrays(candidates)))
+                found = jnp.max(jnp.where(reach, candidates, found), axis=0)
             return found
 
         return _unranked(lax.platform_dependent(cpu=bracketed, default=in_eight_passes))
@@ -326,7 +330,7 @@ class Pool:
     def _count(self, bounds: jax.Array) -> jax.Array:
         """How many numbers of each array reach each of its bounds, in one pass."""
         spread = zip(self._stacks, self._by_stack(bounds), strict=True)
-        return self._of_arrays([_sums(jnp.greater_equal, x, ys) for x, ys in spread])
+        return self._of_arrays([_sums(x, ys) for x, ys in spread])
 
     def _by_stack(self, bounds: jax.Array) -> list[jax.Array]:
         """Bounds of shape (n, arrays) as each stack compares its numbers with them."""
@@ -360,16 +364,14 @@ _OFFSETS = np.concatenate([-_STEPS[::-1], [0], _STEPS]).astype(np.int32)
 """of the first candidates, in ranks: 2¹⁶ are a change by 0.4 to 0.8 %"""
 
 
-def _sums(
-    holds: Callable[[jax.Array, jax.Array], jax.Array], stack: jax.Array, bounds: jax.Array
-) -> jax.Array:
-    """In how many entries of each array of a stack it holds with each bound, in one pass."""
+def _sums(stack: jax.Array, bounds: jax.Array) -> jax.Array:
+    """How many entries of each array of a stack reach each bound, in one pass."""
     if may_be_split(stack):
         several, arrays, *entries = jnp.broadcast_shapes(bounds.shape, (1, *stack.shape))
-        rows = holds(stack, bounds).reshape(several * arrays, *entries)
+        rows = (stack >= bounds).reshape(several * arrays, *entries)
         sums = jnp.sum(rows, axis=range(1, rows.ndim), dtype=jnp.uint32)
         return sums.reshape(several, arrays)
-    numbers = tuple(holds(stack, bound).astype(jnp.uint32) for bound in bounds)
+    numbers = tuple((stack >= bound).astype(jnp.uint32) for bound in bounds)
     return jnp.stack(_reduced(numbers, (0,) * len(numbers), (lax.add,) * len(numbers)))
 
 

@@ -89,7 +89,7 @@ class AnyOptimizer(ExperimentOnLengths):
         "resnet20": NETWORKS["resnet20"],
     }
 
-    network: Literal["digits", "batchnorm", "transformer", "resnet20"] = "batchnorm"
+    network: Literal["digits", "batchnorm", "transformer", "resnet20"] = "digits"
     """scikit-learn's digits, Fashion-MNIST, the texts of Python's help, or CIFAR-10."""
     preset: Literal["compare", "tune"] = "compare"
     """The comparison, or the search for the dense optimizers' rates."""
@@ -139,8 +139,7 @@ class AnyOptimizer(ExperimentOnLengths):
 
     def _compared(self) -> Iterator[Recipe]:
         mask = self.networks[self.network].mask
-        chosen = tuple(CHOSEN[self.network][name] for name in self.optimizers)
-        for name, rate in zip(self.optimizers, self.rates or chosen, strict=True):
+        for name, rate in zip(self.optimizers, self.rates or self._chosen(), strict=True):
             method = FRONTS[name].method(rate, self._warmup)
             yield method
             for density in self.densities:
@@ -149,6 +148,14 @@ class AnyOptimizer(ExperimentOnLengths):
                 family = f"{method.family}, pruning"
                 pruned = methods.pruned(dataclasses.replace(method, family=family), density)
                 yield methods.masked(pruned, method, mask)
+
+    def _chosen(self) -> tuple[float, ...]:
+        if self.network not in CHOSEN:
+            raise BenchmarkError(
+                f"no rates have been chosen for --network {self.network} yet: find them by --preset"
+                " tune, and give them as --rates in the order of --optimizers."
+            )
+        return tuple(CHOSEN[self.network][name] for name in self.optimizers)
 
     def remarks(self, runs: Sequence[results.Run]) -> Iterator[str]:
         """What the tuning chooses."""

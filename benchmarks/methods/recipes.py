@@ -193,7 +193,7 @@ class ToDensity(_Single):
 
     target_density: float
     around: Method | None = None
-    """the optimizer in front instead of Adam; all its names are kept"""
+    """the optimizer in front instead of Adam, which also gives the family"""
     mask: Callable[[Any], Any] | None = None
     """which weights become sparse"""
     groups: Mapping[str, bregjax.Regularizer] | None = None

@@ -81,11 +81,12 @@ def test_each_ends_with_exactly_the_density_whichever_way(name):
         ({"rates": (0.1,), "optimizers": ("adam",), "preset": "tune"}, "--rates are for --preset"),
         ({"rates": (-1.0,), "optimizers": ("adam",)}, "--rates must be a number above 0"),
         ({"densities": (2.0,)}, "--densities must be between 0 and 1"),
+        ({"network": "batchnorm"}, "no rates have been chosen for --network batchnorm yet"),
     ],
 )
 def test_bad_options(options, words):
     with pytest.raises(BenchmarkError, match=words):
-        AnyOptimizer(network="digits", **options).methods()
+        AnyOptimizer(**options).methods()
 
 
 def containers(axes: Any) -> Any:
